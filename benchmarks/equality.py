@@ -1,0 +1,115 @@
+"""SGDPlus against `keras.optimizers.SGD` at `batch_size=1`, model by model.
+
+Each model of the zoo makes 300 updates in given order. Keras is compiled with
+`jit_compile=True`. The first column has our XLA setting off (XLA's own default), where
+XLA emits the same kernels for many models; the second has the defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+NUM_UPDATES = 300
+BOUND = {"float32": 1e-6 * NUM_UPDATES**0.5, "float64": 1e-12}
+OFF = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1024"
+
+
+def measure(case_id: str) -> tuple[float, bool]:
+    """The difference after 300 updates, and whether it is zero to the last bit."""
+    import keras
+
+    from benchmarks.compare import difference, snapshot
+    from benchmarks.zoo import ZOO
+    from keras_sgd_plus import SGDPlus
+
+    case = ZOO[case_id]
+    x, y = case.data(NUM_UPDATES)
+    finals = []
+    for ours in (True, False):
+        settings = {"learning_rate": case.learning_rate, "momentum": 0.9}
+        model = case.model()
+        if ours:
+            optimizer = SGDPlus(**settings, order="given")
+        else:
+            optimizer = keras.optimizers.SGD(**settings)
+        model.compile(optimizer, case.loss, metrics=case.metrics, jit_compile=not ours)
+        model(x[:1])  # builds subclassed models
+        before = snapshot(model)
+        size = 128 if ours else 1
+        model.fit(x, y, batch_size=size, shuffle=False, verbose=0)
+        finals.append(snapshot(model))
+    found = difference(before, *finals)
+    return found.relative, found.bit_equal
+
+
+def child(case_ids: list[str]) -> None:
+    """Prints a line of JSON per model."""
+    for case_id in case_ids:
+        print(json.dumps([case_id, *measure(case_id)]), flush=True)
+
+
+def _run(case_ids: list[str], flags: str | None) -> dict[str, tuple[float, bool]]:
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("XLA_FLAGS", None)
+    if flags is not None:
+        environment["XLA_FLAGS"] = flags
+    command = [sys.executable, "-m", "benchmarks.equality", *case_ids]
+    results = {}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout or ():
+            case_id, relative, equal = json.loads(line)
+            results[case_id] = (relative, equal)
+            print(f"\r{len(results)} of {len(case_ids)}", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    if process.returncode:
+        raise SystemExit(f"{command} failed")
+    return results
+
+
+def main(case_ids: list[str] | None = None) -> int:
+    """Prints the table; the exit code is 1 if a model is out of its bound."""
+    from benchmarks.zoo import ZOO
+
+    case_ids = case_ids or list(ZOO)
+    off, on = _run(case_ids, OFF), _run(case_ids, None)
+    print(
+        f"After {NUM_UPDATES} updates with momentum 0.9, against keras.optimizers.SGD "
+        "with batch_size=1, jit_compile=True.\n"
+        "Difference: max|difference| / max|change|, the largest over weights, "
+        "statistics and velocities.\n"
+    )
+    print(
+        f"| {'model':17} | bit-equal, flag off | flag off | defaults | bound   | met |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    failed = 0
+    for case_id in case_ids:
+        bound = bound_of(ZOO[case_id].dtype)
+        met = on[case_id][0] <= bound
+        failed += not met
+        print(
+            f"| {case_id:17} | {'yes' if off[case_id][1] else 'no':19} | "
+            f"{off[case_id][0]:.1e}  | {on[case_id][0]:.1e}  | {bound:.1e} | "
+            f"{'yes' if met else 'NO':3} |"
+        )
+    equal = sum(equal for _, equal in off.values())
+    print(f"\nBit-equal with the flag off: {equal} of {len(case_ids)} models.")
+    print(f"Within the bound with the defaults: {len(case_ids) - failed} of them.")
+    return int(failed > 0)
+
+
+def bound_of(dtype: str) -> float:
+    """The bound for a dtype policy; reduced precision rounds 2**-8 or 2**-11 apart."""
+    if dtype in BOUND:
+        return BOUND[dtype]
+    epsilon = {"mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}[dtype]
+    return epsilon * NUM_UPDATES**0.5
+
+
+if __name__ == "__main__":
+    child(sys.argv[1:])

@@ -1,0 +1,295 @@
+"""Every check of arguments, models and batches, and every message.
+
+Messages say what was expected, what was received and how to fix it, in that order.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus import _examples, _keras
+
+ORDERS = ("reshuffle", "given")
+
+
+def backend() -> None:
+    """Raises RuntimeError on another Keras backend than TensorFlow."""
+    name = keras.backend.backend()
+    if name != "tensorflow":
+        raise RuntimeError(
+            "SGDPlus needs the TensorFlow backend. Received: "
+            f"keras.backend.backend()={name!r}. Set KERAS_BACKEND=tensorflow before "
+            "importing keras."
+        )
+
+
+def examples_per_update(value: Any) -> None:
+    """Raises unless None or an int >= 1."""
+    if value is None:
+        return
+    fix = (
+        "Use 1 for one update per example, k for one per k examples, None for one per "
+        "batch as keras.optimizers.SGD."
+    )
+    expected = "`examples_per_update` must be an int >= 1 or None."
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{expected} Received: examples_per_update={value!r}. {fix}")
+    if value < 1:
+        raise ValueError(f"{expected} Received: examples_per_update={value!r}. {fix}")
+
+
+def order(value: Any) -> None:
+    """Raises unless one of the orders."""
+    if value not in ORDERS:
+        raise ValueError(
+            f'`order` must be "reshuffle" or "given". Received: order={value!r}. Use '
+            '"reshuffle" for a fresh random order of each batch, "given" to visit '
+            "examples as they are handed over."
+        )
+
+
+def seed(value: Any) -> None:
+    """Raises unless None or an int that fits in 63 bits."""
+    expected = "`seed` must be None or an int from 0 to 2**63 - 1."
+    fix = "Use seed=None to derive one from `keras.utils.set_random_seed`."
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{expected} Received: seed={value!r}. {fix}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{expected} Received: seed={value!r}. {fix}")
+
+
+def jit_compile(value: Any) -> None:
+    """Raises unless "auto", True or False."""
+    if not (value is True or value is False or value == "auto"):
+        raise ValueError(
+            f'`jit_compile` must be "auto", True or False. Received: '
+            f'jit_compile={value!r}. Use "auto" for XLA wherever the model can.'
+        )
+
+
+def strategy() -> None:
+    """Raises NotImplementedError under several replicas of `tf.distribute`."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas > 1:
+        raise NotImplementedError(
+            "SGDPlus steps per example on one device. Received: a tf.distribute "
+            f"strategy with {replicas} replicas. Use examples_per_update=None for one "
+            "synchronous update per batch, or train outside the strategy's scope."
+        )
+
+
+def batch(named_leaves: Sequence[tuple[str, Any]]) -> Any:
+    """Checks the batch axes and returns the number of examples, an int or () int32.
+
+    What is known while tracing raises ValueError; the rest is asserted when the batch
+    runs (`tf.errors.InvalidArgumentError`), before any weight changes.
+    """
+    if not named_leaves:
+        raise ValueError(
+            "SGDPlus needs a batch with at least one tensor. Received: x=None, y=None. "
+            "Pass x as arrays or tensors of shape (num_examples, ...)."
+        )
+    for name, leaf in named_leaves:
+        if leaf.shape.rank is None or leaf.shape.rank == 0:
+            raise ValueError(
+                f"`{name}` must have a batch axis, shape (num_examples, ...). Received: "
+                f"{name} of shape {leaf.shape}. Give a single example a first axis with "
+                "x[None], and set_shape on a tf.data pipeline that loses it."
+            )
+    counts = [(name, _examples.count(leaf)) for name, leaf in named_leaves]
+    first_name, num_examples = counts[0]
+    known = [(name, c) for name, c in counts if isinstance(c, int)]
+    for name, size in known[1:]:
+        if size != known[0][1]:
+            raise ValueError(_lengths(known[0], (name, size)))
+    if known:
+        num_examples = known[0][1]
+        if num_examples == 0:
+            raise ValueError(_empty(known[0][0], 0))
+    checks = []
+    for name, size in counts:
+        if not isinstance(size, int) and size is not num_examples:
+            text = _lengths((first_name, "m"), (name, "n"))
+            checks.append(tf.debugging.assert_equal(size, num_examples, message=text))
+    if not isinstance(num_examples, int):
+        text = _empty(first_name, 0)
+        checks.append(tf.debugging.assert_positive(num_examples, message=text))
+    with tf.control_dependencies([c for c in checks if c is not None]):
+        return num_examples if known else tf.identity(num_examples)
+
+
+def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> str:
+    return (
+        "x, y and sample_weight must have the same number of examples in a batch. "
+        f"Received: {one[0]} with {one[1]} and {other[0]} with {other[1]}. Give every "
+        "example its target (and weight), or drop what has none."
+    )
+
+
+def _empty(name: str, size: int) -> str:
+    return (
+        f"A batch must have at least one example. Received: {name} with {size}. Drop "
+        "empty batches, with dataset.filter for example."
+    )
+
+
+def model(model: Any, group_size: int) -> None:
+    """Raises ValueError where a model was built for a batch of another size."""
+    problems = []
+    for tensor in getattr(model, "inputs", None) or []:
+        size = tensor.shape[0]
+        if size is not None and size != group_size:
+            problems.append(f"input {tensor.name!r} with batch size {size}")
+    for layer in _keras.layers(model):
+        spec = getattr(layer, "input_spec", None)
+        for entry in keras.tree.flatten(spec) if problems else []:
+            shape = getattr(entry, "shape", None)
+            if shape and shape[0] not in (None, group_size):
+                problems.append(f"layer {layer.name!r} with batch size {shape[0]}")
+    if problems:
+        raise ValueError(
+            f"SGDPlus feeds the model {group_size} example(s) at a time, so the model "
+            f"must accept that batch size. Received: {', '.join(problems)}. Build it "
+            f"with batch_size={group_size} (or None), or set examples_per_update to "
+            "its batch size."
+        )
+
+
+def warn_about(model: Any, sample_weight: Any, group_size: int) -> None:
+    """Warns of a model or loss that means something else on one example."""
+    if group_size > 1:
+        return
+    lonely = [layer.name for layer in _keras.layers(model) if _sees_one_value(layer)]
+    if lonely:
+        warnings.warn(
+            f"SGDPlus feeds the model one example at a time, so {_names(lonely)} "
+            "(BatchNormalization without spatial axes) would normalise each example by "
+            "itself and output a constant. Replace it with LayerNormalization or "
+            "GroupNormalization, or freeze it with `layer.trainable = False`."
+        )
+    if sample_weight is None:
+        return
+    weightless = [
+        loss.name
+        for loss in _keras.compiled_losses(model)
+        if getattr(loss, "reduction", None) == "mean_with_sample_weight"
+    ]
+    if weightless:
+        warnings.warn(
+            'reduction="mean_with_sample_weight" divides the loss of a single example '
+            f"by its own weight, so sample_weight has no effect on {_names(weightless)}."
+            ' Use reduction="sum_over_batch_size" (the default).'
+        )
+
+
+def _sees_one_value(layer: Any) -> bool:
+    if not isinstance(layer, keras.layers.BatchNormalization) or not layer.trainable:
+        return False
+    return getattr(layer.input_spec, "ndim", None) == 2
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def unknown_train_step(parameters: list[str]) -> str:
+    """`_hook.install`: Keras changed what is wrapped."""
+    return (
+        "SGDPlus wraps the train_step(self, data) of Keras's trainer. Received: "
+        f"train_step({', '.join(parameters)}) in Keras {keras.__version__}. Install a "
+        "version of Keras that this release names as tested, or call "
+        "optimizer.train_step(model, data) from a train_step of your own."
+    )
+
+
+def inside_multi_optimizer(name: str) -> str:
+    """`_hook`: a part of a MultiOptimizer sees only some of the gradients."""
+    return (
+        "A per-example SGDPlus must be a model's only optimizer. Received: "
+        f"{name!r} inside a MultiOptimizer, each part of which would run its own loop. "
+        "Use SGDPlus(..., examples_per_update=None) there, for one update per batch."
+    )
+
+
+def bypassed(name: str) -> str:
+    """`SGDPlus`: fit ran, and the loop did not."""
+    return (
+        f"fit() used the optimizer {name!r} for one update per batch: the model's own "
+        "train_step called apply_gradients, so SGDPlus never saw single examples. "
+        "Return self.optimizer.train_step(self, data), or super().train_step(data), "
+        "from train_step. If one update per batch is meant, say so with "
+        "SGDPlus(..., examples_per_update=None)."
+    )
+
+
+def no_gradients(paths: list[str]) -> str:
+    """`_loop`: the loss depends on no trainable variable."""
+    return (
+        "The loss must depend on at least one trainable variable. Received: no "
+        f"gradient for any of {paths}. Check `loss` in compile() and `compute_loss`."
+    )
+
+
+def missing_gradients(paths: list[str]) -> str:
+    """`_loop`: as Keras, which also goes on."""
+    return (
+        f"Gradients do not exist for variables {paths} when minimizing the loss; they "
+        "are left as they are. If that is not meant, check `loss` in compile()."
+    )
+
+
+def undeclared_state(paths: list[str]) -> str:
+    """`_step`: variables that appear in every trace anew."""
+    return (
+        "Every variable that the model writes must exist before training. Received: "
+        f"variables made anew at each call: {paths}. Create them in __init__ or build."
+    )
+
+
+def without_xla(model_name: str, reason: str) -> str:
+    """`_compile`: the slow way is taken."""
+    return (
+        f"XLA cannot compile the per-example loop of model {model_name!r}: {reason}. "
+        "Training goes on without XLA, with the same result and about ten times "
+        "slower. Remove that operation from the model, loss or metrics, or say that "
+        "this is meant with SGDPlus(..., jit_compile=False)."
+    )
+
+
+def many_signatures(model_name: str, num_signatures: int) -> str:
+    """`_signatures`: a compilation per length."""
+    return (
+        f"Model {model_name!r} was given examples of {num_signatures} different "
+        "shapes, and XLA compiles the per-example loop anew for each. Pad the examples "
+        "to a few lengths (bucketing, `bucket_by_sequence_length` in tf.data)."
+    )
+
+
+def uneven_groups(group_size: int, num_examples: int) -> str:
+    """`_signatures`: groups that differ from Keras's batches."""
+    return (
+        "Every batch of an epoch but the last should be a multiple of "
+        f"examples_per_update={group_size}. Received: a batch that ended after "
+        f"{num_examples} examples with a group of {num_examples % group_size}, so the "
+        f"updates are not those of batch_size={group_size}. Use a batch_size that "
+        f"{group_size} divides."
+    )
+
+
+def xla_reason(error: str) -> str:
+    """The operations that XLA names in an error, else the error's first line."""
+    found = sorted(set(re.findall(r"No registered '(\w+)' OpKernel", error)))
+    found = found or sorted(
+        set(re.findall(r"unsupported op(?:eration)?s?[^:]*: (\w+)", error))
+    )
+    if found:
+        return "unsupported operations " + ", ".join(found)
+    return error.strip().splitlines()[0][:200] if error.strip() else "unknown reason"

@@ -1,0 +1,116 @@
+"""Whether XLA compiles the loop, and the XLA setting that the loop profits from."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgd_plus import _checks, _examples, _keras, _loop
+
+# XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
+# kernel, and interprets it op by op above. XLA's default is 1024.
+SMALL_LOOP_OPTION = "xla_cpu_small_while_loop_byte_threshold"
+SMALL_LOOP_BYTES = 4_000_000
+_EXTRA_OPTIONS = "--xla_backend_extra_options="
+_PROBE_SIZE = 8  # stands in for dimensions that are unknown while tracing
+
+
+def raise_small_loop_threshold() -> None:
+    """Sets the threshold in `XLA_FLAGS`, unless the user has set it.
+
+    XLA reads the variable when it first compiles something in a process, so this works
+    after `import tensorflow`, and does nothing once something was compiled.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if SMALL_LOOP_OPTION in flags:
+        return
+    option = f"{SMALL_LOOP_OPTION}={SMALL_LOOP_BYTES}"
+    words = flags.split()
+    for i, word in enumerate(words):
+        if word.startswith(_EXTRA_OPTIONS):  # a second such flag would replace it
+            words[i] = f"{word},{option}"
+            break
+    else:
+        words.append(_EXTRA_OPTIONS + option)
+    os.environ["XLA_FLAGS"] = " ".join(words)
+
+
+def wants_xla(jit_compile: bool | str, model: Any, leaves: Sequence[Any]) -> bool:
+    """Whether to compile: not for eager runs, nor for what XLA is known not to take."""
+    if jit_compile is False or model.run_eagerly:
+        return False
+    if not all(_examples.is_dense(leaf) for leaf in leaves):
+        return False
+    return jit_compile is True or all(
+        getattr(layer, "supports_jit", True) for layer in _keras.layers(model)
+    )
+
+
+def refused(function: Any, arguments: Sequence[Any]) -> str | None:
+    """Why XLA cannot take a traced function, or None if it can; executes nothing.
+
+    Layers and losses of users say `supports_jit=True` and may yet print, call Python
+    or handle strings. XLA would find out when the first batch runs, too late to choose
+    another way in the graph that is being built.
+    """
+    try:
+        with tf.init_scope():
+            if all(a.shape.is_fully_defined() for a in arguments):
+                specs = [tf.TensorSpec(a.shape, a.dtype) for a in arguments]
+                function.experimental_get_compiler_ir(*specs)(stage="hlo")
+            else:
+                zeros = [tf.zeros(_probe_shape(a), a.dtype) for a in arguments]
+                function.experimental_get_compiler_ir(*zeros)(stage="hlo")
+    except Exception as error:  # XLA raises many classes, also bare ones
+        return _checks.xla_reason(str(error))
+    return None
+
+
+class Runner:
+    """Runs a pure function of the carry, as a compiled function of its own or as is.
+
+    Args:
+        update: the update that the function makes; it knows which variables change.
+        use_xla: whether to compile.
+        jit_compile: "auto" makes sure first that XLA can, and goes on without if not.
+    """
+
+    def __init__(
+        self, update: _loop.Update, use_xla: bool, jit_compile: bool | str
+    ) -> None:
+        self.update, self.use_xla, self.probes = update, use_xla, jit_compile == "auto"
+
+    def __call__(
+        self, function: Callable[..., Any], values: list[Any], arguments: Sequence[Any]
+    ) -> tuple[list[Any], Any]:
+        """`function(values, *arguments)`, reduced to the values that change, and logs.
+
+        Only those leave the compiled function: a frozen weight would be copied.
+        """
+
+        def reduced(*flat: Any) -> tuple[list[Any], Any]:
+            split = len(values)
+            new, logs = function(list(flat[:split]), *flat[split:])
+            return [new[i] for i in sorted(self.update.changed)], logs
+
+        flat = [*values, *arguments]
+        if not self.use_xla:
+            return reduced(*flat)
+        compiled = tf.function(reduced, jit_compile=True, autograph=False)
+        compiled.get_concrete_function(*flat)
+        if self.probes:
+            self.probes = False
+            reason = refused(compiled, flat)
+            if reason is not None:
+                self.use_xla = False
+                warnings.warn(_checks.without_xla(self.update.model.name, reason))
+                return reduced(*flat)
+        return compiled(*flat)
+
+
+def _probe_shape(tensor: Any) -> list[int]:
+    return [_PROBE_SIZE if d is None else d for d in tensor.shape]

@@ -1,0 +1,91 @@
+"""The dispatch that hands Keras's train step to the optimizer.
+
+Keras shows an optimizer gradients, never the data, so a loop over examples has to take
+the place of the whole train step. This module wraps `train_step` of Keras's TensorFlow
+trainer class: a model compiled with an optimizer that steps per example is passed to
+that optimizer, any other model to the original. Nothing is stored on models or
+optimizers, so nothing is saved, cloned or pickled with them, and a reloaded model is
+dispatched like a new one. It is the only code here that alters Keras.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+
+from keras_sgd_plus import _checks, _keras
+
+_MARK = "_keras_sgd_plus_original"
+
+
+def install() -> None:
+    """Wraps the trainer's `train_step`; does nothing where it is wrapped already.
+
+    Raises:
+        RuntimeError: this version of Keras has a `train_step` of another signature.
+    """
+    trainer = _keras.trainer_class()
+    original: Any = vars(trainer)["train_step"]
+    if hasattr(original, _MARK):
+        return
+    parameters = list(inspect.signature(original).parameters)
+    if parameters != ["self", "data"]:
+        raise RuntimeError(_checks.unknown_train_step(parameters))
+
+    @functools.wraps(original)
+    def train_step(self: Any, data: Any) -> Any:
+        optimizer = getattr(self, "optimizer", None)
+        stepping = per_example(optimizer)
+        if stepping is not None:
+            return stepping.train_step(self, data)
+        _refuse_halves(optimizer)
+        logs = original(self, data)
+        # A MultiOptimizer that picks its parts by a function has them only now.
+        _refuse_halves(optimizer)
+        return logs
+
+    setattr(train_step, _MARK, original)
+    trainer.train_step = train_step  # type: ignore[attr-defined]
+
+
+def uninstall() -> None:
+    """Restores Keras's own `train_step`. The next SGDPlus made installs it again."""
+    trainer = _keras.trainer_class()
+    original = getattr(vars(trainer)["train_step"], _MARK, None)
+    if original is not None:
+        trainer.train_step = original  # type: ignore[attr-defined]
+
+
+def stock_train_step(model: Any, data: Any) -> Any:
+    """Keras's own train step: one update for the whole batch."""
+    current: Any = vars(_keras.trainer_class())["train_step"]
+    return getattr(current, _MARK, current)(model, data)
+
+
+def unwrap(optimizer: Any) -> Any:
+    """The optimizer inside a `LossScaleOptimizer`, else the optimizer itself."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer.inner_optimizer
+    return optimizer
+
+
+def per_example(optimizer: Any) -> Any:
+    """The optimizer that wants the train step, or None.
+
+    It is recognised by its method `steps_per_example()`, so that this module need not
+    know the class.
+    """
+    inner = unwrap(optimizer)
+    asks = getattr(inner, "steps_per_example", None)
+    return inner if asks is not None and asks() else None
+
+
+def _refuse_halves(optimizer: Any) -> None:
+    # keras.optimizers.MultiOptimizer (Keras 3.14): each part sees only some gradients.
+    parts = getattr(unwrap(optimizer), "optimizers", None)
+    for part in parts or ():
+        if per_example(part) is not None:
+            raise NotImplementedError(_checks.inside_multi_optimizer(part.name))

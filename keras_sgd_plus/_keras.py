@@ -1,0 +1,132 @@
+"""Every name of Keras that is not public, in one place.
+
+Read in the sources of Keras 3.15. Each function says what would let it go.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def trainer_class() -> type:
+    """The class that defines `train_step`, of which every model is a subclass.
+
+    Not `keras.Model` itself: classes made with `class X(Trainer, Layer)` share only
+    the trainer. Goes when Keras exports its TensorFlow trainer.
+    """
+    return _definer("train_step")
+
+
+def has_default_metrics(model: Any) -> bool:
+    """Whether `compute_metrics` is Keras's own, whose logs need only the metrics."""
+    return type(model).compute_metrics is _definer("compute_metrics").compute_metrics
+
+
+def _definer(method: str) -> type:
+    return next(c for c in keras.Model.__mro__ if method in vars(c))
+
+
+def build(model: Any, optimizer: Any, data: tuple[Any, Any, Any]) -> None:
+    """Creates the variables of model, loss, metrics and optimizer that are missing.
+
+    A loop's body may create none. `_symbolic_build` is what Keras's JAX trainer calls
+    for the same reason; goes when Keras has a public name for it.
+    """
+    if model.compiled:
+        model._symbolic_build(data_batch=data)
+    if not optimizer.built:
+        with keras.name_scope(optimizer.name):
+            optimizer.build(model.trainable_variables)
+
+
+def layers(model: Any) -> list[Any]:
+    """The model and every layer in it; goes when `_flatten_layers` is public."""
+    return list(model._flatten_layers())
+
+
+def forward(model: Any, x: Any) -> Any:
+    """Calls the model for training, as Keras's `train_step` does."""
+    if getattr(model, "_call_has_training_arg", True):
+        return model(x, training=True)
+    return model(x)
+
+
+def compute_loss(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """`compute_loss`, also where an override has no `training` argument.
+
+    Goes when Keras drops support for such overrides (`_compute_loss`, since 3.3).
+    """
+    return model._compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+    )
+
+
+def loss_tracker(model: Any) -> Any:
+    """The metric behind the logged `loss`, or None before `compile`."""
+    return model._loss_tracker
+
+
+def compiled_losses(model: Any) -> list[Any]:
+    """The `keras.Loss` objects that `compile` was given or made."""
+    compiled = getattr(model, "_compile_loss", None)
+    flat = getattr(compiled, "_flat_losses", None) or []
+    return [entry.loss for entry in flat]
+
+
+def global_seed_state() -> Any:
+    """The seed variable that `keras.random` uses without a seed, if there is one."""
+    from keras.src.backend.common import global_state
+
+    generator = global_state.get_global_attribute("global_seed_generator")
+    return None if generator is None else generator.state
+
+
+def raw_iterations(optimizer: Any) -> Any:
+    """The counter of updates before division by `gradient_accumulation_steps`."""
+    return optimizer._iterations
+
+
+def built_variables(optimizer: Any) -> list[Any]:
+    """The trainable variables that the optimizer was built with."""
+    return list(optimizer._trainable_variables)
+
+
+def moving_averages(optimizer: Any) -> list[Any]:
+    """The averages of `use_ema`, one per built variable, None where it has none."""
+    return list(optimizer._model_variables_moving_average)
+
+
+def accumulated_gradients(optimizer: Any) -> list[Any]:
+    """The sums of `gradient_accumulation_steps`, one per built variable."""
+    return list(optimizer._accumulated_gradients)
+
+
+def velocities(optimizer: Any) -> list[Any]:
+    """The state that momentum keeps, one per built variable, None where it has none."""
+    return list(optimizer.momentums)
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Whether weight decay applies, by Keras's own test on the `tf.Variable`.
+
+    The name that `exclude_from_weight_decay` matches is that of the `tf.Variable`, so
+    the test has to see that, outside any scope that hides it.
+    """
+    return optimizer._use_weight_decay(_native(variable))
+
+
+def variable_index(optimizer: Any, variable: Any) -> int:
+    """The position of a trainable variable among those the optimizer was built with.
+
+    Raises:
+        ValueError: the optimizer was built for other variables (Keras's own message).
+    """
+    optimizer._check_variables_are_known([variable])
+    return optimizer._get_variable_index(variable)
+
+
+def _native(variable: Any) -> Any:
+    return variable if isinstance(variable, tf.Variable) else variable.value

@@ -1,0 +1,163 @@
+"""The walk over one batch: a pure loop, carry in, carry out.
+
+    carry = tensors of model, optimizer, metric and seed variables
+    while example_index < num_examples:
+        carry = update(carry, example)      # forward, tape, update rule, metrics
+
+No variable is written in here. The caller commits the carry when the whole batch is
+done, so a batch is a transaction.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus import _checks, _examples, _keras, _update
+from keras_sgd_plus._state import Carry, Scope, Slots
+
+Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
+Logs = Any  # structure of tensors; () where Keras's own logs will do
+
+
+class UndeclaredState(Exception):
+    """A trace wrote variables that its carry did not hold."""
+
+    def __init__(self, variables: list[Any]) -> None:
+        super().__init__()
+        self.variables = variables
+
+
+class Update:
+    """One update from one group of examples, as a pure function of the carry.
+
+    Args:
+        model: the model in training.
+        optimizer: the SGDPlus whose rule is applied.
+        outer: the `LossScaleOptimizer` around it, or the same object again.
+        carry: the variables that the values stand for.
+        batch: `(x, y, sample_weight)`; only its structure is used.
+    """
+
+    def __init__(
+        self, model: Any, optimizer: Any, outer: Any, carry: Carry, batch: Any
+    ) -> None:
+        self.model, self.optimizer, self.outer = model, optimizer, outer
+        self.carry, self.batch = carry, batch
+        self.slots = Slots(optimizer)
+        self.index = [_keras.variable_index(optimizer, v) for v in carry.trainable]
+        self.keeps_logs = not _keras.has_default_metrics(model)
+        self.changed: set[int] = set()  # positions in the carry, known after a trace
+
+    def __call__(self, values: Values, group: Sequence[Any]) -> tuple[Values, Logs]:
+        """Values and logs after the update; `group` holds the tensors of examples."""
+        x, y, sample_weight = _examples.pack(self.batch, list(group))
+        weights = values[: len(self.carry.trainable)]
+        with Scope(self.carry, values) as scope:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(weights)
+                y_pred = _keras.forward(self.model, x)
+                loss = _keras.compute_loss(self.model, x, y, y_pred, sample_weight)
+                tracker = _keras.loss_tracker(self.model)
+                if tracker is not None:
+                    size = _examples.count(next(leaf for leaf in group))
+                    tracker.update_state(loss, sample_weight=size)
+                loss = self.outer.scale_loss(loss)
+            if weights:
+                self._apply(scope, tape.gradient(loss, weights))
+            else:
+                warnings.warn("The model does not have any trainable weights.")
+            logs = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+            new = scope.values(self.carry.variables)
+        if scope.undeclared:
+            raise UndeclaredState(list(scope.undeclared.values()))
+        self.changed |= {
+            i for i, (a, b) in enumerate(zip(new, values, strict=True)) if a is not b
+        }
+        if not self.keeps_logs:
+            return new, ()
+        return new, keras.tree.map_structure(tf.convert_to_tensor, logs)
+
+    def _apply(self, scope: Scope, gradients: list[Any]) -> None:
+        pairs = zip(gradients, self.carry.trainable, strict=True)
+        missing = [v.path for g, v in pairs if g is None]
+        if len(missing) == len(gradients):
+            raise ValueError(_checks.no_gradients(missing))
+        if missing:
+            warnings.warn(_checks.missing_gradients(missing))
+        by_slot: list[Any] = [None] * len(self.slots.weights)
+        for position, gradient in zip(self.index, gradients, strict=True):
+            by_slot[position] = gradient
+        rule, state = self.slots.rule, self.slots.read(scope)
+        learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
+        if self.outer is self.optimizer:
+            state = _update.apply_gradients(rule, state, by_slot, learning_rate)
+        else:
+            variables = (self.outer.step_counter, self.outer.dynamic_scale)
+            state, loss_scale = _update.apply_scaled_gradients(
+                rule,
+                state,
+                by_slot,
+                learning_rate,
+                _update.LossScale(*scope.values(variables)),
+                self.outer.dynamic_growth_steps,
+            )
+            for pair in zip(variables, loss_scale, strict=True):
+                scope.add_update(pair)
+        self.slots.write(scope, state)
+
+
+def walk(
+    update: Update,
+    values: Values,
+    leaves: Sequence[Any],
+    order: tf.Tensor,
+    group_size: int,
+    num_groups: Any,
+    logs: Logs,
+) -> tuple[Values, Logs]:
+    """Updates once per full group, in the given order.
+
+    Args:
+        values: the carry before the batch.
+        leaves: tensors of the batch, `(num_examples or more, ...)`.
+        order: positions to visit, `(num_examples or more,)` int32.
+        group_size: examples per update.
+        num_groups: `num_examples // group_size`, () int32. A tensor bound costs
+            nothing and spares a compilation per batch size.
+        logs: what to return as logs if there is no full group.
+    """
+
+    def cond_fn(i: Any, values: Values, logs: Logs) -> Any:
+        del values, logs
+        return i < num_groups
+
+    def body_fn(i: Any, values: Values, logs: Logs) -> tuple[Any, Values, Logs]:
+        offsets = tf.range(group_size, dtype=tf.int32)
+        positions = tf.gather(order, i * group_size + offsets)
+        group = [_examples.take(leaf, positions) for leaf in leaves]
+        values, logs = update(values, group)
+        return i + 1, values, logs
+
+    num_groups = tf.convert_to_tensor(num_groups)
+    start = (tf.constant(0, num_groups.dtype), list(values), logs)
+    _, values, logs = tf.while_loop(cond_fn, body_fn, start, parallel_iterations=1)
+    return values, logs
+
+
+def initial_logs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:
+    """Zeros shaped like the logs of one update, or () where none are kept."""
+    if not update.keeps_logs:
+        return ()
+
+    def first_logs(values: Values, leaves: Sequence[Any]) -> Logs:
+        first = tf.zeros((1,), tf.int32)
+        return update(values, [_examples.take(leaf, first) for leaf in leaves])[1]
+
+    trace: Callable[..., Any] = tf.function(first_logs, autograph=False)
+    specs = trace.get_concrete_function(values, list(leaves)).structured_outputs
+    return tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), specs)

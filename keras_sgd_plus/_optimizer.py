@@ -1,0 +1,268 @@
+"""SGDPlus: arguments, documentation, configuration, and the way into the loop."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import warnings
+from typing import Any
+
+import keras
+
+from keras_sgd_plus import _checks, _compile, _hook, _step
+
+
+@keras.saving.register_keras_serializable(package="keras_sgd_plus")
+class SGDPlus(keras.optimizers.SGD):
+    """Updates the weights after every example of every batch, in random order.
+
+    Use it where small-batch quality matters and `batch_size=1` is too slow: small data,
+    streams, teaching, the study of SGD itself. Plain `keras.optimizers.SGD` is the
+    better choice for models whose single step keeps the machine busy (very large
+    layers, GPUs), and for layers or losses that relate the examples of a batch.
+
+    Equivalent Python (this is what the compiled loop computes):
+
+    ```python
+    for x_i, y_i in batch:                              # in visiting order
+        g = gradient(loss(model(x_i), y_i), w)          # tf.GradientTape
+        velocity = momentum * velocity - learning_rate * g
+        w = w + velocity          # nesterov: w + momentum * velocity - learning_rate * g
+    ```
+
+    The result is that of `keras.optimizers.SGD` with `batch_size=1` over the same order:
+    weights, velocities, statistics, loss and metrics, up to float rounding.
+    `batch_size` no longer changes the algorithm, only how many examples one compiled
+    call walks. Logged loss and metrics use each example's prediction *before* its own
+    update (progressive validation): in the first epoch they are an honest estimate on
+    data not yet seen.
+
+    The first thirteen arguments are those of `keras.optimizers.SGD`. **Whatever counts
+    updates counts examples here**: learning-rate schedules, weight decay, EMA and
+    gradient accumulation advance once per example, as in Keras at `batch_size=1`.
+
+    Args:
+        learning_rate: Float, `LearningRateSchedule`, or callable without arguments.
+            Step size per update, so per example and not per batch; assign
+            `optimizer.learning_rate` to change it between batches. Defaults to `0.01`.
+        momentum: Float from 0 to 1. Defaults to `0.0`.
+        nesterov: Bool. Nesterov momentum. Defaults to `False`.
+        weight_decay: Float or None. Decoupled: each update first does
+            `w -= w * weight_decay * learning_rate`. Defaults to `None`.
+        clipnorm: Float or None. Each gradient of each update is clipped to this norm,
+            so here it bounds what a single example can do. Defaults to `None`.
+        clipvalue: Float or None. Clips elements of gradients. Defaults to `None`.
+        global_clipnorm: Float or None. Clips the norm of all gradients of an update
+            together. At most one of the three may be set. Defaults to `None`.
+        use_ema: Bool. Keeps an exponential moving average of the weights, which `fit`
+            writes to the model at its end. Defaults to `False`.
+        ema_momentum: Float from 0 to 1, per update. Defaults to `0.99`.
+        ema_overwrite_frequency: Int or None. Overwrites the weights with their average
+            every so many updates. Defaults to `None`.
+        loss_scale_factor: Float or None. The loss is multiplied by it, gradients are
+            divided by it. Defaults to `None`.
+        gradient_accumulation_steps: Int >= 2 or None. Averages the gradients of so many
+            examples into one step of the rule. Defaults to `None`.
+        name: String or None. Defaults to `None`, a name made from the class.
+        examples_per_update: Int k >= 1 or None. k > 1 averages k examples into one
+            update inside the same loop (mini-batch SGD of size k); what is left over at
+            a batch's end is one shorter group, so choose a `batch_size` that k divides.
+            `None` is stock `keras.optimizers.SGD`, one update per batch. Defaults to
+            `1`.
+        order: `"reshuffle"`, a fresh uniform permutation of each batch, or `"given"`, as
+            handed over. With arrays and `fit(shuffle=True)` the two compose to a
+            uniform permutation of the epoch. The optimizer cannot see `fit`'s
+            `shuffle`: data in time order need `order="given"`. Defaults to
+            `"reshuffle"`.
+        seed: Int from 0 to 2**63 - 1, or None. The order of a batch is a pure function
+            of the seed and of the number of updates made before it, so a resumed run
+            visits what the uninterrupted one would. `None` derives a seed from Python's
+            `random` without drawing from it (`keras.utils.set_random_seed` fixes it) and
+            keeps it in the config. Defaults to `None`.
+        jit_compile: `"auto"` (XLA wherever the model can), `True` or `False`. Decides
+            for the loop, also where the model's own `jit_compile` is off; an eager
+            model (`run_eagerly=True`) never uses XLA. Defaults to `"auto"`.
+
+    Raises:
+        ValueError: an argument out of range, as in `keras.optimizers.SGD`.
+        TypeError: `examples_per_update` or `seed` is not an int.
+        RuntimeError: Keras runs on another backend than TensorFlow.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_sgd_plus import SGDPlus
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(optimizer=SGDPlus(learning_rate=0.01, momentum=0.9), loss="mse")
+    x = np.random.default_rng(0).normal(size=(1000, 4))
+    model.fit(x, x.sum(axis=1), batch_size=250, epochs=2)
+    print(int(model.optimizer.iterations))  # 2000: an update per example
+    ```
+
+    Notes:
+        - Unchecked: losses that relate the examples of a batch (contrastive losses,
+          in-batch negatives) lose their meaning on one example. Under XLA, asserts in
+          the model are dropped, and a label out of range gives NaN instead of an error.
+        - A zero `sample_weight` makes the gradient zero, but momentum and weight decay
+          still move the weights, as in Keras at `batch_size=1`.
+        - The first batch is traced and compiled, 1 to 4 s for small models. Later
+          batches of other sizes share compilations: sizes are padded to powers of two.
+          Under `compile(jit_compile=True)` Keras compiles each batch size anew.
+        - Activations take the memory of one example whatever the batch.
+        - Sets `XLA_FLAGS=--xla_backend_extra_options=
+          xla_cpu_small_while_loop_byte_threshold=4000000` for the process unless that
+          option is set: XLA on a CPU would interpret the loop op by op.
+
+    References:
+        - [Robbins and Monro, 1951](https://doi.org/10.1214/aoms/1177729586)
+        - [Polyak, 1964](https://doi.org/10.1016/0041-5553(64)90137-5) (momentum)
+        - [Masters and Luschi, 2018](https://arxiv.org/abs/1804.07612) (small batches)
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        examples_per_update: int | None = 1,
+        order: str = "reshuffle",
+        seed: int | None = None,
+        jit_compile: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        _checks.backend()
+        _checks.examples_per_update(examples_per_update)
+        _checks.order(order)
+        _checks.seed(seed)
+        _checks.jit_compile(jit_compile)
+        super().__init__(
+            learning_rate=learning_rate,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            **kwargs,
+        )
+        self.examples_per_update = examples_per_update
+        self.order = order
+        self.seed = _derived_seed() if seed is None else seed
+        self.jit_compile = jit_compile
+        # Sticky, because Keras traces a train function once and keeps it between fits.
+        self._loop_engaged = False
+        self._applied_outside_loop = False
+        if examples_per_update is not None:
+            _hook.install()
+            if jit_compile is not False:
+                _compile.raise_small_loop_threshold()
+
+    def steps_per_example(self) -> bool:
+        """Whether this optimizer takes the place of Keras's train step."""
+        return self.examples_per_update is not None
+
+    def train_step(self, model: keras.Model, data: Any) -> Any:
+        """Trains `model` on one batch with one update per example.
+
+        For models with a `train_step` of their own; `fit` calls it for all others. In
+        place of the tape and `apply_gradients`:
+
+        ```python
+        class Mine(keras.Model):
+            def train_step(self, data):
+                return self.optimizer.train_step(self, data)
+        ```
+
+        The variables of the model are written once, when the whole batch is done.
+
+        Args:
+            model: A `keras.Model`. Trained with `model.optimizer` if that is, or
+                wraps, this optimizer, else with this optimizer.
+            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`; structures of
+                tensors of shape `(num_examples, ...)`.
+
+        Returns:
+            The logs: a dict of scalar tensors, as from `compute_metrics`.
+
+        Raises:
+            ValueError: a batch without examples or batch axis, or of unequal lengths;
+                a model built for another batch size than `examples_per_update`.
+            NotImplementedError: several replicas under `tf.distribute`.
+        """
+        if not self.steps_per_example():
+            return _hook.stock_train_step(model, data)
+        self._loop_engaged = True
+        owner = getattr(model, "optimizer", None)
+        outer = owner if owner is not None and _hook.unwrap(owner) is self else self
+        return _step.run(self, outer, model, data)
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        """Applies gradients computed elsewhere: one plain SGD update, as in Keras."""
+        self._applied_outside_loop = True
+        return super().apply(grads, trainable_variables)
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Writes final values (averages under `use_ema`); Keras's `fit` calls it."""
+        bypassed = self._applied_outside_loop and not self._loop_engaged
+        if self.steps_per_example() and bypassed:
+            self._applied_outside_loop = False
+            warnings.warn(_checks.bypassed(self.name), stacklevel=2)
+        super().finalize_variable_values(var_list)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor; a derived seed is among them."""
+        return {
+            **super().get_config(),
+            "examples_per_update": self.examples_per_update,
+            "order": self.order,
+            "seed": self.seed,
+            "jit_compile": self.jit_compile,
+        }
+
+    def loop_settings(self) -> tuple[Any, ...]:
+        """What a compiled loop takes as constant; a change asks for a new trace."""
+        return (
+            self.examples_per_update,
+            self.order,
+            self.seed,
+            self.jit_compile,
+            self.momentum,
+            self.nesterov,
+            self.weight_decay,
+            self.clipnorm,
+            self.clipvalue,
+            self.global_clipnorm,
+            self.ema_momentum,
+            self.ema_overwrite_frequency,
+            self.loss_scale_factor,
+        )
+
+
+def _derived_seed() -> int:
+    """A seed from Python's generator, which `keras.utils.set_random_seed` sets.
+
+    A digest of its state and no draw from it: SGDPlus and SGD must leave the weights
+    that a model initialises afterwards alike.
+    """
+    digest = hashlib.sha256(repr(random.getstate()).encode()).digest()
+    return int.from_bytes(digest[:4], "big")

@@ -1,0 +1,83 @@
+"""Warnings about batch shapes that only the running graph can see."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_sgd_plus import _checks, _keras
+
+MAX_SIGNATURES = 8  # shapes of an example that go without a warning
+
+
+class _Recorder:
+    """What has been seen of one model's batches. Knows the model by name only."""
+
+    def __init__(self, model_name: str) -> None:
+        self.model_name = model_name
+        self.shapes: set[tuple[int, ...]] = set()
+        self.warned_shapes = self.warned_groups = False
+
+    def see_shape(self, shape: Any) -> np.int32:
+        self.shapes.add(tuple(int(d) for d in shape))
+        if len(self.shapes) > MAX_SIGNATURES and not self.warned_shapes:
+            self.warned_shapes = True
+            warnings.warn(_checks.many_signatures(self.model_name, len(self.shapes)))
+        return np.int32(0)
+
+    def see_uneven(self, group_size: Any, num_examples: Any) -> np.int32:
+        if not self.warned_groups:
+            self.warned_groups = True
+            warnings.warn(_checks.uneven_groups(int(group_size), int(num_examples)))
+        return np.int32(0)
+
+
+_recorders: weakref.WeakKeyDictionary[Any, _Recorder] = weakref.WeakKeyDictionary()
+
+
+def _recorder(model: Any) -> _Recorder:
+    return _recorders.setdefault(model, _Recorder(model.name))
+
+
+def watch_shapes(model: Any, leaves: Sequence[Any]) -> None:
+    """Warns once when a model was given examples of more than 8 shapes.
+
+    XLA compiles the loop for each. Where tracing knows the shapes it sees them all; a
+    dimension that Keras has relaxed to None is looked at in each batch, which costs
+    some 30 us a batch, and only then.
+    """
+    recorder = _recorder(model)
+    shapes = [leaf.shape[1:] for leaf in leaves]
+    if all(shape.is_fully_defined() for shape in shapes):
+        recorder.see_shape([d for shape in shapes for d in shape])
+    else:
+        shape = tf.concat([tf.shape(leaf)[1:] for leaf in leaves], 0)
+        tf.numpy_function(recorder.see_shape, [shape], tf.int32)
+
+
+def watch_groups(model: Any, group_size: int, num_examples: Any) -> None:
+    """Warns once if groups of examples are not those that Keras would make.
+
+    That is so if a batch is smaller than a group, or was not a multiple of it and yet
+    another batch follows in the epoch, whose examples the loss tracker counts.
+    """
+    tracker = _keras.loss_tracker(model)
+    if tracker is None:
+        return
+    recorder = _recorder(model)
+    seen = tf.cast(tf.convert_to_tensor(tracker.count.value), tf.int64)
+    size = tf.cast(num_examples, tf.int64)
+    too_small = tf.logical_and(tf.equal(seen, 0), size < group_size)
+    uneven = tf.where(too_small, size, seen)
+
+    def warn() -> Any:
+        arguments = [tf.constant(group_size), uneven]
+        return tf.numpy_function(recorder.see_uneven, arguments, tf.int32)
+
+    is_uneven = tf.not_equal(uneven % group_size, 0)
+    tf.cond(is_uneven, warn, lambda: tf.constant(0))

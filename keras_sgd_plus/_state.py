@@ -1,0 +1,117 @@
+"""Which variables a loop carries: read them to tensors, commit new values back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus import _keras, _update
+
+
+class Carry:
+    """The variables that one batch may change, each once, in a fixed order.
+
+    Args:
+        model: the model in training, built.
+        optimizer: its optimizer or the `LossScaleOptimizer` around that, built.
+        extras: variables that an earlier trace wrote without their being known.
+    """
+
+    def __init__(self, model: Any, optimizer: Any, extras: Iterable[Any] = ()) -> None:
+        self.trainable = list(model.trainable_variables)
+        seed_state = _keras.global_seed_state()
+        candidates = [
+            *self.trainable,
+            *model.non_trainable_variables,
+            *model.metrics_variables,
+            *optimizer.variables,
+            *([] if seed_state is None else [seed_state]),
+            *extras,
+        ]
+        self.variables = list({id(v): v for v in candidates}.values())
+
+    def read(self) -> list[tf.Tensor]:
+        """The current values."""
+        return [tf.convert_to_tensor(v.value) for v in self.variables]
+
+    def commit(self, changed: Sequence[int], values: Sequence[Any]) -> None:
+        """Writes the values of the variables at the positions `changed`."""
+        for position, value in zip(changed, values, strict=True):
+            self.variables[position].assign(value)
+
+
+class Scope(keras.StatelessScope):
+    """A stateless scope over a carry that remembers which variables were written.
+
+    Losses are collected: without that, `add_loss` and activity regularizers vanish.
+    """
+
+    def __init__(self, carry: Carry, values: Sequence[tf.Tensor]) -> None:
+        pairs = list(zip(carry.variables, values, strict=True))
+        super().__init__(state_mapping=pairs, collect_losses=True)
+        self._carried = {id(v) for v in carry.variables}
+        self.undeclared: dict[int, Any] = {}
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        """Keeps a new value (called by Keras for each assignment in the scope)."""
+        if id(update[0]) not in self._carried:
+            self.undeclared[id(update[0])] = update[0]
+        super().add_update(update)
+
+    def values(self, variables: Iterable[Any]) -> list[Any]:
+        """Current values; None where there is no variable."""
+        return [None if v is None else self.get_current_value(v) for v in variables]
+
+
+class Slots:
+    """The variables of the update rule, found once per trace, outside any scope."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.weights = _keras.built_variables(optimizer)
+        none: list[Any] = [None] * len(self.weights)
+        self.velocities = _keras.velocities(optimizer) if optimizer.momentum else none
+        self.averages = _keras.moving_averages(optimizer) if optimizer.use_ema else none
+        steps = optimizer.gradient_accumulation_steps
+        self.accumulators = _keras.accumulated_gradients(optimizer) if steps else none
+        self.iterations = _keras.raw_iterations(optimizer)
+        self.rule = _update.Rule(
+            momentum=optimizer.momentum,
+            nesterov=optimizer.nesterov,
+            weight_decay=optimizer.weight_decay,
+            clipnorm=optimizer.clipnorm,
+            clipvalue=optimizer.clipvalue,
+            global_clipnorm=optimizer.global_clipnorm,
+            use_ema=optimizer.use_ema,
+            ema_momentum=optimizer.ema_momentum,
+            ema_overwrite_frequency=optimizer.ema_overwrite_frequency,
+            loss_scale_factor=optimizer.loss_scale_factor,
+            accumulation_steps=steps,
+            decays=tuple(_keras.decays(optimizer, v) for v in self.weights),
+            overwrites=tuple(
+                bool(getattr(v, "overwrite_with_gradient", False)) for v in self.weights
+            ),
+            constraints=tuple(v.constraint for v in self.weights),
+        )
+
+    def read(self, scope: Scope) -> _update.State:
+        """The values that the update rule works on."""
+        return _update.State(
+            scope.values(self.weights),
+            scope.values(self.velocities),
+            scope.values(self.averages),
+            scope.values(self.accumulators),
+            scope.get_current_value(self.iterations),
+        )
+
+    def write(self, scope: Scope, state: _update.State) -> None:
+        """Puts new values in the scope, leaving alone what did not change."""
+        pairs = [(self.iterations, state.iterations)]
+        columns = (self.weights, self.velocities, self.averages, self.accumulators)
+        for variables, values in zip(columns, state[:4], strict=True):
+            pairs += zip(variables, values, strict=True)
+        for variable, value in pairs:
+            if variable is not None and value is not scope.get_current_value(variable):
+                scope.add_update((variable, value))

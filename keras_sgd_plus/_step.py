@@ -1,0 +1,145 @@
+"""One train step: check the batch, build, walk it in its order, commit, log."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgd_plus import _checks, _compile, _examples, _keras, _loop, _signatures
+from keras_sgd_plus._state import Carry
+
+_MAX_TRACES = 3  # a first trace may create variables that the next one has to carry
+
+# Compiled steps of callers outside tf.function: model -> optimizer -> (state, step).
+# Keys are weak and steps hold weak references, so nothing is kept alive; it is not on
+# the optimizer because Keras's saver walks every attribute of one.
+_steps: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
+    """Trains `model` on one batch, an update per group of examples; returns the logs.
+
+    Called while Keras traces its train function, by hand inside a `tf.function`, or
+    eagerly, where a compiled step is kept per model.
+
+    Args:
+        optimizer: the SGDPlus.
+        outer: the `LossScaleOptimizer` around it, or the same object again.
+        model: the model to train.
+        data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+    """
+    if tf.executing_eagerly() and not model.run_eagerly:
+        return _cached_step(optimizer, outer, model)(data)
+    return _run(optimizer, outer, model, data)
+
+
+def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
+    # 1. Check what can be known before the model is touched.
+    _checks.strategy()
+    batch = _examples.unpack(data)
+    num_examples = _checks.batch(_examples.named_leaves(batch))
+    extras: dict[int, Any] = {}
+    for _ in range(_MAX_TRACES):
+        # 2. Build whatever has no variables yet: a loop may create none.
+        _keras.build(model, outer, batch)
+        # 3. Walk; a trace that wrote unknown variables is done again with them.
+        carry = Carry(model, outer, extras.values())
+        update = _loop.Update(model, optimizer, outer, carry, batch)
+        try:
+            changed, logs = _walk(update, batch, num_examples)
+        except _loop.UndeclaredState as found:
+            extras.update({id(v): v for v in found.variables})
+            continue
+        # 4. Commit: the only place where variables are written.
+        carry.commit(sorted(update.changed), changed)
+        return logs if update.keeps_logs else model.get_metrics_result()
+    raise RuntimeError(_checks.undeclared_state([v.path for v in extras.values()]))
+
+
+def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any]:
+    """New values of the changed variables, and logs, after every group of a batch."""
+    model, optimizer = update.model, update.optimizer
+    group_size = optimizer.examples_per_update
+    leaves = _examples.flat(batch)
+    _checks.model(model, group_size)
+    _checks.warn_about(model, batch[2], group_size)
+    counter = _keras.raw_iterations(optimizer).value
+    order = _examples.visiting_order(
+        optimizer.order, optimizer.seed, counter, num_examples
+    )
+    values = update.carry.read()
+    logs = _loop.initial_logs(update, values, leaves)
+    use_xla = _compile.wants_xla(optimizer.jit_compile, model, leaves)
+    if group_size > 1 and not model.jit_compile:
+        _signatures.watch_groups(model, group_size, num_examples)
+    walked, rows = leaves, order
+    if use_xla and not model.jit_compile:  # else Keras compiles, for each batch size
+        _signatures.watch_shapes(model, leaves)
+        if not isinstance(num_examples, int):
+            # A power of two of examples: one compilation serves many batch sizes.
+            size = _examples.bucket(num_examples)
+            walked = [_examples.pad(leaf, size) for leaf in leaves]
+            rows = _examples.pad(order, size)
+
+    def full_groups(values: Any, *arguments: Any) -> Any:
+        num_groups, order, *leaves = arguments
+        return _loop.walk(update, values, leaves, order, group_size, num_groups, logs)
+
+    num_groups = tf.convert_to_tensor(num_examples // group_size)
+    runner = _compile.Runner(update, use_xla, optimizer.jit_compile)
+    arguments = [num_groups, rows, *walked]
+    changed, logs = runner(full_groups, values, arguments)
+    if group_size == 1:
+        return changed, logs
+
+    # What is left over is one shorter group, with a shape of its own.
+    def short_group() -> Any:
+        positions = order[num_examples // group_size * group_size :]
+        group = [_examples.take(leaf, positions) for leaf in leaves]
+        current = list(values)
+        for position, value in zip(sorted(update.changed), changed, strict=True):
+            current[position] = value
+        return runner(lambda values, *group: update(values, group), current, group)
+
+    rest = num_examples % group_size
+    if isinstance(rest, int):
+        return short_group() if rest else (changed, logs)
+    return tf.cond(rest > 0, short_group, lambda: (changed, logs))
+
+
+def _cached_step(optimizer: Any, outer: Any, model: Any) -> Callable[[Any], Any]:
+    """A `tf.function` of the train step, made anew if the model's variables changed."""
+    per_model = _steps.setdefault(model, weakref.WeakKeyDictionary())
+    variables = [*model.variables, *model.metrics_variables]
+    settings = optimizer.loop_settings()
+    known, known_settings, step = per_model.get(optimizer, ([], None, None))
+    same = len(known) == len(variables) and all(
+        ref() is v for ref, v in zip(known, variables, strict=True)
+    )
+    if step is not None and same and settings == known_settings:
+        return step
+    refs = [weakref.ref(o) for o in (optimizer, outer, model)]
+
+    def step_fn(data: Any) -> Any:
+        return _run(*(ref() for ref in refs), data)
+
+    step = tf.function(step_fn, autograph=False, reduce_retracing=True)
+    step = _keep_after_build(step, per_model, optimizer, model, settings)
+    return step
+
+
+def _keep_after_build(
+    step: Any, per_model: Any, optimizer: Any, model: Any, settings: Any
+) -> Callable[[Any], Any]:
+    # The first call may build the model: which variables to compare is known after it.
+    def first_call(data: Any) -> Any:
+        logs = step(data)
+        variables: Sequence[Any] = [*model.variables, *model.metrics_variables]
+        refs = [weakref.ref(v) for v in variables]
+        per_model[optimizer] = (refs, settings, step)
+        return logs
+
+    return first_call

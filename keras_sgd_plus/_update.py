@@ -1,0 +1,221 @@
+"""The update rule: weights, optimizer state and gradients in, new values out.
+
+Nothing here reads or writes a variable. The algebra and its order are those of
+`keras.optimizers.SGD` (Keras 3.15), so that a run agrees with Keras at `batch_size=1`:
+overwrite, unscale, accumulate, clip, decay, step, average, constrain, count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from keras import ops
+
+Tensor = Any  # tf.Tensor; a gradient may also be tf.IndexedSlices or None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is fixed while a loop is compiled; tuples have an entry per variable."""
+
+    momentum: float
+    nesterov: bool
+    weight_decay: float | None
+    clipnorm: float | None
+    clipvalue: float | None
+    global_clipnorm: float | None
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+    loss_scale_factor: float | None
+    accumulation_steps: int | None
+    decays: tuple[bool, ...]
+    overwrites: tuple[bool, ...]  # `overwrite_with_gradient` (float8 scales)
+    constraints: tuple[Callable[[Tensor], Tensor] | None, ...]
+
+
+class State(NamedTuple):
+    """Weights and optimizer state; each list has an entry per trainable variable."""
+
+    weights: list[Tensor]
+    velocities: list[Tensor | None]  # momentum's state, shape of the weight
+    averages: list[Tensor | None]  # `use_ema`, shape of the weight
+    accumulators: list[Tensor | None]  # sums of gradients, shape of the weight
+    iterations: Tensor  # () int64, raw: not divided by accumulation_steps
+
+
+class LossScale(NamedTuple):
+    """The state of a `LossScaleOptimizer`."""
+
+    step_counter: Tensor  # () int
+    dynamic_scale: Tensor  # () float32
+
+
+def apply_gradients(
+    rule: Rule, state: State, gradients: list[Tensor | None], learning_rate: Tensor
+) -> State:
+    """One update. `gradients` has an entry per variable, None where there is none."""
+    # 1. Overwrite the variables whose "gradient" is their next value.
+    weights, velocities, averages, accumulators = (list(v) for v in state[:4])
+    is_update = None
+    if rule.accumulation_steps:
+        is_update = tf.equal((state.iterations + 1) % rule.accumulation_steps, 0)
+    stepped = []
+    for i, gradient in enumerate(gradients):
+        if gradient is None:
+            continue
+        if rule.overwrites[i]:
+            weights[i], accumulators[i] = _overwritten(
+                weights[i], gradient, accumulators[i], is_update
+            )
+        else:
+            stepped.append(i)
+    if stepped:
+        # 2. Unscale.
+        picked = [gradients[i] for i in stepped]
+        if rule.loss_scale_factor is not None:
+            picked = [g / rule.loss_scale_factor for g in picked]
+        # 3. Accumulate; the rest of an update happens every accumulation_steps.
+        if is_update is not None:
+            picked = [
+                tf.convert_to_tensor(g) + accumulators[i]
+                for g, i in zip(picked, stepped, strict=True)
+            ]
+            sums, picked = picked, [g / rule.accumulation_steps for g in picked]
+            for total, i in zip(sums, stepped, strict=True):
+                accumulators[i] = total
+            accumulators = [
+                None if a is None else tf.where(is_update, tf.zeros_like(a), a)
+                for a in accumulators
+            ]
+        # 4. Clip, decay, step.
+        for gradient, i in zip(clip(rule, picked), stepped, strict=True):
+            weight, velocity = step(
+                rule, i, weights[i], velocities[i], gradient, learning_rate
+            )
+            weights[i] = _select(is_update, weight, weights[i])
+            velocities[i] = _select(is_update, velocity, velocities[i])
+        # 5. Average.
+        if rule.use_ema:
+            weights, averages = _averaged(rule, state.iterations, weights, averages)
+        # 6. Constrain.
+        for i in stepped:
+            constraint = rule.constraints[i]
+            if constraint is not None:
+                weights[i] = tf.cast(constraint(weights[i]), weights[i].dtype)
+    # 7. Count.
+    return State(weights, velocities, averages, accumulators, state.iterations + 1)
+
+
+def apply_scaled_gradients(
+    rule: Rule,
+    state: State,
+    gradients: list[Tensor | None],
+    learning_rate: Tensor,
+    loss_scale: LossScale,
+    dynamic_growth_steps: int,
+) -> tuple[State, LossScale]:
+    """One update under dynamic loss scaling: skipped where a gradient is not finite."""
+    counter, scale = loss_scale
+    present = [g for g in gradients if g is not None]
+    finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in present]))
+    unscaled = [
+        g if g is None or overwrites else ops.divide(g, scale)
+        for g, overwrites in zip(gradients, rule.overwrites, strict=True)
+    ]
+    applied = apply_gradients(rule, state, unscaled, learning_rate)
+    kept = tf.nest.map_structure(
+        lambda new, old: _select(finite, new, old), applied, state
+    )
+    grows = tf.logical_and(finite, tf.equal(counter, dynamic_growth_steps - 1))
+    advanced = tf.where(grows, tf.zeros_like(counter), counter + 1)
+    counter = tf.where(finite, advanced, tf.zeros_like(counter))
+    factor = tf.where(finite, tf.where(grows, 2.0, 1.0), 0.5)
+    return kept, LossScale(counter, scale * factor)
+
+
+def clip(rule: Rule, gradients: list[Tensor]) -> list[Tensor]:
+    """Clips as the one clipping option that is set says; zero means off."""
+    if rule.clipnorm and rule.clipnorm > 0:
+        return [tf.clip_by_norm(g, rule.clipnorm) for g in gradients]
+    if rule.global_clipnorm and rule.global_clipnorm > 0:
+        limit = rule.global_clipnorm
+        squares = [ops.sum(ops.square(g)) for g in gradients]
+        norm = ops.sqrt(ops.sum(ops.stack(squares)))
+        # The added zero turns NaN where the norm is not finite, as in Keras.
+        scale = limit * ops.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
+        return [g * scale for g in gradients]
+    if rule.clipvalue and rule.clipvalue > 0:
+        return [ops.clip(g, -rule.clipvalue, rule.clipvalue) for g in gradients]
+    return gradients
+
+
+def step(
+    rule: Rule,
+    index: int,
+    weight: Tensor,
+    velocity: Tensor | None,
+    gradient: Tensor,
+    learning_rate: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """Decoupled weight decay, then the step of gradient descent with momentum.
+
+    v = momentum * v - learning_rate * g;  w = w + v
+    (nesterov: w = w + momentum * v - learning_rate * g)
+    """
+    lr = tf.cast(learning_rate, weight.dtype)
+    if rule.weight_decay is not None and rule.decays[index]:
+        weight = weight - weight * tf.cast(rule.weight_decay, weight.dtype) * lr
+    change = ops.multiply(ops.cast(gradient, weight.dtype), lr)
+    if velocity is None:
+        if isinstance(change, tf.IndexedSlices):
+            rows = tf.expand_dims(change.indices, -1)
+            return tf.tensor_scatter_nd_sub(weight, rows, change.values), None
+        return weight - change, None
+    change = tf.convert_to_tensor(change)
+    momentum = tf.cast(rule.momentum, weight.dtype)
+    velocity = velocity * momentum - change
+    if rule.nesterov:
+        return weight + (velocity * momentum - change), velocity
+    return weight + velocity, velocity
+
+
+def _averaged(
+    rule: Rule, iterations: Tensor, weights: list[Tensor], averages: list[Tensor | None]
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    count = iterations
+    if rule.accumulation_steps:
+        count = iterations // rule.accumulation_steps
+    weights, averages = list(weights), list(averages)
+    for i, average in enumerate(averages):
+        if average is None:
+            continue
+        weight = weights[i]
+        momentum = tf.cast(tf.not_equal(count, 0), weight.dtype) * rule.ema_momentum
+        averages[i] = average = momentum * average + (1 - momentum) * weight
+        if rule.ema_overwrite_frequency:
+            overwrite = tf.equal((count + 1) % rule.ema_overwrite_frequency, 0)
+            weights[i] = tf.where(overwrite, average, weight)
+    return weights, averages
+
+
+def _overwritten(
+    weight: Tensor, gradient: Tensor, accumulator: Tensor | None, is_update: Any
+) -> tuple[Tensor, Tensor | None]:
+    gradient = tf.cast(gradient, weight.dtype)
+    if is_update is None or accumulator is None:
+        return gradient, accumulator
+    largest = tf.maximum(gradient, accumulator)
+    return (
+        tf.where(is_update, largest, weight),
+        tf.where(is_update, tf.zeros_like(largest), largest),
+    )
+
+
+def _select(condition: Any, new: Any, old: Any) -> Any:
+    if condition is None or new is None or new is old:
+        return new
+    return tf.where(condition, new, old)
