@@ -7,7 +7,7 @@ The tests train each with SGDPlus and with `keras.optimizers.SGD` at `batch_size
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -27,15 +27,22 @@ class Case:
     shape: tuple[int, ...]  # of one example
     kind: str = "float"  # float, ids (vocabulary 12), bytes (0 to 255), half
     loss: Any = "sparse_categorical_crossentropy"
-    metrics: Any = field(default_factory=lambda: ["accuracy"])
     dtype: str = "float32"  # dtype policy
     learning_rate: float = 0.005
 
     def model(self) -> keras.Model:
         """A fresh model, the same at every call."""
         keras.utils.set_random_seed(7)
-        with _Policy(self.dtype):
+        with self.policy():
             return self.build()
+
+    def policy(self) -> _Policy:
+        """A context in which to build, compile and train: dtype policy and floatx."""
+        return _Policy(self.dtype)
+
+    def metrics(self) -> list[Any]:
+        """Metrics to compile with."""
+        return ["accuracy"]
 
     def data(self, num_examples: int, seed: int = 0) -> tuple[Any, Any]:
         """`x` of shape `(num_examples, *shape)` and integer labels that x explains."""
@@ -71,7 +78,9 @@ class _Policy:
 
 
 def _softmax() -> layers.Layer:
-    return layers.Dense(NUM_CLASSES, activation="softmax", dtype="float32")
+    # Under mixed precision a softmax stays in float32, as Keras's guide says.
+    dtype = keras.config.floatx()
+    return layers.Dense(NUM_CLASSES, activation="softmax", dtype=dtype)
 
 
 def _sequential(shape: tuple[int, ...], *body: Callable[[], Any], **kw: Any) -> Builder:

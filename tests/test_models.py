@@ -1,0 +1,33 @@
+"""Every kind of model: equal to `keras.optimizers.SGD` at `batch_size=1`."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.equality import bound_of
+from benchmarks.zoo import ZOO, Case
+from tests.twins import assert_same, train_pair
+
+
+@pytest.mark.parametrize("case", ZOO.values(), ids=list(ZOO))
+def test_model_equals_keras(case: Case, engagements: list[str]) -> None:
+    x, y = case.data(30)
+    random = case.id in ("dropout", "conv_bn_dropout")
+    with case.policy():
+        pair = train_pair(
+            case.model,
+            x,
+            y,
+            sgd={"learning_rate": case.learning_rate},
+            # Random draws differ between XLA and TensorFlow's own kernels.
+            compile={
+                "loss": case.loss,
+                "metrics": case.metrics(),
+                "jit_compile": random,
+            },
+            our_compile={"jit_compile": False},
+        )
+    assert_same(pair, bound_of(case.dtype, num_updates=30))
+    assert engagements == [pair.ours.name] * len(engagements)
+    assert 1 <= len(engagements) <= 2  # one more where a first trace builds the model
+    assert int(pair.ours.optimizer.iterations) == 30
