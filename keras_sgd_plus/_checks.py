@@ -100,9 +100,10 @@ def batch(named_leaves: Sequence[tuple[str, Any]]) -> Any:
     for name, leaf in named_leaves:
         if leaf.shape.rank is None or leaf.shape.rank == 0:
             raise ValueError(
-                f"`{name}` must have a batch axis, shape (num_examples, ...). Received: "
-                f"{name} of shape {leaf.shape}. Give a single example a first axis with "
-                "x[None], and set_shape on a tf.data pipeline that loses it."
+                f"`{name}` must have a batch axis, shape (num_examples, ...). "
+                f"Received: {name} of shape {leaf.shape}. Give a single example a "
+                "first axis with x[None], and set_shape in a tf.data pipeline that "
+                "loses it."
             )
     counts = [(name, _examples.count(leaf)) for name, leaf in named_leaves]
     first_name, num_examples = counts[0]
@@ -185,8 +186,8 @@ def warn_about(model: Any, sample_weight: Any, group_size: int) -> None:
     if weightless:
         warnings.warn(
             'reduction="mean_with_sample_weight" divides the loss of a single example '
-            f"by its own weight, so sample_weight has no effect on {_names(weightless)}."
-            ' Use reduction="sum_over_batch_size" (the default).'
+            "by its own weight, so sample_weight has no effect on "
+            f'{_names(weightless)}. Use reduction="sum_over_batch_size" (the default).'
         )
 
 
@@ -286,10 +287,8 @@ def uneven_groups(group_size: int, num_examples: int) -> str:
 
 def xla_reason(error: str) -> str:
     """The operations that XLA names in an error, else the error's first line."""
-    found = sorted(set(re.findall(r"No registered '(\w+)' OpKernel", error)))
-    found = found or sorted(
-        set(re.findall(r"unsupported op(?:eration)?s?[^:]*: (\w+)", error))
-    )
+    named = r"No registered '(\w+)' OpKernel|unsupported operations?[^:]*: (\w+)"
+    found = {a or b for a, b in re.findall(named, error)}
     if found:
-        return "unsupported operations " + ", ".join(found)
+        return "unsupported operations " + ", ".join(sorted(found))
     return error.strip().splitlines()[0][:200] if error.strip() else "unknown reason"

@@ -27,11 +27,12 @@ class SGDPlus(keras.optimizers.SGD):
     for x_i, y_i in batch:                              # in visiting order
         g = gradient(loss(model(x_i), y_i), w)          # tf.GradientTape
         velocity = momentum * velocity - learning_rate * g
-        w = w + velocity          # nesterov: w + momentum * velocity - learning_rate * g
+        w = w + velocity
+        # nesterov: w = w + momentum * velocity - learning_rate * g
     ```
 
-    The result is that of `keras.optimizers.SGD` with `batch_size=1` over the same order:
-    weights, velocities, statistics, loss and metrics, up to float rounding.
+    The result is that of `keras.optimizers.SGD` with `batch_size=1` over the same
+    order: weights, velocities, statistics, loss and metrics, up to float rounding.
     `batch_size` no longer changes the algorithm, only how many examples one compiled
     call walks. Logged loss and metrics use each example's prediction *before* its own
     update (progressive validation): in the first epoch they are an honest estimate on
@@ -69,17 +70,17 @@ class SGDPlus(keras.optimizers.SGD):
             a batch's end is one shorter group, so choose a `batch_size` that k divides.
             `None` is stock `keras.optimizers.SGD`, one update per batch. Defaults to
             `1`.
-        order: `"reshuffle"`, a fresh uniform permutation of each batch, or `"given"`, as
-            handed over. With arrays and `fit(shuffle=True)` the two compose to a
+        order: `"reshuffle"`, a fresh uniform permutation of each batch, or `"given"`,
+            as handed over. With arrays and `fit(shuffle=True)` the two compose to a
             uniform permutation of the epoch. The optimizer cannot see `fit`'s
             `shuffle`: data in time order need `order="given"`. Defaults to
             `"reshuffle"`.
         seed: Int from 0 to 2**63 - 1, or None. The order of a batch is a pure function
             of the seed and of the number of updates made before it, so a resumed run
-            visits what the uninterrupted one would. `None` derives a seed from Python's
-            `random` without drawing from it (`keras.utils.set_random_seed` fixes it) and
-            keeps it in the config. Defaults to `None`.
-        jit_compile: `"auto"` (XLA wherever the model can), `True` or `False`. Decides
+            visits what the uninterrupted one would. `None` derives a seed from
+            Python's `random` without drawing from it (`keras.utils.set_random_seed`
+            fixes it) and keeps it in the config. Defaults to `None`.
+        jit_compile: `"auto"` (XLA wherever the model can), `True`, `False`. Decides
             for the loop, also where the model's own `jit_compile` is off; an eager
             model (`run_eagerly=True`) never uses XLA. Defaults to `"auto"`.
 

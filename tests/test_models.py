@@ -12,18 +12,19 @@ from tests.twins import assert_same, train_pair
 @pytest.mark.parametrize("case", ZOO.values(), ids=list(ZOO))
 def test_model_equals_keras(case: Case, engagements: list[str]) -> None:
     x, y = case.data(30)
-    random = case.id in ("dropout", "conv_bn_dropout")
+    # Random draws, and where reduced precision rounds, differ between XLA and
+    # TensorFlow's own kernels: there Keras is compiled too.
+    compiled = "dropout" in case.id or case.dtype.startswith("mixed")
     with case.policy():
         pair = train_pair(
             case.model,
             x,
             y,
             sgd={"learning_rate": case.learning_rate},
-            # Random draws differ between XLA and TensorFlow's own kernels.
             compile={
                 "loss": case.loss,
                 "metrics": case.metrics(),
-                "jit_compile": random,
+                "jit_compile": compiled,
             },
             our_compile={"jit_compile": False},
         )
