@@ -84,7 +84,9 @@ def assert_same(pair: Pair, tolerance: float | None = None, logs: float = 2e-5) 
     The tolerance is 1e-6 * sqrt(updates) of the largest change unless given: float32
     rounding that adds up like a random walk, far below one update.
     """
-    updates = int(pair.theirs.optimizer.iterations)
+    optimizer = pair.theirs.optimizer
+    steps = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+    updates = int(optimizer.iterations) * steps
     assert updates > 0
     bound = 1e-6 * updates**0.5 if tolerance is None else tolerance
     assert pair.difference().relative <= bound
@@ -113,3 +115,11 @@ def dense_data(
     x = rng.normal(size=(num_examples, inputs)).astype("float32")
     y = np.sin(x @ rng.normal(size=(inputs, outputs))).astype("float32")
     return x, y
+
+
+def assert_engaged(pair: Pair, engagements: list[str], updates: int) -> None:
+    """The loop trained our model, no other one, and counted every example."""
+    assert engagements and set(engagements) == {pair.ours.name}
+    optimizer = pair.ours.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    assert int(inner._iterations) == updates
