@@ -6,7 +6,6 @@ Messages say what was expected, what was received and how to fix it, in that ord
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -164,31 +163,33 @@ def model(model: Any, group_size: int) -> None:
         )
 
 
-def warn_about(model: Any, sample_weight: Any, group_size: int) -> None:
-    """Warns of a model or loss that means something else on one example."""
+def doubts(model: Any, sample_weight: Any, group_size: int) -> list[tuple[str, str]]:
+    """Warnings, as (topic, text), of what means something else on one example."""
     if group_size > 1:
-        return
+        return []
+    found = []
     lonely = [layer.name for layer in _keras.layers(model) if _sees_one_value(layer)]
     if lonely:
-        warnings.warn(
+        text = (
             f"SGDPlus feeds the model one example at a time, so {_names(lonely)} "
             "(BatchNormalization without spatial axes) would normalise each example by "
             "itself and output a constant. Replace it with LayerNormalization or "
             "GroupNormalization, or freeze it with `layer.trainable = False`."
         )
-    if sample_weight is None:
-        return
+        found.append(("batch normalization", text))
     weightless = [
         loss.name
         for loss in _keras.compiled_losses(model)
         if getattr(loss, "reduction", None) == "mean_with_sample_weight"
     ]
-    if weightless:
-        warnings.warn(
+    if weightless and sample_weight is not None:
+        text = (
             'reduction="mean_with_sample_weight" divides the loss of a single example '
             "by its own weight, so sample_weight has no effect on "
             f'{_names(weightless)}. Use reduction="sum_over_batch_size" (the default).'
         )
+        found.append(("reduction", text))
+    return found
 
 
 def _sees_one_value(layer: Any) -> bool:
@@ -266,7 +267,7 @@ def without_xla(model_name: str, reason: str) -> str:
 
 
 def many_signatures(model_name: str, num_signatures: int) -> str:
-    """`_signatures`: a compilation per length."""
+    """`_watch`: a compilation per length."""
     return (
         f"Model {model_name!r} was given examples of {num_signatures} different "
         "shapes, and XLA compiles the per-example loop anew for each. Pad the examples "
@@ -275,7 +276,7 @@ def many_signatures(model_name: str, num_signatures: int) -> str:
 
 
 def uneven_groups(group_size: int, num_examples: int) -> str:
-    """`_signatures`: groups that differ from Keras's batches."""
+    """`_watch`: groups that differ from Keras's batches."""
     return (
         "Every batch of an epoch but the last should be a multiple of "
         f"examples_per_update={group_size}. Received: a batch that ended after "

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _checks, _examples, _keras, _loop
+from keras_sgd_plus import _checks, _examples, _keras, _loop, _watch
 
 # XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
 # kernel, and interprets it op by op above. XLA's default is 1024.
@@ -107,7 +106,8 @@ class Runner:
             reason = refused(compiled, flat)
             if reason is not None:
                 self.use_xla = False
-                warnings.warn(_checks.without_xla(self.update.model.name, reason))
+                model = self.update.model
+                _watch.warn_once(model, "xla", _checks.without_xla(model.name, reason))
                 return reduced(*flat)
         return compiled(*flat)
 

@@ -35,11 +35,21 @@ def build(model: Any, optimizer: Any, data: tuple[Any, Any, Any]) -> None:
     A loop's body may create none. `_symbolic_build` is what Keras's JAX trainer calls
     for the same reason; goes when Keras has a public name for it.
     """
-    if model.compiled:
-        model._symbolic_build(data_batch=data)
-    if not optimizer.built:
-        with keras.name_scope(optimizer.name):
-            optimizer.build(model.trainable_variables)
+    plain = type(raw_iterations(optimizer).value)  # what tf.Variable makes eagerly
+
+    def creator(next_creator: Any, **kwargs: Any) -> Any:
+        # A tf.function that creates variables is traced twice, which would double the
+        # time before the first batch. Made like this they are not its own.
+        if tf.distribute.has_strategy() or not tf.executing_eagerly():
+            return next_creator(**kwargs)
+        return plain(**kwargs)
+
+    with tf.init_scope(), tf.variable_creator_scope(creator):
+        if model.compiled:
+            model._symbolic_build(data_batch=data)
+        if not optimizer.built:
+            with keras.name_scope(optimizer.name):
+                optimizer.build(model.trainable_variables)
 
 
 def layers(model: Any) -> list[Any]:

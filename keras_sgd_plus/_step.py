@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _checks, _compile, _examples, _keras, _loop, _signatures
+from keras_sgd_plus import _checks, _compile, _examples, _keras, _loop, _watch
 from keras_sgd_plus._state import Carry
 
 _MAX_TRACES = 3  # a first trace may create variables that the next one has to carry
@@ -65,7 +65,8 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
     group_size = optimizer.examples_per_update
     leaves = _examples.flat(batch)
     _checks.model(model, group_size)
-    _checks.warn_about(model, batch[2], group_size)
+    for topic, text in _checks.doubts(model, batch[2], group_size):
+        _watch.warn_once(model, topic, text)
     counter = _keras.raw_iterations(optimizer).value
     order = _examples.visiting_order(
         optimizer.order, optimizer.seed, counter, num_examples
@@ -74,10 +75,10 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
     logs = _loop.initial_logs(update, values, leaves)
     use_xla = _compile.wants_xla(optimizer.jit_compile, model, leaves)
     if group_size > 1 and not model.jit_compile:
-        _signatures.watch_groups(model, group_size, num_examples)
+        _watch.watch_groups(model, group_size, num_examples)
     walked, rows = leaves, order
     if use_xla and not model.jit_compile:  # else Keras compiles, for each batch size
-        _signatures.watch_shapes(model, leaves)
+        _watch.watch_shapes(model, leaves)
         if not isinstance(num_examples, int):
             # A power of two of examples: one compilation serves many batch sizes.
             size = _examples.bucket(num_examples)

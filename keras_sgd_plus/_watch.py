@@ -1,4 +1,4 @@
-"""Warnings about batch shapes that only the running graph can see."""
+"""Warnings, each once per model, and those that only the running graph can give."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ MAX_SIGNATURES = 8  # shapes of an example that go without a warning
 
 
 class _Recorder:
-    """What has been seen of one model's batches. Knows the model by name only."""
+    """What has been seen and said of one model, which it knows by name only."""
 
     def __init__(self, model_name: str) -> None:
         self.model_name = model_name
         self.shapes: set[tuple[int, ...]] = set()
-        self.warned_shapes = self.warned_groups = False
+        self.said: set[str] = set()
+
+    def warn(self, topic: str, text: str) -> None:
+        if topic not in self.said:
+            self.said.add(topic)
+            warnings.warn(text)
 
     def see_shape(self, shape: Any) -> np.int32:
         self.shapes.add(tuple(int(d) for d in shape))
-        if len(self.shapes) > MAX_SIGNATURES and not self.warned_shapes:
-            self.warned_shapes = True
-            warnings.warn(_checks.many_signatures(self.model_name, len(self.shapes)))
+        if len(self.shapes) > MAX_SIGNATURES:
+            text = _checks.many_signatures(self.model_name, len(self.shapes))
+            self.warn("shapes", text)
         return np.int32(0)
 
     def see_uneven(self, group_size: Any, num_examples: Any) -> np.int32:
-        if not self.warned_groups:
-            self.warned_groups = True
-            warnings.warn(_checks.uneven_groups(int(group_size), int(num_examples)))
+        text = _checks.uneven_groups(int(group_size), int(num_examples))
+        self.warn("groups", text)
         return np.int32(0)
 
 
@@ -42,6 +46,11 @@ _recorders: weakref.WeakKeyDictionary[Any, _Recorder] = weakref.WeakKeyDictionar
 
 def _recorder(model: Any) -> _Recorder:
     return _recorders.setdefault(model, _Recorder(model.name))
+
+
+def warn_once(model: Any, topic: str, text: str) -> None:
+    """Warns unless this model had a warning on the topic (traces may be repeated)."""
+    _recorder(model).warn(topic, text)
 
 
 def watch_shapes(model: Any, leaves: Sequence[Any]) -> None:
