@@ -1,11 +1,14 @@
-"""`python -m benchmarks equality`"""
+"""`python -m benchmarks {equality,quick}`"""
 
+import os
 import sys
 
-from benchmarks import equality
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from benchmarks import equality, quick
 
 if __name__ == "__main__":
-    commands = {"equality": equality.main}
+    commands = {"equality": equality.main, "quick": quick.main}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         raise SystemExit(f"usage: python -m benchmarks {{{','.join(commands)}}}")
     raise SystemExit(commands[sys.argv[1]](sys.argv[2:]))

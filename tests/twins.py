@@ -12,6 +12,8 @@ import numpy as np
 from benchmarks.compare import Difference, Snapshot, difference, snapshot
 from keras_sgd_plus import SGDPlus
 
+Arguments = dict[str, Any] | Callable[[], dict[str, Any]] | None
+
 BATCH_SIZE = 7  # does not divide the usual 30 examples: the last batch is shorter
 
 
@@ -34,10 +36,10 @@ def train_pair(
     x: Any,
     y: Any = None,
     *,
-    sgd: dict[str, Any] | None = None,
+    sgd: Arguments = None,
     plus: dict[str, Any] | None = None,
-    compile: dict[str, Any] | None = None,
-    fit: dict[str, Any] | None = None,
+    compile: Arguments = None,
+    fit: Arguments = None,
     our_fit: dict[str, Any] | None = None,
     their_fit: dict[str, Any] | None = None,
     our_compile: dict[str, Any] | None = None,
@@ -47,35 +49,41 @@ def train_pair(
     Args:
         make_model: returns an equal fresh model at each call, not compiled.
         x, y: what `fit` takes; `our_fit` and `their_fit` may replace them.
-        sgd: arguments of both optimizers; values that are callables are called, so
-            that schedules are not shared. Defaults to momentum 0.9.
+        sgd: arguments of both optimizers, or a function that returns them and is
+            called for each, so that schedules are not shared. Defaults to momentum 0.9.
         plus: arguments of SGDPlus alone. Defaults to `order="given"`.
-        compile: arguments of both `compile` calls.
-        fit: arguments of both `fit` calls.
+        compile: arguments of both `compile` calls, or a function that returns them,
+            so that metrics and losses are not shared.
+        fit: arguments of both `fit` calls, or a function that returns them, so that
+            callbacks are not shared.
     """
-    sgd = {"learning_rate": 0.02, "momentum": 0.9, **(sgd or {})}
-    compile = {"loss": "mse", **(compile or {})}
     runs = []
     for is_ours in (True, False):
+        of_sgd = {"learning_rate": 0.02, "momentum": 0.9, **_each(sgd)}
+        of_compile = {"loss": "mse", **_each(compile)}
         keras.utils.set_random_seed(1)
         model = make_model()
         if is_ours:
-            optimizer: Any = SGDPlus(**sgd, **{"order": "given", **(plus or {})})
+            optimizer: Any = SGDPlus(**of_sgd, **{"order": "given", **(plus or {})})
             extra = {"batch_size": BATCH_SIZE, **(our_fit or {})}
-            model.compile(optimizer, **{**compile, **(our_compile or {})})
+            model.compile(optimizer, **{**of_compile, **(our_compile or {})})
         else:
-            optimizer = keras.optimizers.SGD(**sgd)
+            optimizer = keras.optimizers.SGD(**of_sgd)
             extra = {"batch_size": 1, **(their_fit or {})}
-            model.compile(optimizer, **compile)
+            model.compile(optimizer, **of_compile)
         # A lazily built model has no variables yet: then zeros are no one's start,
         # and the change is measured from the other model's start.
         before = snapshot(model) if model.built else {}
-        arguments = {"x": x, "y": y, "shuffle": False, "verbose": 0, **(fit or {})}
+        arguments = {"x": x, "y": y, "shuffle": False, "verbose": 0, **_each(fit)}
         arguments.update(extra)
         arguments = {k: v for k, v in arguments.items() if v is not None}
         runs.append((model, model.fit(**arguments).history, before))
     (ours, our_logs, before), (theirs, their_logs, _) = runs
     return Pair(ours, theirs, our_logs, their_logs, before)
+
+
+def _each(arguments: Arguments) -> dict[str, Any]:
+    return dict(arguments() if callable(arguments) else arguments or {})
 
 
 def assert_same(pair: Pair, tolerance: float | None = None, logs: float = 2e-5) -> None:
