@@ -23,8 +23,8 @@ from keras_sgd_plus import SGDPlus
 EPOCHS = 10
 
 
-def load_data() -> list[np.ndarray]:
-    """1,797 images of 8 x 8 pixels that ship with scikit-learn.
+def load_data() -> list:
+    """1,797 images of 8 x 8 pixels that ship with scikit-learn, split 80 to 20.
 
     With a network, `keras.datasets.mnist.load_data()` gives 60,000 larger ones: divide
     them by 255 and change `keras.Input` below to their shape.

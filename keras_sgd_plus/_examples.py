@@ -12,8 +12,8 @@ Leaf = Any  # tf.Tensor, tf.SparseTensor or tf.RaggedTensor with a batch axis
 
 def unpack(data: Any) -> tuple[Any, Any, Any]:
     """Splits what a train step receives into x, y and sample_weight, as tensors."""
-    parts = keras.utils.unpack_x_y_sample_weight(data)
-    x, y, sample_weight = keras.tree.map_structure(_as_tensor, parts)
+    parts: Any = keras.utils.unpack_x_y_sample_weight(data)
+    x, y, sample_weight = (keras.tree.map_structure(_as_tensor, p) for p in parts)
     return x, y, sample_weight
 
 
@@ -108,11 +108,12 @@ def visiting_order(order: str, seed: int, counter: Any, num_examples: Any) -> An
     """
     if order == "given":
         return tf.range(num_examples, dtype=tf.int32)
+    every_bit: Any = None
     keys = tf.random.stateless_uniform(
         (num_examples,),
         tf.stack([tf.constant(seed, tf.int64), tf.cast(counter, tf.int64)]),
-        minval=None,
-        maxval=None,
+        minval=every_bit,
+        maxval=every_bit,
         dtype=tf.int64,
         alg="philox",
     )

@@ -52,6 +52,30 @@ def build(model: Any, optimizer: Any, data: tuple[Any, Any, Any]) -> None:
                 optimizer.build(model.trainable_variables)
 
 
+def is_about_creation(error: ValueError) -> bool:
+    """Whether Keras refused a variable because a stateless scope was open."""
+    return "stateless scope" in str(error)
+
+
+def trace_once(model: Any, data: tuple[Any, Any, Any]) -> None:
+    """Lets model, loss and metrics create variables at a first call, and runs nothing.
+
+    For what `_symbolic_build` cannot do, which opens a stateless scope: variables made
+    from a value, as a loss may do when it is first called.
+    """
+
+    def step(x: Any, y: Any, sample_weight: Any) -> None:
+        y_pred = forward(model, x)
+        compute_loss(model, x, y, y_pred, sample_weight)
+        model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    with tf.init_scope():
+        specs: Any = keras.tree.map_structure(
+            lambda t: None if t is None else tf.TensorSpec(t.shape, t.dtype), data
+        )
+        tf.function(step, autograph=False).get_concrete_function(*specs)
+
+
 def layers(model: Any) -> list[Any]:
     """The model and every layer in it; goes when `_flatten_layers` is public."""
     return list(model._flatten_layers())

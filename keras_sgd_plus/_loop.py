@@ -118,7 +118,7 @@ def walk(
     order: tf.Tensor,
     group_size: int,
     num_groups: Any,
-    logs: Logs,
+    log_specs: Logs,
 ) -> tuple[Values, Logs]:
     """Updates once per full group, in the given order.
 
@@ -129,7 +129,8 @@ def walk(
         group_size: examples per update.
         num_groups: `num_examples // group_size`, () int32. A tensor bound costs
             nothing and spares a compilation per batch size.
-        logs: what to return as logs if there is no full group.
+        log_specs: as the function `log_specs` returns them; zeros are the logs of no
+            group at all.
     """
 
     def cond_fn(i: Any, values: Values, logs: Logs) -> Any:
@@ -144,13 +145,14 @@ def walk(
         return i + 1, values, logs
 
     num_groups = tf.convert_to_tensor(num_groups)
+    logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
     start = (tf.constant(0, num_groups.dtype), list(values), logs)
     _, values, logs = tf.while_loop(cond_fn, body_fn, start, parallel_iterations=1)
     return values, logs
 
 
-def initial_logs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:
-    """Zeros shaped like the logs of one update, or () where none are kept."""
+def log_specs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:
+    """Shapes and dtypes of the logs of one update, or () where none are kept."""
     if not update.keeps_logs:
         return ()
 
@@ -159,5 +161,4 @@ def initial_logs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:
         return update(values, [_examples.take(leaf, first) for leaf in leaves])[1]
 
     trace: Callable[..., Any] = tf.function(first_logs, autograph=False)
-    specs = trace.get_concrete_function(values, list(leaves)).structured_outputs
-    return tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), specs)
+    return trace.get_concrete_function(values, list(leaves)).structured_outputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -32,7 +31,7 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
         data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
     """
     if tf.executing_eagerly() and not model.run_eagerly:
-        return _cached_step(optimizer, outer, model)(data)
+        return _eager_step(optimizer, outer, model, data)
     return _run(optimizer, outer, model, data)
 
 
@@ -42,16 +41,21 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     batch = _examples.unpack(data)
     num_examples = _checks.batch(_examples.named_leaves(batch))
     extras: dict[int, Any] = {}
-    for _ in range(_MAX_TRACES):
-        # 2. Build whatever has no variables yet: a loop may create none.
-        _keras.build(model, outer, batch)
-        # 3. Walk; a trace that wrote unknown variables is done again with them.
-        carry = Carry(model, outer, extras.values())
-        update = _loop.Update(model, optimizer, outer, carry, batch)
+    for attempt in range(_MAX_TRACES):
         try:
+            # 2. Build whatever has no variables yet: a loop may create none.
+            _keras.build(model, outer, batch)
+            # 3. Walk; a trace that wrote unknown variables is done again with them.
+            carry = Carry(model, outer, extras.values())
+            update = _loop.Update(model, optimizer, outer, carry, batch)
             changed, logs = _walk(update, batch, num_examples)
         except _loop.UndeclaredState as found:
             extras.update({id(v): v for v in found.variables})
+            continue
+        except ValueError as error:
+            if attempt or not _keras.is_about_creation(error):
+                raise
+            _keras.trace_once(model, batch)
             continue
         # 4. Commit: the only place where variables are written.
         carry.commit(sorted(update.changed), changed)
@@ -72,7 +76,7 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
         optimizer.order, optimizer.seed, counter, num_examples
     )
     values = update.carry.read()
-    logs = _loop.initial_logs(update, values, leaves)
+    specs = _loop.log_specs(update, values, leaves)
     use_xla = _compile.wants_xla(optimizer.jit_compile, model, leaves)
     if group_size > 1 and not model.jit_compile:
         _watch.watch_groups(model, group_size, num_examples)
@@ -87,7 +91,7 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
 
     def full_groups(values: Any, *arguments: Any) -> Any:
         num_groups, order, *leaves = arguments
-        return _loop.walk(update, values, leaves, order, group_size, num_groups, logs)
+        return _loop.walk(update, values, leaves, order, group_size, num_groups, specs)
 
     num_groups = tf.convert_to_tensor(num_examples // group_size)
     runner = _compile.Runner(update, use_xla, optimizer.jit_compile)
@@ -111,36 +115,28 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
     return tf.cond(rest > 0, short_group, lambda: (changed, logs))
 
 
-def _cached_step(optimizer: Any, outer: Any, model: Any) -> Callable[[Any], Any]:
-    """A `tf.function` of the train step, made anew if the model's variables changed."""
+def _eager_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
+    # A tf.function of the step is kept until the model is compiled anew, or gets or
+    # loses a variable. The first call may build the model, so they are noted after it.
     per_model = _steps.setdefault(model, weakref.WeakKeyDictionary())
-    variables = [*model.variables, *model.metrics_variables]
     settings = optimizer.loop_settings()
-    known, known_settings, step = per_model.get(optimizer, ([], None, None))
-    same = len(known) == len(variables) and all(
-        ref() is v for ref, v in zip(known, variables, strict=True)
-    )
-    if step is not None and same and settings == known_settings:
-        return step
+    variables, known_settings, step = per_model.get(optimizer, ((), None, None))
+    current = _variables(model)
+    if settings == known_settings and len(variables) == len(current):
+        if all(ref() is v for ref, v in zip(variables, current, strict=True)):
+            return step(data)
     refs = [weakref.ref(o) for o in (optimizer, outer, model)]
 
     def step_fn(data: Any) -> Any:
-        return _run(*(ref() for ref in refs), data)
+        optimizer, outer, model = (ref() for ref in refs)
+        return _run(optimizer, outer, model, data)
 
     step = tf.function(step_fn, autograph=False, reduce_retracing=True)
-    step = _keep_after_build(step, per_model, optimizer, model, settings)
-    return step
+    logs = step(data)
+    noted = [weakref.ref(v) for v in _variables(model)]
+    per_model[optimizer] = (noted, settings, step)
+    return logs
 
 
-def _keep_after_build(
-    step: Any, per_model: Any, optimizer: Any, model: Any, settings: Any
-) -> Callable[[Any], Any]:
-    # The first call may build the model: which variables to compare is known after it.
-    def first_call(data: Any) -> Any:
-        logs = step(data)
-        variables: Sequence[Any] = [*model.variables, *model.metrics_variables]
-        refs = [weakref.ref(v) for v in variables]
-        per_model[optimizer] = (refs, settings, step)
-        return logs
-
-    return first_call
+def _variables(model: Any) -> list[Any]:
+    return [*model.variables, *model.metrics_variables]

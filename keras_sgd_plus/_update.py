@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
-from keras import ops
 
+ops: Any = keras.ops  # its annotations name tensors of every backend
 Tensor = Any  # tf.Tensor; a gradient may also be tf.IndexedSlices or None
 
 
@@ -176,7 +177,7 @@ def step(
             return tf.tensor_scatter_nd_sub(weight, rows, change.values), None
         return weight - change, None
     change = tf.convert_to_tensor(change)
-    momentum = tf.cast(rule.momentum, weight.dtype)
+    momentum: Any = tf.cast(rule.momentum, weight.dtype)
     velocity = velocity * momentum - change
     if rule.nesterov:
         return weight + (velocity * momentum - change), velocity

@@ -82,7 +82,7 @@ def watch_groups(model: Any, group_size: int, num_examples: Any) -> None:
     seen = tf.cast(tf.convert_to_tensor(tracker.count.value), tf.int64)
     size = tf.cast(num_examples, tf.int64)
     too_small = tf.logical_and(tf.equal(seen, 0), size < group_size)
-    uneven = tf.where(too_small, size, seen)
+    uneven: Any = tf.where(too_small, size, seen)
 
     def warn() -> Any:
         arguments = [tf.constant(group_size), uneven]

@@ -10,7 +10,8 @@ import keras
 FLOAT64 = 1e-12
 
 # Arguments of SGD, with ids. Momentum and decay are exact in float32, to which Keras
-# rounds them also for float64 models. Each must change the result: test_updates.py proves it.
+# rounds them also for float64 models. Each must change the result, which
+# test_updates.py proves.
 SGD_ARGS: dict[str, dict[str, Any]] = {
     "momentum": {"momentum": 0.875},
     "nesterov": {"momentum": 0.875, "nesterov": True},
