@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         cells = [f"{momentum:8}", f"{_cell(fast):20}", f"{_cell(slow):18}"]
         cells += [f"{ratio:5.0f}", f"{losses[0]:10.4f}", "yes" if equal else "WRONG"]
         print(f"| {' | '.join(cells)} |", flush=True)
-    print(f"\nMedian (fastest to slowest) of {REPEATS}; target: {TARGET} times or more.")
+    print(f"\nMedian (fastest to slowest) of {REPEATS}; target: {TARGET} or more.")
     return int(failed > 0)
 
 

@@ -85,11 +85,11 @@ def strategy() -> None:
         )
 
 
-def batch(named_leaves: Sequence[tuple[str, Any]]) -> Any:
-    """Checks the batch axes and returns the number of examples, an int or () int32.
+def batch(named_leaves: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:
+    """The number of examples, an int or () int32, and the assertions it rests on.
 
     What is known while tracing raises ValueError; the rest is asserted when the batch
-    runs (`tf.errors.InvalidArgumentError`), before any weight changes.
+    runs (`tf.errors.InvalidArgumentError`). The caller makes the batch wait for it.
     """
     if not named_leaves:
         raise ValueError(
@@ -122,8 +122,7 @@ def batch(named_leaves: Sequence[tuple[str, Any]]) -> Any:
     if not isinstance(num_examples, int):
         text = _empty(first_name, 0)
         checks.append(tf.debugging.assert_positive(num_examples, message=text))
-    with tf.control_dependencies([c for c in checks if c is not None]):
-        return num_examples if known else tf.identity(num_examples)
+    return num_examples, [c for c in checks if c is not None]
 
 
 def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> str:
@@ -148,12 +147,11 @@ def model(model: Any, group_size: int) -> None:
         size = tensor.shape[0]
         if size is not None and size != group_size:
             problems.append(f"input {tensor.name!r} with batch size {size}")
-    for layer in _keras.layers(model):
-        spec = getattr(layer, "input_spec", None)
-        for entry in keras.tree.flatten(spec) if problems else []:
-            shape = getattr(entry, "shape", None)
-            if shape and shape[0] not in (None, group_size):
-                problems.append(f"layer {layer.name!r} with batch size {shape[0]}")
+            problems += [
+                f"layer {layer.name!r} (stateful) with batch size {size}"
+                for layer in _keras.layers(model)
+                if getattr(layer, "stateful", False) and layer is not model
+            ]
     if problems:
         raise ValueError(
             f"SGDPlus feeds the model {group_size} example(s) at a time, so the model "

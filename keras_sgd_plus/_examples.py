@@ -42,6 +42,32 @@ def pack(batch: Any, leaves: list[Leaf]) -> Any:
     )
 
 
+def waiting_for(checks: list[Any], batch: Any) -> Any:
+    """The same batch, whose tensors exist only once `checks` have passed."""
+
+    def wait(leaf: Any) -> Any:
+        if leaf is None:
+            return None
+        return tf.nest.map_structure(tf.identity, leaf, expand_composites=True)
+
+    if not checks:
+        return batch
+    with tf.control_dependencies(checks):
+        return tuple(keras.tree.map_structure(wait, part) for part in batch)
+
+
+def specs(batch: Any, num_examples: int) -> Any:
+    """What a batch of `num_examples` looks like, as symbolic tensors."""
+
+    def spec(leaf: Any) -> Any:
+        if leaf is None:
+            return None
+        dtype = keras.backend.standardize_dtype(leaf.dtype)
+        return keras.KerasTensor((num_examples, *leaf.shape[1:]), dtype)
+
+    return tuple(keras.tree.map_structure(spec, part) for part in batch)
+
+
 def is_dense(leaf: Leaf) -> bool:
     """Whether XLA can take the tensor: not sparse, ragged or made of strings."""
     return isinstance(leaf, tf.Tensor) and leaf.dtype not in (tf.string, tf.variant)

@@ -37,13 +37,18 @@ def install() -> None:
 
     @functools.wraps(original)
     def train_step(self: Any, data: Any) -> Any:
-        optimizer = getattr(self, "optimizer", None)
+        optimizer: Any = getattr(self, "optimizer", None)
         stepping = per_example(optimizer)
         if stepping is not None:
             return stepping.train_step(self, data)
+        parts = getattr(unwrap(optimizer), "optimizers", None)
+        if parts is not None and self.run_eagerly and not optimizer.built:
+            # A MultiOptimizer may pick its parts by a function, when it is built: do
+            # that before the first of them changes a weight.
+            optimizer.build(self.trainable_variables)
         _refuse_halves(optimizer)
         logs = original(self, data)
-        # A MultiOptimizer that picks its parts by a function has them only now.
+        # While tracing they are built now, and nothing has run.
         _refuse_halves(optimizer)
         return logs
 

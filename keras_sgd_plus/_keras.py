@@ -110,6 +110,15 @@ def compiled_losses(model: Any) -> list[Any]:
     return [entry.loss for entry in flat]
 
 
+def inside_strategy_run() -> bool:
+    """Whether the caller runs in `strategy.run`, where `fit` calls a train step.
+
+    Elsewhere TensorFlow hands out a private subclass of the context, even under no
+    strategy; goes when Keras tells an optimizer that it is being fitted.
+    """
+    return type(tf.distribute.get_replica_context()) is tf.distribute.ReplicaContext
+
+
 def global_seed_state() -> Any:
     """The seed variable that `keras.random` uses without a seed, if there is one."""
     from keras.src.backend.common import global_state

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_sgd_plus import _checks, _compile, _hook, _step
+from keras_sgd_plus import _checks, _compile, _hook, _keras, _step
 
 
 @keras.saving.register_keras_serializable(package="keras_sgd_plus")
@@ -173,6 +173,7 @@ class SGDPlus(keras.optimizers.SGD):
         # Sticky, because Keras traces a train function once and keeps it between fits.
         self._loop_engaged = False
         self._applied_outside_loop = False
+        self._warned_of_bypass = False
         if examples_per_update is not None:
             _hook.install()
             if jit_compile is not False:
@@ -219,14 +220,15 @@ class SGDPlus(keras.optimizers.SGD):
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Applies gradients computed elsewhere: one plain SGD update, as in Keras."""
-        self._applied_outside_loop = True
+        if _keras.inside_strategy_run():  # as in fit; loops by hand stay silent
+            self._applied_outside_loop = True
         return super().apply(grads, trainable_variables)
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """Writes final values (averages under `use_ema`); Keras's `fit` calls it."""
         bypassed = self._applied_outside_loop and not self._loop_engaged
-        if self.steps_per_example() and bypassed:
-            self._applied_outside_loop = False
+        if self.steps_per_example() and bypassed and not self._warned_of_bypass:
+            self._warned_of_bypass = True
             warnings.warn(_checks.bypassed(self.name), stacklevel=2)
         super().finalize_variable_values(var_list)
 

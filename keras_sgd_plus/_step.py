@@ -39,12 +39,15 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     # 1. Check what can be known before the model is touched.
     _checks.strategy()
     batch = _examples.unpack(data)
-    num_examples = _checks.batch(_examples.named_leaves(batch))
+    num_examples, checks = _checks.batch(_examples.named_leaves(batch))
+    _checks.model(model, optimizer.examples_per_update)
+    batch = _examples.waiting_for(checks, batch)
+    group = _examples.specs(batch, optimizer.examples_per_update)
     extras: dict[int, Any] = {}
     for attempt in range(_MAX_TRACES):
         try:
             # 2. Build whatever has no variables yet: a loop may create none.
-            _keras.build(model, outer, batch)
+            _keras.build(model, outer, group)
             # 3. Walk; a trace that wrote unknown variables is done again with them.
             carry = Carry(model, outer, extras.values())
             update = _loop.Update(model, optimizer, outer, carry, batch)
@@ -68,7 +71,6 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
     model, optimizer = update.model, update.optimizer
     group_size = optimizer.examples_per_update
     leaves = _examples.flat(batch)
-    _checks.model(model, group_size)
     for topic, text in _checks.doubts(model, batch[2], group_size):
         _watch.warn_once(model, topic, text)
     counter = _keras.raw_iterations(optimizer).value
@@ -139,4 +141,5 @@ def _eager_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
 
 
 def _variables(model: Any) -> list[Any]:
-    return [*model.variables, *model.metrics_variables]
+    # The trainable ones once more: freezing a layer asks for a new trace.
+    return [*model.trainable_variables, *model.variables, *model.metrics_variables]
