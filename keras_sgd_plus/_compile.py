@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _checks, _examples, _keras, _loop, _watch
+from keras_sgd_plus import _examples, _keras, _loop, _messages, _watch
 
 # XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
 # kernel, and interprets it op by op above. XLA's default is 1024.
@@ -65,7 +65,7 @@ def refused(function: Any, arguments: Sequence[Any]) -> str | None:
                 zeros = [tf.zeros(_probe_shape(a), a.dtype) for a in arguments]
                 function.experimental_get_compiler_ir(*zeros)(stage="hlo")
     except Exception as error:  # XLA raises many classes, also bare ones
-        return _checks.xla_reason(str(error))
+        return _messages.xla_reason(str(error))
     return None
 
 
@@ -107,7 +107,9 @@ class Runner:
             if reason is not None:
                 self.use_xla = False
                 model = self.update.model
-                _watch.warn_once(model, "xla", _checks.without_xla(model.name, reason))
+                _watch.warn_once(
+                    model, "xla", _messages.without_xla(model.name, reason)
+                )
                 return reduced(*flat)
         return compiled(*flat)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from keras_sgd_plus import _checks, _keras
+from keras_sgd_plus import _keras, _messages
 
 _MARK = "_keras_sgd_plus_original"
 
@@ -33,7 +33,7 @@ def install() -> None:
         return
     parameters = list(inspect.signature(original).parameters)
     if parameters != ["self", "data"]:
-        raise RuntimeError(_checks.unknown_train_step(parameters))
+        raise RuntimeError(_messages.unknown_train_step(parameters))
 
     @functools.wraps(original)
     def train_step(self: Any, data: Any) -> Any:
@@ -89,8 +89,8 @@ def per_example(optimizer: Any) -> Any:
 
 
 def _refuse_halves(optimizer: Any) -> None:
-    # keras.optimizers.MultiOptimizer (Keras 3.14): each part sees only some gradients.
+    # keras.optimizers.MultiOptimizer (Keras 3.15): each part sees only some gradients.
     parts = getattr(unwrap(optimizer), "optimizers", None)
     for part in parts or ():
         if per_example(part) is not None:
-            raise NotImplementedError(_checks.inside_multi_optimizer(part.name))
+            raise NotImplementedError(_messages.inside_multi_optimizer(part.name))

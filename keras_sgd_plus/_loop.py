@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _checks, _examples, _keras, _update
+from keras_sgd_plus import _examples, _keras, _messages, _update
 from keras_sgd_plus._state import Carry, Scope, Slots
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
@@ -86,9 +86,9 @@ class Update:
         pairs = zip(gradients, self.carry.trainable, strict=True)
         missing = [v.path for g, v in pairs if g is None]
         if len(missing) == len(gradients):
-            raise ValueError(_checks.no_gradients(missing))
+            raise ValueError(_messages.no_gradients(missing))
         if missing:
-            warnings.warn(_checks.missing_gradients(missing))
+            warnings.warn(_messages.missing_gradients(missing))
         by_slot: list[Any] = [None] * len(self.slots.weights)
         for position, gradient in zip(self.index, gradients, strict=True):
             by_slot[position] = gradient

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 import warnings
 from typing import Any
 
 import keras
 
-from keras_sgd_plus import _checks, _compile, _hook, _keras, _step
+from keras_sgd_plus import _checks, _compile, _examples, _hook, _keras, _messages, _step
 
 
 @keras.saving.register_keras_serializable(package="keras_sgd_plus")
@@ -168,7 +166,7 @@ class SGDPlus(keras.optimizers.SGD):
         )
         self.examples_per_update = examples_per_update
         self.order = order
-        self.seed = _derived_seed() if seed is None else seed
+        self.seed = _examples.derived_seed() if seed is None else seed
         self.jit_compile = jit_compile
         # Sticky, because Keras traces a train function once and keeps it between fits.
         self._loop_engaged = False
@@ -229,7 +227,7 @@ class SGDPlus(keras.optimizers.SGD):
         bypassed = self._applied_outside_loop and not self._loop_engaged
         if self.steps_per_example() and bypassed and not self._warned_of_bypass:
             self._warned_of_bypass = True
-            warnings.warn(_checks.bypassed(self.name), stacklevel=2)
+            warnings.warn(_messages.bypassed(self.name), stacklevel=2)
         super().finalize_variable_values(var_list)
 
     def get_config(self) -> dict[str, Any]:
@@ -259,13 +257,3 @@ class SGDPlus(keras.optimizers.SGD):
             self.ema_overwrite_frequency,
             self.loss_scale_factor,
         )
-
-
-def _derived_seed() -> int:
-    """A seed from Python's generator, which `keras.utils.set_random_seed` sets.
-
-    A digest of its state and no draw from it: SGDPlus and SGD must leave the weights
-    that a model initialises afterwards alike.
-    """
-    digest = hashlib.sha256(repr(random.getstate()).encode()).digest()
-    return int.from_bytes(digest[:4], "big")

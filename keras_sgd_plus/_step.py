@@ -7,7 +7,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _checks, _compile, _examples, _keras, _loop, _watch
+from keras_sgd_plus import (
+    _checks,
+    _compile,
+    _examples,
+    _keras,
+    _loop,
+    _messages,
+    _watch,
+)
 from keras_sgd_plus._state import Carry
 
 _MAX_TRACES = 3  # a first trace may create variables that the next one has to carry
@@ -63,7 +71,7 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
         # 4. Commit: the only place where variables are written.
         carry.commit(sorted(update.changed), changed)
         return logs if update.keeps_logs else model.get_metrics_result()
-    raise RuntimeError(_checks.undeclared_state([v.path for v in extras.values()]))
+    raise RuntimeError(_messages.undeclared_state([v.path for v in extras.values()]))
 
 
 def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any]:

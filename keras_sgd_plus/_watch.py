@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_sgd_plus import _checks, _keras
+from keras_sgd_plus import _keras, _messages
 
 MAX_SIGNATURES = 8  # shapes of an example that go without a warning
 
@@ -31,12 +31,12 @@ class _Recorder:
     def see_shape(self, shape: Any) -> np.int32:
         self.shapes.add(tuple(int(d) for d in shape))
         if len(self.shapes) > MAX_SIGNATURES:
-            text = _checks.many_signatures(self.model_name, len(self.shapes))
+            text = _messages.many_signatures(self.model_name, len(self.shapes))
             self.warn("shapes", text)
         return np.int32(0)
 
     def see_uneven(self, group_size: Any, num_examples: Any) -> np.int32:
-        text = _checks.uneven_groups(int(group_size), int(num_examples))
+        text = _messages.uneven_groups(int(group_size), int(num_examples))
         self.warn("groups", text)
         return np.int32(0)
 
@@ -57,8 +57,8 @@ def watch_shapes(model: Any, leaves: Sequence[Any]) -> None:
     """Warns once when a model was given examples of more than 8 shapes.
 
     XLA compiles the loop for each. Where tracing knows the shapes it sees them all; a
-    dimension that Keras has relaxed to None is looked at in each batch, which costs
-    some 30 us a batch, and only then.
+    dimension that Keras has relaxed to None is looked at in each batch, by a call of
+    Python that other batches are spared.
     """
     recorder = _recorder(model)
     shapes = [leaf.shape[1:] for leaf in leaves]

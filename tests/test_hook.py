@@ -374,7 +374,7 @@ def _by_selector(optimizer: Any) -> Any:
 
 SELECTORS = {"map": _by_map, "default": _by_map_default, "selector": _by_selector}
 needs_multi_optimizer = pytest.mark.skipif(
-    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras before 3.14"
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras before 3.15"
 )
 
 

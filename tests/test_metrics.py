@@ -321,9 +321,9 @@ def test_logged_loss_is_progressive() -> None:
     twin.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
     before, after = [], []
     for i in range(N):
-        before.append(twin.test_on_batch(x[[i]], y[[i]]))
+        before.append(twin.evaluate(x[[i]], y[[i]], verbose=0))
         twin.train_on_batch(x[[i]], y[[i]])
-        after.append(twin.test_on_batch(x[[i]], y[[i]]))
+        after.append(twin.evaluate(x[[i]], y[[i]], verbose=0))
     logged = [logs["loss"][0], logs["mae"][0]]
     np.testing.assert_allclose(logged, np.mean(before, 0), rtol=2e-5)
     assert np.mean(after, 0)[0] < 0.95 * logged[0]

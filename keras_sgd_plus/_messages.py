@@ -1,0 +1,100 @@
+"""The messages of the other modules: expected, received, fix, in that order."""
+
+from __future__ import annotations
+
+import re
+
+import keras
+
+
+def unknown_train_step(parameters: list[str]) -> str:
+    """`_hook.install`: Keras changed what is wrapped."""
+    return (
+        "SGDPlus wraps the train_step(self, data) of Keras's trainer. Received: "
+        f"train_step({', '.join(parameters)}) in Keras {keras.__version__}. Install a "
+        "version of Keras that this release names as tested, or call "
+        "optimizer.train_step(model, data) from a train_step of your own."
+    )
+
+
+def inside_multi_optimizer(name: str) -> str:
+    """`_hook`: a part of a MultiOptimizer sees only some of the gradients."""
+    return (
+        "A per-example SGDPlus must be a model's only optimizer. Received: "
+        f"{name!r} inside a MultiOptimizer, each part of which would run its own loop. "
+        "Use SGDPlus(..., examples_per_update=None) there, for one update per batch."
+    )
+
+
+def bypassed(name: str) -> str:
+    """`SGDPlus`: fit ran, and the loop did not."""
+    return (
+        f"fit() used the optimizer {name!r} for one update per batch: the model's own "
+        "train_step called apply_gradients, so SGDPlus never saw single examples. "
+        "Return self.optimizer.train_step(self, data), or super().train_step(data), "
+        "from train_step. If one update per batch is meant, say so with "
+        "SGDPlus(..., examples_per_update=None)."
+    )
+
+
+def no_gradients(paths: list[str]) -> str:
+    """`_loop`: the loss depends on no trainable variable."""
+    return (
+        "The loss must depend on at least one trainable variable. Received: no "
+        f"gradient for any of {paths}. Check `loss` in compile() and `compute_loss`."
+    )
+
+
+def missing_gradients(paths: list[str]) -> str:
+    """`_loop`: as Keras, which also goes on."""
+    return (
+        f"Gradients do not exist for variables {paths} when minimizing the loss; they "
+        "are left as they are. If that is not meant, check `loss` in compile()."
+    )
+
+
+def undeclared_state(paths: list[str]) -> str:
+    """`_step`: variables that appear in every trace anew."""
+    return (
+        "Every variable that the model writes must exist before training. Received: "
+        f"variables made anew at each call: {paths}. Create them in __init__ or build."
+    )
+
+
+def without_xla(model_name: str, reason: str) -> str:
+    """`_compile`: the slow way is taken."""
+    return (
+        f"XLA cannot compile the per-example loop of model {model_name!r}: {reason}. "
+        "Training goes on without XLA, with the same result but many times slower. "
+        "Remove that operation from the model, loss or metrics, or say that "
+        "this is meant with SGDPlus(..., jit_compile=False)."
+    )
+
+
+def many_signatures(model_name: str, num_signatures: int) -> str:
+    """`_watch`: a compilation per length."""
+    return (
+        f"Model {model_name!r} was given examples of {num_signatures} different "
+        "shapes, and XLA compiles the per-example loop anew for each. Pad the examples "
+        "to a few lengths (bucketing, `bucket_by_sequence_length` in tf.data)."
+    )
+
+
+def uneven_groups(group_size: int, num_examples: int) -> str:
+    """`_watch`: groups that differ from Keras's batches."""
+    return (
+        "Every batch of an epoch but the last should be a multiple of "
+        f"examples_per_update={group_size}. Received: a batch that ended after "
+        f"{num_examples} examples with a group of {num_examples % group_size}, so the "
+        f"updates are not those of batch_size={group_size}. Use a batch_size that "
+        f"{group_size} divides."
+    )
+
+
+def xla_reason(error: str) -> str:
+    """The operations that XLA names in an error, else the error's first line."""
+    named = r"No registered '(\w+)' OpKernel|unsupported operations?[^:]*: (\w+)"
+    found = {a or b for a, b in re.findall(named, error)}
+    if found:
+        return "unsupported operations " + ", ".join(sorted(found))
+    return error.strip().splitlines()[0][:200] if error.strip() else "unknown reason"
