@@ -107,9 +107,9 @@ class SGDPlus(keras.optimizers.SGD):
           the model are dropped, and a label out of range gives NaN instead of an error.
         - A zero `sample_weight` makes the gradient zero, but momentum and weight decay
           still move the weights, as in Keras at `batch_size=1`.
-        - The first batch is traced and compiled, 1 to 4 s for small models. Later
-          batches of other sizes share compilations: sizes are padded to powers of two.
-          Under `compile(jit_compile=True)` Keras compiles each batch size anew.
+        - The first batch is traced and compiled, which takes seconds. Batches of other
+          sizes share compilations: they are padded to powers of two. Under
+          `compile(jit_compile=True)` Keras compiles each batch size anew.
         - Activations take the memory of one example whatever the batch.
         - Sets `XLA_FLAGS=--xla_backend_extra_options=
           xla_cpu_small_while_loop_byte_threshold=4000000` for the process unless that
