@@ -56,10 +56,8 @@ class Update:
     def __call__(self, values: Values, group: Sequence[Any]) -> tuple[Values, Logs]:
         """Values and logs after the update; `group` holds the tensors of examples."""
         x, y, sample_weight = _examples.pack(self.batch, list(group))
-        weights = values[: len(self.carry.trainable)]
         with Scope(self.carry, values) as scope:
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(weights)
+            with scope.record() as tape:
                 y_pred = _keras.forward(self.model, x)
                 loss = _keras.compute_loss(self.model, x, y, y_pred, sample_weight)
                 tracker = _keras.loss_tracker(self.model)
@@ -67,8 +65,8 @@ class Update:
                     size = _examples.count(next(leaf for leaf in group))
                     tracker.update_state(loss, sample_weight=size)
                 loss = self.outer.scale_loss(loss)
-            if weights:
-                self._apply(scope, tape.gradient(loss, weights))
+            if self.carry.trainable:
+                self._apply(scope, scope.gradients(tape, loss))
             else:
                 warnings.warn("The model does not have any trainable weights.")
             logs = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)

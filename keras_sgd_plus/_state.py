@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -53,17 +54,54 @@ class Scope(keras.StatelessScope):
         pairs = list(zip(carry.variables, values, strict=True))
         super().__init__(state_mapping=pairs, collect_losses=True)
         self._carried = {id(v) for v in carry.variables}
+        self._trainable = carry.trainable
+        self._tape: tf.GradientTape | None = None
+        # Per trainable variable, each value it has had while the tape ran.
+        self._versions: dict[int, list[Any]] = {
+            id(v): [self.get_current_value(v)] for v in carry.trainable
+        }
         self.undeclared: dict[int, Any] = {}
 
     def add_update(self, update: tuple[Any, Any]) -> None:
-        """Keeps a new value (called by Keras for each assignment in the scope)."""
-        if id(update[0]) not in self._carried:
-            self.undeclared[id(update[0])] = update[0]
-        super().add_update(update)
+        """Keeps a new value (called by Keras for each assignment in the scope).
+
+        To a tape, reading a variable is a leaf: no gradient flows into what was
+        assigned to it, and what is read after an assignment counts for the variable
+        (SpectralNormalization assigns its kernel before it uses it).
+        """
+        variable, value = update
+        if id(variable) not in self._carried:
+            self.undeclared[id(variable)] = variable
+        if self._tape is not None:
+            value = tf.stop_gradient(value)
+            if id(variable) in self._versions:
+                self._tape.watch(value)
+                self._versions[id(variable)].append(value)
+        super().add_update((variable, value))
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[tf.GradientTape]:
+        """A tape that watches the trainable variables."""
+        with tf.GradientTape(watch_accessed_variables=False) as self._tape:
+            self._tape.watch([v for vs in self._versions.values() for v in vs])
+            yield self._tape
+        self._tape = None
+
+    def gradients(self, tape: tf.GradientTape, loss: Any) -> list[Any]:
+        """The gradient of each trainable variable, over all its values; or None."""
+        versions: Any = [self._versions[id(v)] for v in self._trainable]
+        return [_sum(found) for found in tape.gradient(loss, versions)]
 
     def values(self, variables: Iterable[Any]) -> list[Any]:
         """Current values; None where there is no variable."""
         return [None if v is None else self.get_current_value(v) for v in variables]
+
+
+def _sum(gradients: list[Any]) -> Any:
+    present = [g for g in gradients if g is not None]
+    if len(present) < 2:
+        return present[0] if present else None
+    return tf.add_n([tf.convert_to_tensor(g) for g in present])
 
 
 class Slots:

@@ -173,6 +173,43 @@ def test_class_weight_on_batch(engagements: list[str]) -> None:
     assert_engaged(pair, engagements, N)
 
 
+class Echo(layers.Layer):
+    """Reads what it has just assigned, to a frozen and to a trainable variable."""
+
+    def build(self, input_shape: Any) -> None:
+        del input_shape
+        self.gain = self.add_weight((), "ones")
+        self.mean = self.add_weight((), "zeros", trainable=False)
+
+    def call(self, x: Any) -> Any:
+        before = x * self.gain
+        self.mean.assign(keras.ops.mean(before))
+        self.gain.assign(0.9 * self.gain + 0.1 * keras.ops.mean(before**2))
+        return before + x * self.gain + 0.1 * self.mean
+
+
+ASSIGNING = {
+    "spectral": lambda: layers.SpectralNormalization(layers.Dense(5)),
+    "echo": Echo,
+}
+
+
+@pytest.mark.parametrize("make", ASSIGNING.values(), ids=ASSIGNING)
+def test_assigning_in_call_cuts_the_gradient(
+    make: Callable[[], layers.Layer], engagements: list[str]
+) -> None:
+    """To a tape a variable is a leaf, whatever was assigned to it before."""
+
+    def make_model() -> keras.Model:
+        first = layers.Dense(5, activation="tanh")
+        return keras.Sequential([keras.Input((5,)), first, make(), layers.Dense(2)])
+
+    x, y = dense_data(N)
+    pair = train_pair(make_model, x, y, sgd={"learning_rate": 0.005})
+    assert_same(pair)
+    assert_engaged(pair, engagements, N)
+
+
 def test_evaluation_and_prediction_are_keras_own(engagements: list[str]) -> None:
     x, y = dense_data(N)
     model = dense_model()
