@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus import _examples, _keras
@@ -82,6 +83,21 @@ def strategy() -> None:
             f"strategy with {replicas} replicas. Use examples_per_update=None for one "
             "synchronous update per batch, or train outside the strategy's scope."
         )
+
+
+def rectangular(data: Any) -> None:
+    """Raises ValueError for an object array that holds rows of several lengths."""
+    for leaf in keras.tree.flatten(data):
+        if getattr(leaf, "dtype", None) != np.dtype("O"):
+            continue
+        try:
+            tf.convert_to_tensor(leaf)  # strings are objects too, and fine
+        except (TypeError, ValueError):
+            raise ValueError(
+                "The examples of a batch must have one shape. Received: an array of "
+                f"Python objects, shape {leaf.shape}. Pad the examples to one length, "
+                "or hand them over as a tf.RaggedTensor."
+            ) from None
 
 
 def batch(named_leaves: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:

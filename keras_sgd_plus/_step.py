@@ -38,6 +38,8 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
         model: the model to train.
         data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
     """
+    if tf.executing_eagerly():
+        _checks.rectangular(data)
     if tf.executing_eagerly() and not model.run_eagerly:
         return _eager_step(optimizer, outer, model, data)
     return _run(optimizer, outer, model, data)

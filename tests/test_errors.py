@@ -250,6 +250,12 @@ BATCHES: dict[str, Row] = {
         ValueError,
         r"`sample_weight` must have a batch axis",
     ),
+    "ragged_rows": (
+        "rectangular",
+        lambda m: step(m, np.array([np.ones(5), np.ones(4)] * 3, dtype=object), Y),
+        ValueError,
+        "Pad the examples to one length",
+    ),
     "y_shorter": ("batch", lambda m: step(m, X, Y[:2]), ValueError, NOT_ALIKE),
     "y_longer": ("batch", lambda m: step(m, X[:2], Y), ValueError, NOT_ALIKE),
     "weight_shorter": (

@@ -403,7 +403,8 @@ class Counting(keras.Model):
 
 def _counting() -> keras.Model:
     x = {"x": keras.Input((5,), name="x"), "id": keras.Input((1,), name="id")}
-    return Counting(x, layers.Dense(2)(x["x"]))
+    both = [x["x"], layers.Rescaling(1 / N)(x["id"])]
+    return Counting(x, layers.Dense(2)(layers.Concatenate()(both)))
 
 
 @pytest.mark.parametrize("order", ["given", "reshuffle"])
