@@ -88,7 +88,8 @@ def measure(momentum: float) -> list[Arm]:
     for arm, model in zip(arms, models, strict=True):
         _seconds(model, *few, arm.batch_size)
         arm.loss = model.evaluate(*few, batch_size=NUM_SLOW, verbose=0)
-        _seconds(model, x, y, arm.batch_size) if arm.num_examples > NUM_SLOW else None
+        if arm.num_examples > NUM_SLOW:
+            _seconds(model, x, y, arm.batch_size)
     for _ in range(REPEATS):
         for arm, model in zip(arms, models, strict=True):
             rows = slice(arm.num_examples)

@@ -15,7 +15,7 @@ from keras_sgd_plus import _examples, _keras, _loop, _messages, _watch
 SMALL_LOOP_OPTION = "xla_cpu_small_while_loop_byte_threshold"
 SMALL_LOOP_BYTES = 4_000_000
 _EXTRA_OPTIONS = "--xla_backend_extra_options="
-_PROBE_SIZE = 8  # stands in for dimensions that are unknown while tracing
+_PROBE_SIZES = (8, 64)  # stand in for an unknown batch axis, and unknown other axes
 
 
 def raise_small_loop_threshold() -> None:
@@ -115,4 +115,7 @@ class Runner:
 
 
 def _probe_shape(tensor: Any) -> list[int]:
-    return [_PROBE_SIZE if d is None else d for d in tensor.shape]
+    return [
+        _PROBE_SIZES[min(axis, 1)] if d is None else d
+        for axis, d in enumerate(tensor.shape)
+    ]

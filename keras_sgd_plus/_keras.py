@@ -22,7 +22,8 @@ def trainer_class() -> type:
 
 def has_default_metrics(model: Any) -> bool:
     """Whether `compute_metrics` is Keras's own, whose logs need only the metrics."""
-    return type(model).compute_metrics is _definer("compute_metrics").compute_metrics
+    stock = _definer("compute_metrics").compute_metrics
+    return getattr(model.compute_metrics, "__func__", None) is stock
 
 
 def _definer(method: str) -> type:

@@ -10,8 +10,9 @@ done, so a batch is a transaction.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -56,13 +57,13 @@ class Update:
     def __call__(self, values: Values, group: Sequence[Any]) -> tuple[Values, Logs]:
         """Values and logs after the update; `group` holds the tensors of examples."""
         x, y, sample_weight = _examples.pack(self.batch, list(group))
-        with Scope(self.carry, values) as scope:
+        with _inlined_functions(), Scope(self.carry, values) as scope:
             with scope.record() as tape:
                 y_pred = _keras.forward(self.model, x)
                 loss = _keras.compute_loss(self.model, x, y, y_pred, sample_weight)
                 tracker = _keras.loss_tracker(self.model)
                 if tracker is not None:
-                    size = _examples.count(next(leaf for leaf in group))
+                    size = _examples.count(group[0])
                     tracker.update_state(loss, sample_weight=size)
                 loss = self.outer.scale_loss(loss)
             if self.carry.trainable:
@@ -107,6 +108,18 @@ class Update:
             for pair in zip(variables, loss_scale, strict=True):
                 scope.add_update(pair)
         self.slots.write(scope, state)
+
+
+@contextlib.contextmanager
+def _inlined_functions() -> Iterator[None]:
+    # A tf.function inside the model was traced with the variables themselves, and
+    # would read the weights from before the batch: call its Python code instead.
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def walk(

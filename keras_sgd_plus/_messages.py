@@ -53,6 +53,25 @@ def missing_gradients(paths: list[str]) -> str:
     )
 
 
+def assigned_inside(path: str) -> str:
+    """`_state`: a value that the loop could not carry out of an inner graph."""
+    return (
+        "A variable must not be assigned inside a branch or loop of the model (cond, "
+        f"while_loop, scan, an RNN over a cell). Received: {path!r} assigned there. "
+        "Assign it outside, with a `where` in place of a branch, build the RNN with "
+        "unroll=True, or compile the model with run_eagerly=True."
+    )
+
+
+def overridden(name: str) -> str:
+    """`_optimizer`: a subclass whose rule the loop would not follow."""
+    return (
+        "The per-example loop computes SGD's own update rule. Received: a subclass "
+        f"that overrides {name!r}, which the loop would ignore. Use "
+        "examples_per_update=None with it, for one update per batch."
+    )
+
+
 def undeclared_state(paths: list[str]) -> str:
     """`_step`: variables that appear in every trace anew."""
     return (
@@ -65,7 +84,8 @@ def without_xla(model_name: str, reason: str) -> str:
     """`_compile`: the slow way is taken."""
     return (
         f"XLA cannot compile the per-example loop of model {model_name!r}: {reason}. "
-        "Training goes on without XLA, with the same result but many times slower. "
+        "Training goes on without XLA, many times slower, with the same result up "
+        "to rounding and random draws. "
         "Remove that operation from the model, loss or metrics, or say that "
         "this is meant with SGDPlus(..., jit_compile=False)."
     )

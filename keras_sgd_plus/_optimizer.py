@@ -211,6 +211,11 @@ class SGDPlus(keras.optimizers.SGD):
         """
         if not self.steps_per_example():
             return _hook.stock_train_step(model, data)
+        for name in ("update_step", "apply", "apply_gradients"):
+            if getattr(type(self), name) is not getattr(SGDPlus, name):
+                raise NotImplementedError(_messages.overridden(name))
+        _checks.order(self.order)
+        _checks.examples_per_update(self.examples_per_update)
         self._loop_engaged = True
         owner = getattr(model, "optimizer", None)
         outer = owner if owner is not None and _hook.unwrap(owner) is self else self
@@ -256,4 +261,7 @@ class SGDPlus(keras.optimizers.SGD):
             self.ema_momentum,
             self.ema_overwrite_frequency,
             self.loss_scale_factor,
+            None
+            if isinstance(self._learning_rate, keras.Variable)
+            else self._learning_rate,
         )

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _keras, _update
+from keras_sgd_plus import _keras, _messages, _update
 
 
 class Carry:
@@ -53,6 +53,7 @@ class Scope(keras.StatelessScope):
     def __init__(self, carry: Carry, values: Sequence[tf.Tensor]) -> None:
         pairs = list(zip(carry.variables, values, strict=True))
         super().__init__(state_mapping=pairs, collect_losses=True)
+        self._graph = _graph()
         self._carried = {id(v) for v in carry.variables}
         self._trainable = carry.trainable
         self._tape: tf.GradientTape | None = None
@@ -70,6 +71,8 @@ class Scope(keras.StatelessScope):
         (SpectralNormalization assigns its kernel before it uses it).
         """
         variable, value = update
+        if _graph() is not self._graph:
+            raise NotImplementedError(_messages.assigned_inside(variable.path))
         if id(variable) not in self._carried:
             self.undeclared[id(variable)] = variable
         if self._tape is not None:
@@ -95,6 +98,10 @@ class Scope(keras.StatelessScope):
     def values(self, variables: Iterable[Any]) -> list[Any]:
         """Current values; None where there is no variable."""
         return [None if v is None else self.get_current_value(v) for v in variables]
+
+
+def _graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def _sum(gradients: list[Any]) -> Any:

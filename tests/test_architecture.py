@@ -39,7 +39,7 @@ ALLOWED = {
     "_watch": {"_keras", "_messages"},
     "_compile": {"_examples", "_keras", "_loop", "_messages", "_watch"},
     "_loop": {"_examples", "_keras", "_messages", "_state", "_update"},
-    "_state": {"_keras", "_update"},
+    "_state": {"_keras", "_messages", "_update"},
     "_hook": {"_keras", "_messages"},
     "_checks": {"_examples", "_keras"},
     "_messages": set(),

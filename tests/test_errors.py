@@ -412,6 +412,35 @@ def _fit(model: Any, **kwargs: Any) -> Any:
     return model.fit(X, Y, **{"batch_size": 3, "verbose": 0, **kwargs})
 
 
+class AssignsInBranch(layers.Layer):
+    """Writes a variable in one branch of a condition."""
+
+    def build(self, input_shape: Any) -> None:
+        del input_shape
+        self.scale = self.add_weight((5, 2), "ones")
+        self.count = self.add_weight((), "zeros", trainable=False)
+
+    def call(self, x: Any) -> Any:
+        def counted() -> Any:
+            self.count.assign(self.count + 1)
+            return x
+
+        x = tf.cond(tf.reduce_sum(x) > 0, counted, lambda: x)
+        return keras.ops.matmul(x, self.scale)
+
+
+class OwnRule(SGDPlus):
+    """Overrides what the loop does not ask."""
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        variable.assign(variable * 0)
+
+
+def _fit_subclass(model: Any) -> None:
+    model.compile(OwnRule(), "mse")
+    _fit(model)
+
+
 def _multi(model: Any) -> None:
     inside = keras.optimizers.OptimizerMap(SGDPlus())
     model.compile(keras.optimizers.MultiOptimizer(inside), loss="mse")
@@ -472,6 +501,14 @@ ERRORS: dict[str, tuple[Callable[[], Any], Row]] = {
             NotImplementedError,
             r"Use SGDPlus\(..., examples_per_update=None\) there",
         ),
+    ),
+    "assigned_inside": (
+        lambda: keras.Sequential([keras.Input((5,)), AssignsInBranch()]),
+        ("assigned_inside", _fit, NotImplementedError, "run_eagerly=True"),
+    ),
+    "overridden": (
+        linear_model,
+        ("overridden", _fit_subclass, NotImplementedError, "examples_per_update=None"),
     ),
     "no_gradients": (
         _unconnected,

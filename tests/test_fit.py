@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 from keras_sgd_plus import SGDPlus
@@ -186,6 +187,40 @@ class Echo(layers.Layer):
         self.mean.assign(keras.ops.mean(before))
         self.gain.assign(0.9 * self.gain + 0.1 * keras.ops.mean(before**2))
         return before + x * self.gain + 0.1 * self.mean
+
+
+class Compiled(keras.Model):
+    """Uses one layer inside a tf.function and outside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = layers.Dense(5, activation="tanh")
+        self.head = layers.Dense(2)
+
+    @tf.function
+    def inner(self, x: Any) -> Any:
+        return self.hidden(x)
+
+    def call(self, x: Any) -> Any:
+        return self.head(self.inner(x) + self.hidden(x))
+
+
+class Plain(Compiled):
+    """The same without a tf.function."""
+
+    def inner(self, x: Any) -> Any:
+        return self.hidden(x)
+
+
+def test_a_function_in_the_model_reads_the_current_weights(
+    engagements: list[str],
+) -> None:
+    """Its trace holds the variables, whose values are those from before the batch."""
+    x, y = dense_data(N)
+    ours_then_theirs = iter([Compiled, Plain])
+    pair = train_pair(lambda: next(ours_then_theirs)(), x, y)
+    assert_same(pair)
+    assert_engaged(pair, engagements, N)
 
 
 ASSIGNING = {
