@@ -88,17 +88,19 @@ class Runner:
     ) -> tuple[list[Any], Any]:
         """`function(values, *arguments)`, reduced to the values that change, and logs.
 
+        The function's third result is computed and dropped.
+
         Only those leave the compiled function: a frozen weight would be copied.
         """
 
-        def reduced(*flat: Any) -> tuple[list[Any], Any]:
+        def reduced(*flat: Any) -> tuple[list[Any], Any, Any]:
             split = len(values)
-            new, logs = function(list(flat[:split]), *flat[split:])
-            return [new[i] for i in sorted(self.update.changed)], logs
+            new, logs, fence = function(list(flat[:split]), *flat[split:])
+            return [new[i] for i in sorted(self.update.changed)], logs, fence
 
         flat = [*values, *arguments]
         if not self.use_xla:
-            return reduced(*flat)
+            return reduced(*flat)[:2]
         compiled = tf.function(reduced, jit_compile=True, autograph=False)
         compiled.get_concrete_function(*flat)
         if self.probes:
@@ -110,8 +112,8 @@ class Runner:
                 _watch.warn_once(
                     model, "xla", _messages.without_xla(model.name, reason)
                 )
-                return reduced(*flat)
-        return compiled(*flat)
+                return reduced(*flat)[:2]
+        return compiled(*flat)[:2]
 
 
 def _probe_shape(tensor: Any) -> list[int]:

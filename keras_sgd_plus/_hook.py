@@ -15,8 +15,9 @@ import inspect
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from keras_sgd_plus import _keras, _messages
+from keras_sgd_plus import _keras, _lowering, _messages
 
 _MARK = "_keras_sgd_plus_original"
 
@@ -54,14 +55,89 @@ def install() -> None:
 
     setattr(train_step, _MARK, original)
     trainer.train_step = train_step  # type: ignore[attr-defined]
+    _install_lowerings()
+
+
+def _install_lowerings() -> None:
+    # Each is the original unless a loop is being traced in the same thread. Where
+    # Keras has changed a signature, its own function stays.
+    for name, (module, parameters) in _keras.lowered_functions().items():
+        original: Any = getattr(module, name)
+        if list(inspect.signature(original).parameters) == parameters:
+            setattr(module, name, _lowered(original, _LOWERINGS[name]))
+
+
+def _lowered(original: Any, lowering: Any) -> Any:
+    @functools.wraps(original)
+    def dispatch(*args: Any, **kwargs: Any) -> Any:
+        found = None
+        if _lowering.is_active():
+            found = lowering(*args, **kwargs)
+        return original(*args, **kwargs) if found is None else found
+
+    setattr(dispatch, _MARK, original)
+    return dispatch
+
+
+def _conv(
+    inputs: Any,
+    kernel: Any,
+    strides: Any = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+) -> Any:
+    inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
+    last = (data_format or keras.config.image_data_format()) == "channels_last"
+    return _lowering.conv(inputs, kernel, strides, padding, last, dilation_rate)
+
+
+def _max_pool(
+    inputs: Any,
+    pool_size: Any,
+    strides: Any = None,
+    padding: str = "valid",
+    data_format: str | None = None,
+) -> Any:
+    last = (data_format or keras.config.image_data_format()) == "channels_last"
+    inputs = tf.convert_to_tensor(inputs)
+    return _lowering.max_pool(inputs, pool_size, strides, padding, last)
+
+
+def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
+    if not isinstance(rate, float) or not 0 < rate < 1:
+        return None
+    inputs = tf.convert_to_tensor(inputs)
+    shape = tf.shape(inputs)
+    if noise_shape is not None:
+        sizes = zip(tf.unstack(shape), noise_shape, strict=True)
+        shape = tf.stack([actual if n is None else n for actual, n in sizes])
+    elif inputs.shape.is_fully_defined():
+        shape = inputs.shape
+    seed = _keras.draw_seed(seed)
+
+    def draw(zero: Any) -> Any:
+        ones = tf.ones(shape, inputs.dtype)
+        own = seed + tf.cast(zero, seed.dtype)
+        return tf.not_equal(tf.nn.experimental.stateless_dropout(ones, rate, own), 0)
+
+    scaled = inputs * tf.constant(1.0 / (1.0 - rate), inputs.dtype)
+    kept = _lowering.random_mask(draw, shape)
+    return tf.where(kept, scaled, tf.zeros_like(scaled))
+
+
+_LOWERINGS = {"conv": _conv, "max_pool": _max_pool, "dropout": _dropout}
 
 
 def uninstall() -> None:
-    """Restores Keras's own `train_step`. The next SGDPlus made installs it again."""
+    """Restores Keras's own functions. The next SGDPlus made installs ours again."""
     trainer = _keras.trainer_class()
     original = getattr(vars(trainer)["train_step"], _MARK, None)
     if original is not None:
         trainer.train_step = original  # type: ignore[attr-defined]
+    for name, (module, _) in _keras.lowered_functions().items():
+        current = getattr(module, name)
+        setattr(module, name, getattr(current, _MARK, current))
 
 
 def stock_train_step(model: Any, data: Any) -> Any:

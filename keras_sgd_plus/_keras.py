@@ -128,6 +128,30 @@ def global_seed_state() -> Any:
     return None if generator is None else generator.state
 
 
+def lowered_functions() -> dict[str, tuple[Any, list[str]]]:
+    """Name -> (module, parameters) of the backend's functions that `_hook` wraps.
+
+    `keras.ops` and all layers look them up in these modules at each call. Goes when
+    XLA:CPU compiles the gradients of convolution and pooling well.
+    """
+    from keras.src.backend.tensorflow import nn, random
+
+    window = ["strides", "padding", "data_format"]
+    return {
+        "conv": (nn, ["inputs", "kernel", *window, "dilation_rate"]),
+        "max_pool": (nn, ["inputs", "pool_size", *window]),
+        "dropout": (random, ["inputs", "rate", "noise_shape", "seed"]),
+    }
+
+
+def draw_seed(seed: Any) -> Any:
+    """The seed tensor of the next draw, which a `SeedGenerator` counts; (2,)."""
+    from keras.src.backend.tensorflow.random import _cast_seed
+    from keras.src.random.seed_generator import draw_seed
+
+    return _cast_seed(draw_seed(seed))
+
+
 def raw_iterations(optimizer: Any) -> Any:
     """The counter of updates before division by `gradient_accumulation_steps`."""
     return optimizer._iterations

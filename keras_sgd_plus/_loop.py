@@ -18,7 +18,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _examples, _keras, _messages, _update
+from keras_sgd_plus import (
+    _examples,
+    _keras,
+    _kernel,
+    _lowering,
+    _messages,
+    _update,
+)
 from keras_sgd_plus._state import Carry, Scope, Slots
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
@@ -130,7 +137,8 @@ def walk(
     group_size: int,
     num_groups: Any,
     log_specs: Logs,
-) -> tuple[Values, Logs]:
+    lowered: bool,
+) -> tuple[Values, Logs, Any]:
     """Updates once per full group, in the given order.
 
     Args:
@@ -142,24 +150,31 @@ def walk(
             nothing and spares a compilation per batch size.
         log_specs: as the function `log_specs` returns them; zeros are the logs of no
             group at all.
+        lowered: whether XLA will compile the loop, and forms that suit it are used.
+
+    Returns:
+        The carry after the batch, the logs of the last group, and the loop's fence,
+        which has to leave the compiled function, or XLA would remove it.
     """
 
-    def cond_fn(i: Any, values: Values, logs: Logs) -> Any:
-        del values, logs
+    def cond_fn(i: Any, *carry: Any) -> Any:
+        del carry
         return i < num_groups
 
-    def body_fn(i: Any, values: Values, logs: Logs) -> tuple[Any, Values, Logs]:
+    def body_fn(i: Any, values: Values, logs: Logs, fence: Any) -> Any:
         offsets = tf.range(group_size, dtype=tf.int32)
         positions = tf.gather(order, i * group_size + offsets)
         group = [_examples.take(leaf, positions) for leaf in leaves]
-        values, logs = update(values, group)
-        return i + 1, values, logs
+        with _lowering.active(one) if lowered else contextlib.nullcontext():
+            values, logs = update(values, group)
+        return i + 1, values, logs, _kernel.fenced(fence, i) if lowered else fence
 
     num_groups = tf.convert_to_tensor(num_groups)
+    one = tf.minimum(num_groups, 1)
     logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
-    start = (tf.constant(0, num_groups.dtype), list(values), logs)
-    _, values, logs = tf.while_loop(cond_fn, body_fn, start, parallel_iterations=1)
-    return values, logs
+    start = (tf.zeros((), num_groups.dtype), list(values), logs, _kernel.new_fence())
+    end = tf.while_loop(cond_fn, body_fn, start, parallel_iterations=1)
+    return end[1], end[2], end[3]
 
 
 def log_specs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:

@@ -103,7 +103,9 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
 
     def full_groups(values: Any, *arguments: Any) -> Any:
         num_groups, order, *leaves = arguments
-        return _loop.walk(update, values, leaves, order, group_size, num_groups, specs)
+        return _loop.walk(
+            update, values, leaves, order, group_size, num_groups, specs, runner.use_xla
+        )
 
     num_groups = tf.convert_to_tensor(num_examples // group_size)
     runner = _compile.Runner(update, use_xla, optimizer.jit_compile)
@@ -119,7 +121,9 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
         current = list(values)
         for position, value in zip(sorted(update.changed), changed, strict=True):
             current[position] = value
-        return runner(lambda values, *group: update(values, group), current, group)
+        return runner(
+            lambda values, *group: (*update(values, group), ()), current, group
+        )
 
     rest = num_examples % group_size
     if isinstance(rest, int):

@@ -97,7 +97,8 @@ def assert_same(pair: Pair, tolerance: float | None = None, logs: float = 2e-5) 
     updates = int(optimizer.iterations) * steps
     assert updates > 0
     bound = 1e-6 * updates**0.5 if tolerance is None else tolerance
-    assert pair.difference().relative <= bound
+    relative = pair.difference().relative
+    assert relative <= bound, f"{relative:.1e} apart, bound {bound:.1e}"
     assert pair.our_logs.keys() == pair.their_logs.keys()
     for name, theirs in pair.their_logs.items():
         np.testing.assert_allclose(
