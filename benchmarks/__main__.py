@@ -1,17 +1,19 @@
-"""`python -m benchmarks {equality,quick,threshold}`"""
+"""`python -m benchmarks {equality,quick,threshold,speed,extremes}`"""
 
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from benchmarks import equality, quick, threshold
+from benchmarks import equality, extremes, quick, speed, threshold
 
 if __name__ == "__main__":
     commands = {
         "equality": equality.main,
         "quick": quick.main,
         "threshold": threshold.main,
+        "speed": speed.main,
+        "extremes": extremes.main,
     }
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
         raise SystemExit(f"usage: python -m benchmarks {{{','.join(commands)}}}")

@@ -1,0 +1,153 @@
+"""The arms on Keras: SGDPlus, `keras.optimizers.SGD` at several settings, a floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.arms import Arm, Unsupported, keras_networks
+from benchmarks.workloads import Workload
+from keras_sgd_plus import SGDPlus
+
+
+def compiled(workload: Workload, optimizer: Any, **settings: Any) -> Any:
+    """The compiled model of a workload."""
+    model = keras_networks.build(workload)
+    model.compile(optimizer, keras_networks.loss(workload), **settings)
+    return model
+
+
+def start_from(model: Any, weights: list[np.ndarray]) -> None:
+    """Sets the trainable weights, and moving statistics where `weights` has them."""
+    variables = [*model.trainable_variables, *moving_statistics(model)]
+    for variable, value in zip(variables, weights, strict=True):
+        variable.assign(value)
+
+
+def moving_statistics(model: Any) -> list[Any]:
+    """The moving mean and variance of each BatchNormalization."""
+    return [v for v in model.non_trainable_variables if "moving" in v.path]
+
+
+@dataclass
+class _Trained:
+    """A model and what one pass over the examples is."""
+
+    model: Any
+    run: Callable[[], Any]
+
+    def train(self) -> None:
+        self.run()
+
+    def weights(self) -> list[np.ndarray]:
+        variables = [*self.model.trainable_variables, *moving_statistics(self.model)]
+        return [np.array(v.numpy()) for v in variables]
+
+
+def fit(
+    make_optimizer: Callable[..., Any],
+    batch_size: int,
+    one_batch: bool = False,
+    shape: Callable[[Any], Any] = lambda model: model,
+    **settings: Any,
+) -> Callable[..., Arm]:
+    """An arm that calls `fit` once per pass.
+
+    Args:
+        make_optimizer: takes `learning_rate` and `momentum`.
+        batch_size: that of `fit`; a pass over fewer examples is one batch.
+        one_batch: hand over all examples as a dataset of one element instead.
+        shape: changes the compiled model.
+        settings: further arguments of `compile`.
+    """
+
+    def make(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) -> Arm:
+        optimizer = make_optimizer(
+            learning_rate=workload.learning_rate, momentum=workload.momentum
+        )
+        model = shape(compiled(workload, optimizer, **settings))
+        start_from(model, weights)
+        if one_batch:
+            data = tf.data.Dataset.from_tensors((x, y))
+            return _Trained(model, lambda: model.fit(data, verbose=0))
+        size = min(batch_size, len(x))
+        return _Trained(
+            model,
+            lambda: model.fit(x, y, batch_size=size, shuffle=False, verbose=0),
+        )
+
+    return make
+
+
+def _loop(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) -> Arm:
+    # `train_step` by hand on tensors that are there already: no data path, no `fit`.
+    optimizer = _given(workload.learning_rate, workload.momentum)
+    model = compiled(workload, optimizer)
+    start_from(model, weights)
+    batch = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+
+    def run() -> None:
+        logs = optimizer.train_step(model, batch)
+        float(logs["loss"])  # waits for the end
+
+    return _Trained(model, run)
+
+
+def _given(learning_rate: float, momentum: float, **settings: Any) -> Any:
+    return SGDPlus(learning_rate, momentum, order="given", **settings)
+
+
+def _groups(size: int) -> Callable[..., Any]:
+    return lambda **settings: _given(examples_per_update=size, **settings)
+
+
+class _Idle(keras.Model):
+    """Trains nothing: what `fit` costs by itself."""
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return {"loss": tf.reshape(tf.cast(x, tf.float32), [-1])[0]}
+
+
+def _idle(model: Any) -> Any:
+    idle = _Idle(model.inputs, model.outputs)
+    idle.compile(keras.optimizers.SGD(), "mse")
+    return idle
+
+
+def _stepping(workload: Workload, *rest: Any) -> Arm:
+    if workload.num_examples < 64:
+        raise Unsupported("fewer examples than one execution has steps")
+    return fit(keras.optimizers.SGD, 1, steps_per_execution=64)(workload, *rest)
+
+
+ARMS: dict[str, Callable[..., Arm]] = {
+    "SGDPlus fit": fit(_given, 1024),
+    "SGDPlus loop": _loop,
+    "SGDPlus fit, batch 32": fit(_given, 32),
+    "SGDPlus fit, batch 4,096": fit(_given, 4096),
+    "SGDPlus fit, batch 8,192": fit(_given, 8192),
+    "SGDPlus fit, batch 65,536": fit(_given, 65_536),
+    "SGDPlus fit, reshuffled, one batch": fit(SGDPlus, 0, one_batch=True),
+    "SGDPlus fit, 8 examples per update": fit(_groups(8), 1024),
+    "SGDPlus fit, 32 examples per update": fit(_groups(32), 1024),
+    "keras SGD, batch 1": fit(keras.optimizers.SGD, 1),
+    "keras SGD, batch 1, 64 steps per execution": _stepping,
+    "keras SGD, batch 1, jit_compile": fit(keras.optimizers.SGD, 1, jit_compile=True),
+    "keras SGD, batch 8": fit(keras.optimizers.SGD, 8),
+    "keras SGD, batch 32": fit(keras.optimizers.SGD, 32),
+    "fit that trains nothing, batch 1,024": fit(
+        keras.optimizers.SGD, 1024, shape=_idle
+    ),
+    "fit that trains nothing, batch 8,192": fit(
+        keras.optimizers.SGD, 8192, shape=_idle
+    ),
+    "fit that trains nothing, batch 65,536": fit(
+        keras.optimizers.SGD, 65_536, shape=_idle
+    ),
+}

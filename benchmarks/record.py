@@ -1,0 +1,78 @@
+"""What a measurement ran on, for the JSON files and the line under each table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("tensorflow", "keras", "numpy", "jax", "optax", "torch", "scikit-learn")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor, threads, flags and commit."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "threads": {
+            name: os.environ[name]
+            for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+            if name in os.environ
+        },
+        "commit": _commit(),
+    }
+
+
+def line(found: dict[str, Any]) -> str:
+    """One line for the foot of a table."""
+    packages = ", ".join(f"{k} {v}" for k, v in found["packages"].items() if v)
+    return (
+        f"Python {found['python']}, {packages}; {found['cores']} cores of "
+        f"{found['processor']}; commit {found['commit']}."
+    )
+
+
+def write(name: str, results: Any) -> Path:
+    """Writes `results/<name>.json` with the environment in it."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    text = json.dumps({"environment": environment(), "results": results}, indent=1)
+    path.write_text(text + "\n")
+    return path
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(": ")[1] for line in file if "model name" in line]
+        if names:
+            return names[0].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
