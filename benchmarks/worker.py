@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 OUR_FLAGS = (
-    "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=4000000"
+    "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=10000000"
 )
 
 

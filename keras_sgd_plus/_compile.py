@@ -13,7 +13,7 @@ from keras_sgd_plus import _examples, _keras, _loop, _messages, _watch
 # XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
 # kernel, and interprets it op by op above. XLA's default is 1024.
 SMALL_LOOP_OPTION = "xla_cpu_small_while_loop_byte_threshold"
-SMALL_LOOP_BYTES = 4_000_000
+SMALL_LOOP_BYTES = 10_000_000
 _EXTRA_OPTIONS = "--xla_backend_extra_options="
 _PROBE_SIZES = (8, 64)  # stand in for an unknown batch axis, and unknown other axes
 

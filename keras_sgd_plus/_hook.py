@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _keras, _lowering, _messages
+from keras_sgd_plus import _convolution, _keras, _lowering, _messages
 
 _MARK = "_keras_sgd_plus_original"
 
@@ -89,7 +89,7 @@ def _conv(
 ) -> Any:
     inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
     last = (data_format or keras.config.image_data_format()) == "channels_last"
-    return _lowering.conv(inputs, kernel, strides, padding, last, dilation_rate)
+    return _convolution.conv(inputs, kernel, strides, padding, last, dilation_rate)
 
 
 def _max_pool(
@@ -101,7 +101,12 @@ def _max_pool(
 ) -> Any:
     last = (data_format or keras.config.image_data_format()) == "channels_last"
     inputs = tf.convert_to_tensor(inputs)
-    return _lowering.max_pool(inputs, pool_size, strides, padding, last)
+    return _convolution.max_pool(inputs, pool_size, strides, padding, last)
+
+
+def _matmul(x1: Any, x2: Any) -> Any:
+    matrix = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
+    return _lowering.matmul(x1, matrix) if isinstance(x1, tf.Tensor) else None
 
 
 def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
@@ -126,7 +131,12 @@ def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) 
     return tf.where(kept, scaled, tf.zeros_like(scaled))
 
 
-_LOWERINGS = {"conv": _conv, "max_pool": _max_pool, "dropout": _dropout}
+_LOWERINGS = {
+    "conv": _conv,
+    "max_pool": _max_pool,
+    "matmul": _matmul,
+    "dropout": _dropout,
+}
 
 
 def uninstall() -> None:

@@ -132,14 +132,15 @@ def lowered_functions() -> dict[str, tuple[Any, list[str]]]:
     """Name -> (module, parameters) of the backend's functions that `_hook` wraps.
 
     `keras.ops` and all layers look them up in these modules at each call. Goes when
-    XLA:CPU compiles the gradients of convolution and pooling well.
+    XLA:CPU compiles the native forms well.
     """
-    from keras.src.backend.tensorflow import nn, random
+    from keras.src.backend.tensorflow import nn, numpy, random
 
     window = ["strides", "padding", "data_format"]
     return {
         "conv": (nn, ["inputs", "kernel", *window, "dilation_rate"]),
         "max_pool": (nn, ["inputs", "pool_size", *window]),
+        "matmul": (numpy, ["x1", "x2"]),
         "dropout": (random, ["inputs", "rate", "noise_shape", "seed"]),
     }
 

@@ -15,7 +15,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus import _lowering
+
 MAX_PRODUCTS = 50_000  # multiplications in matrix products that one kernel may have
+MIN_COPY = 4_096  # entries of a weight whose copy costs more than a dependency
+_SAME_ENTRIES = ("Reshape", "Transpose", "Cast", "Identity", "ExpandDims", "Squeeze")
+_PRODUCTS = ("MatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum")
 _CONVOLUTIONS = ("Conv2D", "Conv3D", "Conv2DBackpropInput", "DepthwiseConv2dNative")
 
 
@@ -34,6 +39,40 @@ def fenced(fence: Any, step: Any) -> Any:
     step = tf.cast(step, tf.int32)
     places = tf.stack([[step % 2], [step % 3 % 2]])
     return tf.tensor_scatter_nd_add(fence, places, [1, 1])
+
+
+class Readers:
+    """What reads the weights in the backward pass: made before that is traced.
+
+    The update of a weight has to come after it, or XLA copies the weight. XLA knows
+    that only from a dependency, so the learning rate is made to depend on the reader,
+    by a choice that always falls on the learning rate, unknown to the compiler.
+    """
+
+    def __init__(self) -> None:
+        graph = tf.compat.v1.get_default_graph()
+        self._known = {id(op) for op in graph.get_operations()}
+
+    def rate_after(self, weight: Any, learning_rate: Any) -> Any:
+        """The learning rate, once the products with `weight` are there."""
+        if math.prod(weight.shape) < MIN_COPY:
+            return learning_rate
+        found = [
+            tf.cast(tf.reshape(output, (-1,))[0], learning_rate.dtype)
+            for output in self._products(weight)
+        ]
+        if not found:
+            return learning_rate
+        return tf.where(_lowering.never(), tf.add_n(found), learning_rate)
+
+    def _products(self, tensor: Any) -> list[Any]:
+        outputs = []
+        for op in tensor.consumers():
+            if op.type in _SAME_ENTRIES:
+                outputs += self._products(op.outputs[0])
+            elif op.type in _PRODUCTS and id(op) not in self._known:
+                outputs.append(op.outputs[0])
+        return outputs
 
 
 def products(graph: Any) -> int:

@@ -22,6 +22,7 @@ from keras_sgd_plus import (
     _examples,
     _keras,
     _kernel,
+    _layout,
     _lowering,
     _messages,
     _update,
@@ -57,14 +58,21 @@ class Update:
         self.model, self.optimizer, self.outer = model, optimizer, outer
         self.carry, self.batch = carry, batch
         self.slots = Slots(optimizer)
+        self.transposed = _layout.transposed(model, carry.variables, self.slots)
         self.index = [_keras.variable_index(optimizer, v) for v in carry.trainable]
         self.keeps_logs = not _keras.has_default_metrics(model)
         self.changed: set[int] = set()  # positions in the carry, known after a trace
 
-    def __call__(self, values: Values, group: Sequence[Any]) -> tuple[Values, Logs]:
-        """Values and logs after the update; `group` holds the tensors of examples."""
+    def __call__(
+        self, values: Values, group: Sequence[Any], lowered: bool = False
+    ) -> tuple[Values, Logs]:
+        """Values and logs after the update; `group` holds the tensors of examples.
+
+        Where it is lowered, the values are as `swapped` gives them.
+        """
         x, y, sample_weight = _examples.pack(self.batch, list(group))
-        with _inlined_functions(), Scope(self.carry, values) as scope:
+        transposed = self.transposed if lowered else ()
+        with _inlined_functions(), Scope(self.carry, values, transposed) as scope:
             with scope.record() as tape:
                 y_pred = _keras.forward(self.model, x)
                 loss = _keras.compute_loss(self.model, x, y, y_pred, sample_weight)
@@ -74,7 +82,9 @@ class Update:
                     tracker.update_state(loss, sample_weight=size)
                 loss = self.outer.scale_loss(loss)
             if self.carry.trainable:
-                self._apply(scope, scope.gradients(tape, loss))
+                readers = _kernel.Readers()
+                gradients = scope.gradients(tape, loss)
+                self._apply(scope, gradients, readers if lowered else None)
             else:
                 warnings.warn("The model does not have any trainable weights.")
             logs = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
@@ -88,7 +98,16 @@ class Update:
             return new, ()
         return new, keras.tree.map_structure(tf.convert_to_tensor, logs)
 
-    def _apply(self, scope: Scope, gradients: list[Any]) -> None:
+    def swapped(self, values: Values) -> Values:
+        """Values with the matrices transposed that a lowered loop carries so."""
+        return [
+            tf.transpose(value) if i in self.transposed else value
+            for i, value in enumerate(values)
+        ]
+
+    def _apply(
+        self, scope: Scope, gradients: list[Any], readers: _kernel.Readers | None
+    ) -> None:
         pairs = zip(gradients, self.carry.trainable, strict=True)
         missing = [v.path for g, v in pairs if g is None]
         if len(missing) == len(gradients):
@@ -100,15 +119,18 @@ class Update:
             by_slot[position] = gradient
         rule, state = self.slots.rule, self.slots.read(scope)
         learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
+        rates = [learning_rate] * len(state.weights)
+        if readers is not None:
+            rates = [readers.rate_after(w, learning_rate) for w in state.weights]
         if self.outer is self.optimizer:
-            state = _update.apply_gradients(rule, state, by_slot, learning_rate)
+            state = _update.apply_gradients(rule, state, by_slot, rates)
         else:
             variables = (self.outer.step_counter, self.outer.dynamic_scale)
             state, loss_scale = _update.apply_scaled_gradients(
                 rule,
                 state,
                 by_slot,
-                learning_rate,
+                rates,
                 _update.LossScale(*scope.values(variables)),
                 self.outer.dynamic_growth_steps,
             )
@@ -166,15 +188,18 @@ def walk(
         positions = tf.gather(order, i * group_size + offsets)
         group = [_examples.take(leaf, positions) for leaf in leaves]
         with _lowering.active(one) if lowered else contextlib.nullcontext():
-            values, logs = update(values, group)
+            values, logs = update(values, group, lowered)
         return i + 1, values, logs, _kernel.fenced(fence, i) if lowered else fence
 
+    lowered = lowered and _lowering.is_on()
+    if lowered:
+        values = update.swapped(values)
     num_groups = tf.convert_to_tensor(num_groups)
     one = tf.minimum(num_groups, 1)
     logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
     start = (tf.zeros((), num_groups.dtype), list(values), logs, _kernel.new_fence())
     end = tf.while_loop(cond_fn, body_fn, start, parallel_iterations=1)
-    return end[1], end[2], end[3]
+    return (update.swapped(end[1]) if lowered else end[1]), end[2], end[3]
 
 
 def log_specs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:

@@ -1,29 +1,29 @@
-"""Convolution, max-pooling and dropout in forms that XLA:CPU compiles well.
+"""Other forms of some operations, used only while a loop is traced in this thread.
 
-XLA's own gradients of convolutions and pooling are several times slower on a CPU, for
-one example, than matrix products of patches and comparisons. The forms here compute
-the same sums (up to the order of additions) and are used only while a loop is traced
-in this thread. `KERAS_SGD_PLUS_LOWERING=0` in the environment switches them off.
+XLA:CPU compiles some of what Keras's layers ask for badly. The forms here and in
+`_convolution` compute the same, up to the order of additions, and suit it better.
+`KERAS_SGD_PLUS_LOWERING=0` in the environment switches them off.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 SWITCH = "KERAS_SGD_PLUS_LOWERING"
-_MAX_PATCH = 64  # kernel positions; more patches would copy the input too often
+_CHEAP = 3  # operations that may as well be repeated
+_FREE = ("Reshape", "Identity", "Squeeze", "ExpandDims", "Cast")
+_STORED = ("Const", "GatherV2", "MatMul", "Placeholder")
 
 
 class _Scope(threading.local):
     one: Any = None  # () int32, always 1, which the compiler cannot know
+    views: dict[int, tuple[Any, Any]] = {}  # id of a view -> the view, what it shows
 
 
 _scope = _Scope()
@@ -32,12 +32,18 @@ _scope = _Scope()
 @contextlib.contextmanager
 def active(one: Any) -> Iterator[None]:
     """Lowers what this thread traces; `one` is a tensor that is 1 at run time."""
-    before = _scope.one
-    _scope.one = one if os.environ.get(SWITCH, "1") != "0" and _on_cpu() else None
+    before = _scope.one, _scope.views
+    _scope.one, _scope.views = (one if is_on() else None), {}
     try:
         yield
     finally:
-        _scope.one = before
+        _scope.one, _scope.views = before
+
+
+def is_on() -> bool:
+    """Whether loops are to be lowered here: on a CPU, and not switched off."""
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    return on_cpu and os.environ.get(SWITCH, "1") != "0"
 
 
 def is_active() -> bool:
@@ -45,94 +51,64 @@ def is_active() -> bool:
     return _scope.one is not None
 
 
-def conv(
-    inputs: Any,
-    kernel: Any,
-    strides: Any,
-    padding: str,
-    channels_last: bool,
-    dilation_rate: Any,
-) -> Any:
-    """Patches times kernel, or None where the native form is to be used.
+def never() -> Any:
+    """() bool that is False at run time, which the compiler cannot know."""
+    return _scope.one < 1
 
-    Shapes: inputs `(n, *spatial, channels)` or `(n, channels, *spatial)`; kernel
-    `(*window, channels, filters)`.
+
+def show(stored: Any) -> Any:
+    """The transpose of a matrix that the loop carries; `matmul` knows it again."""
+    view = tf.transpose(stored)
+    _scope.views[id(view)] = view, stored
+    return view
+
+
+def stored(view: Any) -> Any:
+    """What `show` was given, or else the transpose."""
+    _, matrix = _scope.views.get(id(view), (None, None))
+    return tf.transpose(view) if matrix is None else matrix
+
+
+def matmul(x: Any, matrix: Any) -> Any:
+    """The product of rows, (..., inputs), with a matrix that is carried transposed.
+
+    None if it is not. XLA would undo a transpose beside the product.
     """
-    rank = len(inputs.shape) - 2
-    window, (channels, filters) = kernel.shape[:rank], kernel.shape[rank:]
-    x = inputs if channels_last else _to_last(inputs)
-    grouped = x.shape[-1] != channels
-    if grouped or not _is_static(x) or math.prod(window) > _MAX_PATCH:
+    _, transposed = _scope.views.get(id(matrix), (None, None))
+    if transposed is None or x.dtype != matrix.dtype or x.shape.rank < 2:
         return None
-    strides, dilation_rate = _tuple(strides, rank), _tuple(dilation_rate, rank)
-    if padding == "same":
-        x = tf.pad(x, _same(x.shape[1:-1], window, strides, dilation_rate))
-    patches = _patches(x, window, strides, dilation_rate)
-    if not patches:
-        return None
-    sizes = patches[0].shape[:-1]
-    columns = patches[0] if len(patches) == 1 else tf.concat(patches, -1)
-    depth = math.prod(window) * channels
-    product = tf.matmul(
-        tf.reshape(columns, (-1, depth)), tf.reshape(kernel, (depth, filters))
-    )
-    outputs = tf.reshape(product, (*sizes, filters))
-    return outputs if channels_last else _to_first(outputs)
+    rows = x if x.shape.rank == 2 else tf.reshape(x, (-1, x.shape[-1]))
+    if _is_costly(rows):
+        rows = computed_once(rows)
+    product = tf.matmul(rows, transposed, transpose_b=True)
+    if x.shape.rank == 2:
+        return product
+    return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [matrix.shape[-1]]], 0))
 
 
-def max_pool(
-    inputs: Any, pool_size: Any, strides: Any, padding: str, channels_last: bool
-) -> Any:
-    """Maxima of windows that do not overlap, or None: use the native form.
+def computed_once(x: Any) -> Any:
+    """The same tensor, which XLA computes once, and not again for each use of it.
 
-    The gradient goes to the first maximum of a window, as in XLA and TensorFlow.
+    XLA repeats what is cheap, and a kernel's update would do so once per output. A
+    division is not cheap to it; one by one changes nothing.
     """
-    rank = len(inputs.shape) - 2
-    window = _tuple(pool_size, rank)
-    strides = window if strides is None else _tuple(strides, rank)
-    x = inputs if channels_last else _to_last(inputs)
-    if strides != window or not _is_static(x) or not x.dtype.is_floating:
-        return None
-    outside = [n % k for n, k in zip(x.shape[1:-1], window, strict=True)]
-    if any(outside) and padding == "same":
-        return None
-    counts = [n // k for n, k in zip(x.shape[1:-1], window, strict=True)]
-    if 0 in counts or math.prod(window) > _MAX_PATCH:
-        return None
-    sizes = [n * k for n, k in zip(counts, window, strict=True)]
-    cropped = x[(slice(None), *(slice(n) for n in sizes))]
-    outputs = _first_maxima(cropped, window, counts)
-    return outputs if channels_last else _to_first(outputs)
 
-
-def _first_maxima(x: Any, window: Sequence[int], counts: Sequence[int]) -> Any:
     @tf.custom_gradient
-    def maxima(x: Any) -> tuple[Any, Callable[[Any], Any]]:
-        rank, depth = len(window), x.shape[-1]
-        parts = _patches(x, window, window, (1,) * rank)
-        top = parts[0]
-        for part in parts[1:]:
-            top = tf.maximum(top, part)
+    def divided(x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        return x / tf.cast(_scope.one, x.dtype), lambda upstream: upstream
 
-        def grad(upstream: Any) -> Any:
-            taken, shares = None, []
-            for part in parts:
-                hit = tf.equal(part, top)
-                if taken is not None:
-                    hit, taken = hit & ~taken, taken | hit
-                else:
-                    taken = hit
-                shares.append(tf.where(hit, upstream, tf.zeros_like(upstream)))
-            # (n, *counts, *window, depth) -> (n, count, window, ..., depth)
-            stacked = tf.stack(shares, rank + 1)
-            stacked = tf.reshape(stacked, (-1, *counts, *window, depth))
-            axes = [a for i in range(rank) for a in (1 + i, 1 + rank + i)]
-            spread = tf.transpose(stacked, (0, *axes, 2 * rank + 1))
-            return tf.reshape(spread, x.shape)
+    return divided(x)
 
-        return top, grad
 
-    return maxima(x)
+def _is_costly(x: Any) -> bool:
+    # More than a few operations since the last that XLA stores the result of.
+    found, frontier = 0, [x.op]
+    while frontier and found <= _CHEAP:
+        op = frontier.pop()
+        if op.type not in _STORED:
+            found += op.type not in _FREE
+            frontier += [tensor.op for tensor in op.inputs]
+    return found > _CHEAP
 
 
 def random_mask(draw: Callable[[Any], Any], shape: Any) -> Any:
@@ -153,57 +129,3 @@ def random_mask(draw: Callable[[Any], Any], shape: Any) -> Any:
         start,
         parallel_iterations=1,
     )[1]
-
-
-def _patches(
-    x: Any, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
-) -> list[Any]:
-    # What each position of the window sees: views of the input, one per position.
-    spatial = x.shape[1:-1]
-    reach = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
-    if any(n < r for n, r in zip(spatial, reach, strict=True)):
-        return []
-    spans = [(n - r) // s * s + 1 for n, r, s in zip(spatial, reach, strides)]  # noqa: B905
-    views = []
-    for position in itertools.product(*map(range, window)):
-        starts = [p * d for p, d in zip(position, dilation, strict=True)]
-        cuts = [
-            slice(a, a + n, s) for a, n, s in zip(starts, spans, strides, strict=True)
-        ]
-        views.append(x[(slice(None), *cuts)])
-    return views
-
-
-def _same(
-    spatial: Sequence[int],
-    window: Sequence[int],
-    strides: Sequence[int],
-    dilation: Sequence[int],
-) -> list[list[int]]:
-    paddings = [[0, 0]]
-    for n, k, s, d in zip(spatial, window, strides, dilation, strict=True):
-        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-        paddings.append([total // 2, total - total // 2])
-    return [*paddings, [0, 0]]
-
-
-def _tuple(value: Any, rank: int) -> tuple[int, ...]:
-    return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
-def _is_static(x: Any) -> bool:
-    return x.shape.is_fully_defined()
-
-
-def _to_last(x: Any) -> Any:
-    rank = len(x.shape)
-    return tf.transpose(x, (0, *range(2, rank), 1))
-
-
-def _to_first(x: Any) -> Any:
-    rank = len(x.shape)
-    return tf.transpose(x, (0, rank - 1, *range(1, rank - 1)))
-
-
-def _on_cpu() -> bool:
-    return not tf.config.list_physical_devices("GPU")

@@ -112,7 +112,7 @@ class SGDPlus(keras.optimizers.SGD):
           `compile(jit_compile=True)` Keras compiles each batch size anew.
         - Activations take the memory of one example whatever the batch.
         - Sets `XLA_FLAGS=--xla_backend_extra_options=
-          xla_cpu_small_while_loop_byte_threshold=4000000` for the process unless that
+          xla_cpu_small_while_loop_byte_threshold=10000000` for the process unless that
           option is set: XLA on a CPU would interpret the loop op by op.
 
     References:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _keras, _messages, _update
+from keras_sgd_plus import _keras, _lowering, _messages, _update
 
 
 class Carry:
@@ -48,19 +48,39 @@ class Scope(keras.StatelessScope):
     """A stateless scope over a carry that remembers which variables were written.
 
     Losses are collected: without that, `add_loss` and activity regularizers vanish.
+
+    Args:
+        carry: the variables.
+        values: their values, as the loop carries them.
+        transposed: positions in the carry of matrices that it carries transposed; the
+            model sees them as they are in the variable.
     """
 
-    def __init__(self, carry: Carry, values: Sequence[tf.Tensor]) -> None:
-        pairs = list(zip(carry.variables, values, strict=True))
+    def __init__(
+        self,
+        carry: Carry,
+        values: Sequence[tf.Tensor],
+        transposed: Collection[int] = (),
+    ) -> None:
+        shown = [
+            _lowering.show(value) if i in transposed else value
+            for i, value in enumerate(values)
+        ]
+        pairs = list(zip(carry.variables, shown, strict=True))
         super().__init__(state_mapping=pairs, collect_losses=True)
+        self._transposed = {id(carry.variables[i]) for i in transposed}
         self._graph = _graph()
         self._carried = {id(v) for v in carry.variables}
         self._trainable = carry.trainable
         self._tape: tf.GradientTape | None = None
-        # Per trainable variable, each value it has had while the tape ran.
+        # Per trainable variable, each value it has had while the tape ran; of one that
+        # is carried transposed, what the loop carries comes before.
         self._versions: dict[int, list[Any]] = {
             id(v): [self.get_current_value(v)] for v in carry.trainable
         }
+        for variable in carry.trainable:
+            if id(variable) in self._transposed:
+                self._versions[id(variable)].insert(0, self.stored(variable))
         self.undeclared: dict[int, Any] = {}
 
     def add_update(self, update: tuple[Any, Any]) -> None:
@@ -93,11 +113,26 @@ class Scope(keras.StatelessScope):
     def gradients(self, tape: tf.GradientTape, loss: Any) -> list[Any]:
         """The gradient of each trainable variable, over all its values; or None."""
         versions: Any = [self._versions[id(v)] for v in self._trainable]
-        return [_sum(found) for found in tape.gradient(loss, versions)]
+        found = tape.gradient(loss, versions)
+        for variable, parts in zip(self._trainable, found, strict=True):
+            if id(variable) in self._transposed:
+                parts[1:] = [None if g is None else tf.transpose(g) for g in parts[1:]]
+        return [_sum(parts) for parts in found]
+
+    def stored(self, variable: Any) -> Any:
+        """The current value in the layout in which the loop carries it."""
+        value = self.get_current_value(variable)
+        return _lowering.stored(value) if id(variable) in self._transposed else value
 
     def values(self, variables: Iterable[Any]) -> list[Any]:
-        """Current values; None where there is no variable."""
-        return [None if v is None else self.get_current_value(v) for v in variables]
+        """Current values as they are carried; None where there is no variable."""
+        return [None if v is None else self.stored(v) for v in variables]
+
+    def put(self, variable: Any, value: Any) -> None:
+        """Sets a value that is in the layout in which the loop carries it."""
+        if id(variable) in self._transposed:
+            value = _lowering.show(value)
+        super().add_update((variable, value))
 
 
 def _graph() -> Any:
@@ -148,7 +183,7 @@ class Slots:
             scope.values(self.velocities),
             scope.values(self.averages),
             scope.values(self.accumulators),
-            scope.get_current_value(self.iterations),
+            scope.stored(self.iterations),
         )
 
     def write(self, scope: Scope, state: _update.State) -> None:
@@ -158,5 +193,5 @@ class Slots:
         for variables, values in zip(columns, state[:4], strict=True):
             pairs += zip(variables, values, strict=True)
         for variable, value in pairs:
-            if variable is not None and value is not scope.get_current_value(variable):
-                scope.add_update((variable, value))
+            if variable is not None and value is not scope.stored(variable):
+                scope.put(variable, value)

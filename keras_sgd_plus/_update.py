@@ -56,9 +56,12 @@ class LossScale(NamedTuple):
 
 
 def apply_gradients(
-    rule: Rule, state: State, gradients: list[Tensor | None], learning_rate: Tensor
+    rule: Rule,
+    state: State,
+    gradients: list[Tensor | None],
+    learning_rates: list[Tensor],
 ) -> State:
-    """One update. `gradients` has an entry per variable, None where there is none."""
+    """One update. The lists have an entry per variable; no gradient is None."""
     # 1. Overwrite the variables whose "gradient" is their next value.
     weights, velocities, averages, accumulators = (list(v) for v in state[:4])
     is_update = None
@@ -95,7 +98,7 @@ def apply_gradients(
         # 4. Clip, decay, step.
         for gradient, i in zip(clip(rule, picked), stepped, strict=True):
             weight, velocity = step(
-                rule, i, weights[i], velocities[i], gradient, learning_rate
+                rule, i, weights[i], velocities[i], gradient, learning_rates[i]
             )
             weights[i] = _select(is_update, weight, weights[i])
             velocities[i] = _select(is_update, velocity, velocities[i])
@@ -115,7 +118,7 @@ def apply_scaled_gradients(
     rule: Rule,
     state: State,
     gradients: list[Tensor | None],
-    learning_rate: Tensor,
+    learning_rates: list[Tensor],
     loss_scale: LossScale,
     dynamic_growth_steps: int,
 ) -> tuple[State, LossScale]:
@@ -127,7 +130,7 @@ def apply_scaled_gradients(
         g if g is None or overwrites else ops.divide(g, scale)
         for g, overwrites in zip(gradients, rule.overwrites, strict=True)
     ]
-    applied = apply_gradients(rule, state, unscaled, learning_rate)
+    applied = apply_gradients(rule, state, unscaled, learning_rates)
     kept = tf.nest.map_structure(
         lambda new, old: _select(finite, new, old), applied, state
     )

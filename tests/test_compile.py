@@ -219,12 +219,12 @@ def test_many_lengths_are_warned_of_once(num_lengths: int, expected: int) -> Non
 
 
 FLAGS = {
-    "": "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=4000000",
+    "": "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=10000000",
     "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=7": None,
     "--xla_cpu_enable_fast_math=false": "--xla_cpu_enable_fast_math=false "
-    "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=4000000",
+    "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=10000000",
     "--xla_backend_extra_options=a=b": "--xla_backend_extra_options=a=b,"
-    "xla_cpu_small_while_loop_byte_threshold=4000000",
+    "xla_cpu_small_while_loop_byte_threshold=10000000",
 }
 
 

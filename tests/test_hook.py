@@ -115,11 +115,11 @@ _EXTRA = "--xla_backend_extra_options="
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ("", f"{_EXTRA}{_OPTION}=4000000"),
+        ("", f"{_EXTRA}{_OPTION}=10000000"),
         (f"{_EXTRA}{_OPTION}=7", f"{_EXTRA}{_OPTION}=7"),
         (
             f"--xla_a=1 {_EXTRA}xla_b=2",
-            f"--xla_a=1 {_EXTRA}xla_b=2,{_OPTION}=4000000",
+            f"--xla_a=1 {_EXTRA}xla_b=2,{_OPTION}=10000000",
         ),
     ],
     ids=["unset", "set_by_user", "beside_others"],

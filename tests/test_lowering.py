@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_sgd_plus import SGDPlus, _hook, _lowering
+from keras_sgd_plus import SGDPlus, _convolution, _hook, _lowering
 from tests.twins import assert_engaged, assert_same, train_pair
 
 # Keras compiles a 3D convolution with channels first in a function of its own.
@@ -83,7 +83,7 @@ def test_convolution_equals_the_native_form(settings: Any) -> None:
 def test_groups_keep_the_native_form() -> None:
     x, kernel = _random(1, 5, 5, 4), _random(3, 3, 2, 6, seed=1)
     with _lowering.active(tf.constant(1)):
-        assert _lowering.conv(x, kernel, 1, "valid", True, 1) is None
+        assert _convolution.conv(x, kernel, 1, "valid", True, 1) is None
     ours, ops = _traced(keras.ops.conv, x, kernel, lowered=True)
     theirs, _ = _traced(keras.ops.conv, x, kernel, lowered=False)
     assert "MatMul" not in ops
@@ -132,8 +132,8 @@ def test_max_pool_equals_the_native_form(
 def test_overlapping_windows_keep_the_native_form() -> None:
     with _lowering.active(tf.constant(1)):
         x = _random(1, 6, 6, 2)
-        assert _lowering.max_pool(x, 3, 2, "valid", True) is None
-        assert _lowering.max_pool(x, 2, 2, "valid", True) is not None
+        assert _convolution.max_pool(x, 3, 2, "valid", True) is None
+        assert _convolution.max_pool(x, 2, 2, "valid", True) is not None
 
 
 @pytest.mark.parametrize(
@@ -206,13 +206,13 @@ def test_a_loop_is_lowered_where_xla_compiles_it(
     jit_compile: Any, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    conv = _lowering.conv
+    conv = _convolution.conv
 
     def spy(*args: Any) -> Any:
         calls.append(args)
         return conv(*args)
 
-    monkeypatch.setattr(_lowering, "conv", spy)
+    monkeypatch.setattr(_convolution, "conv", spy)
     model = _cnn()
     model.compile(SGDPlus(jit_compile=jit_compile), "mse")
     model.fit(np.ones((4, 10, 10, 1)), np.ones((4, 3)), verbose=0)

@@ -1,0 +1,49 @@
+"""Which matrices the loop carries transposed.
+
+For one example a Dense layer is a product of a vector with its kernel, and its update
+adds an outer product to it. XLA:CPU vectorizes both along the rows of the kernel, which
+Keras stores with one entry per output: ten, in the last layer of many models. Stored
+with one row per output they are several times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_sgd_plus import _keras
+
+
+def transposed(model: Any, variables: Sequence[Any], slots: Any) -> frozenset[int]:
+    """Positions in `variables` of kernels to be carried transposed, and their slots.
+
+    Args:
+        model: a built model.
+        variables: those of the carry.
+        slots: the `Slots` of the optimizer.
+    """
+    kernels = {id(k) for layer in _keras.layers(model) for k in _kernel(layer)}
+    columns = (slots.weights, slots.velocities, slots.averages, slots.accumulators)
+    chosen = {
+        id(variable)
+        for row in zip(*columns, strict=True)
+        if id(row[0]) in kernels
+        for variable in row
+    }
+    return frozenset(i for i, v in enumerate(variables) if id(v) in chosen)
+
+
+def _kernel(layer: Any) -> list[Any]:
+    # The kernel of a plain Dense layer on vectors. Constraints and regularizers see the
+    # kernel as a whole, with its axes; under mixed precision the layer sees a copy.
+    dense = keras.layers.Dense
+    if not isinstance(layer, dense) or type(layer).call is not dense.call:
+        return []
+    shape = (layer.get_build_config() or {}).get("input_shape") or ()
+    if len(shape) != 2 or layer.compute_dtype != layer.variable_dtype:
+        return []
+    if layer.kernel_constraint is not None or layer.kernel_regularizer is not None:
+        return []
+    return [layer.kernel] if isinstance(layer.kernel, keras.Variable) else []
