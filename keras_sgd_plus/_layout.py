@@ -8,12 +8,15 @@ with one row per output they are several times faster.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_sgd_plus import _keras
+
+MAX_ENTRIES = 500_000  # of a kernel; memory bounds what larger ones cost, either way
 
 
 def transposed(model: Any, variables: Sequence[Any], slots: Any) -> frozenset[int]:
@@ -46,4 +49,6 @@ def _kernel(layer: Any) -> list[Any]:
         return []
     if layer.kernel_constraint is not None or layer.kernel_regularizer is not None:
         return []
-    return [layer.kernel] if isinstance(layer.kernel, keras.Variable) else []
+    kernel: Any = layer.kernel
+    is_plain = isinstance(kernel, keras.Variable)  # not the sum that LoRA makes
+    return [kernel] if is_plain and math.prod(kernel.shape) <= MAX_ENTRIES else []

@@ -49,6 +49,7 @@ CHOICES: dict[str, tuple[Callable[[], keras.Model], int]] = {
     "mixed_precision": (_sequential(layers.Dense(2, dtype="mixed_bfloat16")), 0),
     "embedding": (_sequential(layers.Embedding(9, 3), layers.Flatten()), 0),
     "lora": (_lora, 0),
+    "large": (_sequential(layers.Dense(101), layers.Dense(2), inputs=(5000,)), 2),
 }
 
 
