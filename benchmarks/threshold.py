@@ -1,7 +1,7 @@
 """The loop alone under XLA's own small-while-loop threshold and under ours.
 
 XLA reads the setting once per process, so each arm is a process of its own; they run
-alternately. Also printed: what computing the order costs, outside XLA and inside.
+alternately. Also printed: what computing the order costs, without XLA and with it.
 """
 
 from __future__ import annotations
@@ -67,17 +67,15 @@ def child() -> None:
 def _order_costs() -> None:
     import tensorflow as tf
 
-    from keras_sgd_plus._examples import visiting_order
+    from keras_sgd_plus._order import visiting_order
 
     print("\nNanoseconds per example for the order of a batch:\n")
-    print("| batch | outside XLA (used) | inside XLA |\n| --- | --- | --- |")
+    print("| batch | without XLA | with XLA |\n| --- | --- | --- |")
     for size in (1024, 65_536, 200_000):
         costs = []
         for jit_compile in (False, True):
             order = tf.function(
-                lambda counter, size=size: visiting_order(
-                    "reshuffle", 1, counter, size
-                ),
+                lambda counter, size=size: visiting_order(1, counter, size),
                 jit_compile=jit_compile,
             )
             counter = tf.constant(0, tf.int64)

@@ -85,22 +85,20 @@ class Runner:
 
     def __call__(
         self, function: Callable[..., Any], values: list[Any], arguments: Sequence[Any]
-    ) -> tuple[list[Any], Any]:
-        """`function(values, *arguments)`, reduced to the values that change, and logs.
-
-        The function's third result is computed and dropped.
+    ) -> tuple[list[Any], Any, Any]:
+        """`function(values, *arguments)`, its values reduced to those that change.
 
         Only those leave the compiled function: a frozen weight would be copied.
         """
 
         def reduced(*flat: Any) -> tuple[list[Any], Any, Any]:
             split = len(values)
-            new, logs, fence = function(list(flat[:split]), *flat[split:])
-            return [new[i] for i in sorted(self.update.changed)], logs, fence
+            new, *others = function(list(flat[:split]), *flat[split:])
+            return [new[i] for i in sorted(self.update.changed)], *others
 
         flat = [*values, *arguments]
         if not self.use_xla:
-            return reduced(*flat)[:2]
+            return reduced(*flat)
         compiled = tf.function(reduced, jit_compile=True, autograph=False)
         compiled.get_concrete_function(*flat)
         if self.probes:
@@ -112,8 +110,8 @@ class Runner:
                 _watch.warn_once(
                     model, "xla", _messages.without_xla(model.name, reason)
                 )
-                return reduced(*flat)[:2]
-        return compiled(*flat)[:2]
+                return reduced(*flat)
+        return compiled(*flat)
 
 
 def _probe_shape(tensor: Any) -> list[int]:

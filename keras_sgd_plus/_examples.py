@@ -1,9 +1,7 @@
-"""Batches: count their examples, take some, pad them, and the order of the visit."""
+"""Batches: count their examples, take some, pad them."""
 
 from __future__ import annotations
 
-import hashlib
-import random
 from typing import Any
 
 import keras
@@ -125,37 +123,6 @@ def bucket(num_examples: Any) -> Any:
     """The smallest power of two, 8 or more, that is not below `num_examples`."""
     sizes = tf.constant([2**i for i in range(3, 31)], tf.int32)
     return tf.gather(sizes, tf.searchsorted(sizes, [num_examples])[0])
-
-
-def visiting_order(order: str, seed: int, counter: Any, num_examples: Any) -> Any:
-    """The order in which a batch is visited, (num_examples,) int32.
-
-    `"given"` counts up. `"reshuffle"` sorts 64-bit random keys, which are a pure
-    function of `seed` and `counter` (the raw update counter at the batch's start): no
-    generator state, and the same permutation with and without XLA.
-    """
-    if order == "given":
-        return tf.range(num_examples, dtype=tf.int32)
-    every_bit: Any = None
-    keys = tf.random.stateless_uniform(
-        (num_examples,),
-        tf.stack([tf.constant(seed, tf.int64), tf.cast(counter, tf.int64)]),
-        minval=every_bit,
-        maxval=every_bit,
-        dtype=tf.int64,
-        alg="philox",
-    )
-    return tf.argsort(keys)
-
-
-def derived_seed() -> int:
-    """A seed from Python's generator, which `keras.utils.set_random_seed` sets.
-
-    A digest of its state and no draw from it: SGDPlus and SGD must leave the weights
-    that a model initialises afterwards alike.
-    """
-    digest = hashlib.sha256(repr(random.getstate()).encode()).digest()
-    return int.from_bytes(digest[:4], "big")
 
 
 def _as_tensor(leaf: Any) -> Any:

@@ -25,6 +25,7 @@ from keras_sgd_plus import (
     _layout,
     _lowering,
     _messages,
+    _order,
     _update,
 )
 from keras_sgd_plus._state import Carry, Scope, Slots
@@ -155,51 +156,70 @@ def walk(
     update: Update,
     values: Values,
     leaves: Sequence[Any],
-    order: tf.Tensor,
-    group_size: int,
-    num_groups: Any,
+    num_examples: tf.Tensor,
     log_specs: Logs,
-    lowered: bool,
-) -> tuple[Values, Logs, Any]:
-    """Updates once per full group, in the given order.
+    compiled: bool,
+) -> tuple[Values, Logs, tuple[Any, Any]]:
+    """Updates once per full group, in the optimizer's order.
 
     Args:
         values: the carry before the batch.
         leaves: tensors of the batch, `(num_examples or more, ...)`.
-        order: positions to visit, `(num_examples or more,)` int32.
-        group_size: examples per update.
-        num_groups: `num_examples // group_size`, () int32. A tensor bound costs
-            nothing and spares a compilation per batch size.
+        num_examples: () int32. A tensor bound costs nothing and spares a compilation
+            per batch size.
         log_specs: as the function `log_specs` returns them; zeros are the logs of no
             group at all.
-        lowered: whether XLA will compile the loop, and forms that suit it are used.
+        compiled: whether XLA compiles the loop, and forms that suit it are used.
 
     Returns:
-        The carry after the batch, the logs of the last group, and the loop's fence,
-        which has to leave the compiled function, or XLA would remove it.
+        The carry after the batch and the logs of the last group. Then the positions
+        that follow the last full group, `(examples_per_update,)`, as many valid as are
+        left over, and the loop's fence, which has to leave the compiled function, or
+        XLA would remove it.
     """
+    # 1. The order; as handed over, a position is its own place in it.
+    optimizer, size = update.optimizer, update.optimizer.examples_per_update
+    counter = values[update.carry.index(_keras.raw_iterations(optimizer))]
+    order = None
+    if optimizer.order == "reshuffle":
+        rows = _examples.count(leaves[0])
+        order = _order.visiting_order(optimizer.seed, counter, num_examples, rows)
+
+    def positions(group_index: Any) -> Any:
+        places = group_index * size + tf.range(size, dtype=tf.int32)
+        return places if order is None else tf.gather(order, places)
+
+    # 2. The loop.
+    lowered = compiled and _lowering.is_on()
+    one = tf.cast(counter >= 0, tf.int32)
+    num_groups = num_examples // size
 
     def cond_fn(i: Any, *carry: Any) -> Any:
         del carry
         return i < num_groups
 
     def body_fn(i: Any, values: Values, logs: Logs, fence: Any) -> Any:
-        offsets = tf.range(group_size, dtype=tf.int32)
-        positions = tf.gather(order, i * group_size + offsets)
-        group = [_examples.take(leaf, positions) for leaf in leaves]
+        group = [_examples.take(leaf, positions(i)) for leaf in leaves]
         with _lowering.active(one) if lowered else contextlib.nullcontext():
             values, logs = update(values, group, lowered)
-        return i + 1, values, logs, _kernel.fenced(fence, i) if lowered else fence
+        return i + 1, values, logs, _kernel.fenced(fence, i) if compiled else fence
 
-    lowered = lowered and _lowering.is_on()
+    logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
+    start = update.swapped(values) if lowered else list(values)
+    _, values, logs, fence = tf.while_loop(
+        cond_fn,
+        body_fn,
+        (tf.constant(0), start, logs, _kernel.new_fence()),
+        parallel_iterations=1,
+    )
     if lowered:
         values = update.swapped(values)
-    num_groups = tf.convert_to_tensor(num_groups)
-    one = tf.minimum(num_groups, 1)
-    logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
-    start = (tf.zeros((), num_groups.dtype), list(values), logs, _kernel.new_fence())
-    end = tf.while_loop(cond_fn, body_fn, start, parallel_iterations=1)
-    return (update.swapped(end[1]) if lowered else end[1]), end[2], end[3]
+    # 3. What is left over, if anything can be.
+    if size == 1:
+        return values, logs, ((), fence)
+    if order is not None:
+        order = tf.pad(order, [[0, size]])
+    return values, logs, (positions(num_groups), fence)
 
 
 def log_specs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_sgd_plus import _checks, _compile, _examples, _hook, _keras, _messages, _step
+from keras_sgd_plus import _checks, _compile, _hook, _keras, _messages, _order, _step
 
 
 @keras.saving.register_keras_serializable(package="keras_sgd_plus")
@@ -166,7 +166,7 @@ class SGDPlus(keras.optimizers.SGD):
         )
         self.examples_per_update = examples_per_update
         self.order = order
-        self.seed = _examples.derived_seed() if seed is None else seed
+        self.seed = _order.derived_seed() if seed is None else seed
         self.jit_compile = jit_compile
         # Sticky, because Keras traces a train function once and keeps it between fits.
         self._loop_engaged = False

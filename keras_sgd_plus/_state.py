@@ -34,6 +34,10 @@ class Carry:
         ]
         self.variables = list({id(v): v for v in candidates}.values())
 
+    def index(self, variable: Any) -> int:
+        """The position of a variable."""
+        return next(i for i, v in enumerate(self.variables) if v is variable)
+
     def read(self) -> list[tf.Tensor]:
         """The current values."""
         return [tf.convert_to_tensor(v.value) for v in self.variables]

@@ -83,49 +83,41 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
     leaves = _examples.flat(batch)
     for topic, text in _checks.doubts(model, batch[2], group_size):
         _watch.warn_once(model, topic, text)
-    counter = _keras.raw_iterations(optimizer).value
-    order = _examples.visiting_order(
-        optimizer.order, optimizer.seed, counter, num_examples
-    )
     values = update.carry.read()
     specs = _loop.log_specs(update, values, leaves)
     use_xla = _compile.wants_xla(optimizer.jit_compile, model, leaves)
     if group_size > 1 and not model.jit_compile:
         _watch.watch_groups(model, group_size, num_examples)
-    walked, rows = leaves, order
+    walked = leaves
     if use_xla and not model.jit_compile:  # else Keras compiles, for each batch size
         _watch.watch_shapes(model, leaves)
         if not isinstance(num_examples, int):
             # A power of two of examples: one compilation serves many batch sizes.
             size = _examples.bucket(num_examples)
             walked = [_examples.pad(leaf, size) for leaf in leaves]
-            rows = _examples.pad(order, size)
 
     def full_groups(values: Any, *arguments: Any) -> Any:
-        num_groups, order, *leaves = arguments
-        return _loop.walk(
-            update, values, leaves, order, group_size, num_groups, specs, runner.use_xla
-        )
+        num_examples, *leaves = arguments
+        return _loop.walk(update, values, leaves, num_examples, specs, runner.use_xla)
 
-    num_groups = tf.convert_to_tensor(num_examples // group_size)
     runner = _compile.Runner(update, use_xla, optimizer.jit_compile)
-    arguments = [num_groups, rows, *walked]
-    changed, logs = runner(full_groups, values, arguments)
+    arguments = [tf.convert_to_tensor(num_examples), *walked]
+    changed, logs, (left_over, _) = runner(full_groups, values, arguments)
     if group_size == 1:
         return changed, logs
 
     # What is left over is one shorter group, with a shape of its own.
+    rest = num_examples % group_size
+
     def short_group() -> Any:
-        positions = order[num_examples // group_size * group_size :]
-        group = [_examples.take(leaf, positions) for leaf in leaves]
+        group = [_examples.take(leaf, left_over[:rest]) for leaf in leaves]
         current = list(values)
         for position, value in zip(sorted(update.changed), changed, strict=True):
             current[position] = value
         return runner(
             lambda values, *group: (*update(values, group), ()), current, group
-        )
+        )[:2]
 
-    rest = num_examples % group_size
     if isinstance(rest, int):
         return short_group() if rest else (changed, logs)
     return tf.cond(rest > 0, short_group, lambda: (changed, logs))

@@ -20,10 +20,10 @@ ALLOWED = {
     "_optimizer": {
         "_checks",
         "_compile",
-        "_examples",
         "_hook",
         "_keras",
         "_messages",
+        "_order",
         "_step",
     },
     "_step": {
@@ -45,6 +45,7 @@ ALLOWED = {
         "_layout",
         "_lowering",
         "_messages",
+        "_order",
         "_state",
         "_update",
     },
@@ -54,6 +55,7 @@ ALLOWED = {
     "_kernel": {"_lowering"},
     "_layout": {"_keras"},
     "_lowering": set(),
+    "_order": set(),
     "_convolution": set(),
     "_messages": set(),
     "_examples": set(),

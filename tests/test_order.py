@@ -12,7 +12,7 @@ import tensorflow as tf
 from scipy import stats
 
 from keras_sgd_plus import SGDPlus
-from keras_sgd_plus._examples import visiting_order
+from keras_sgd_plus._order import visiting_order
 from tests.twins import dense_data, dense_model
 
 # Each chi-squared test below rejects a right implementation once in 10,000 seeds; the
@@ -21,11 +21,11 @@ FLAKE_RATE = 1e-4
 
 
 def _orders(num_orders: int, num_examples: int, seed: int) -> np.ndarray:
-    @tf.function
+    @tf.function(jit_compile=True)
     def many() -> Any:
         counters = tf.range(num_orders, dtype=tf.int64) * num_examples
         return tf.map_fn(
-            lambda c: visiting_order("reshuffle", seed, c, num_examples),
+            lambda c: visiting_order(seed, c, num_examples),
             counters,
             fn_output_signature=tf.int32,
         )
@@ -63,15 +63,15 @@ def test_consecutive_orders_are_independent() -> None:
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 1000, 4096])
 def test_an_order_is_the_same_everywhere(size: int) -> None:
     """With XLA, without it, eagerly, and with a size known or not while tracing."""
-    eager = visiting_order("reshuffle", 3, tf.constant(17, tf.int64), size).numpy()
+    eager = visiting_order(3, tf.constant(17, tf.int64), size).numpy()
     assert sorted(eager.tolist()) == list(range(size))
 
     def static(counter: Any) -> Any:
-        return visiting_order("reshuffle", 3, counter, size)
+        return visiting_order(3, counter, size)
 
     @tf.function
     def dynamic(counter: Any, rows: Any) -> Any:
-        return visiting_order("reshuffle", 3, counter, rows)
+        return visiting_order(3, counter, rows)
 
     counter = tf.constant(17, tf.int64)
     for other in (
@@ -82,10 +82,33 @@ def test_an_order_is_the_same_everywhere(size: int) -> None:
         np.testing.assert_array_equal(eager, other.numpy())
 
 
+def test_the_order_is_the_shuffle_of_fisher_and_yates() -> None:
+    bits = tf.random.stateless_uniform(
+        (20,), [3, 17], minval=None, maxval=None, dtype=tf.int64, alg="philox"
+    )
+    expected = list(range(20))
+    for i, number in enumerate(bits.numpy().astype("uint64").tolist()):
+        j = i + number % (20 - i)
+        expected[i], expected[j] = expected[j], expected[i]
+    counter = tf.constant(17, tf.int64)
+    assert visiting_order(3, counter, 20).numpy().tolist() == expected
+
+
+@pytest.mark.parametrize("size", [9, 16, 64])
+def test_padding_does_not_change_the_order(size: int) -> None:
+    counter = tf.constant(17, tf.int64)
+    for jit_compile in (False, True):
+        padded = tf.function(
+            lambda c, n: visiting_order(3, c, n, size), jit_compile=jit_compile
+        )(counter, tf.constant(9))
+        np.testing.assert_array_equal(padded[:9], visiting_order(3, counter, 9))
+        np.testing.assert_array_equal(padded[9:], np.arange(9, size))
+
+
 @pytest.mark.parametrize("counter", [2**31 + 5, 2**33 + 5])
 def test_all_bits_of_the_counter_count(counter: int) -> None:
-    far = visiting_order("reshuffle", 3, tf.constant(counter, tf.int64), 50).numpy()
-    near = visiting_order("reshuffle", 3, tf.constant(5, tf.int64), 50).numpy()
+    far = visiting_order(3, tf.constant(counter, tf.int64), 50).numpy()
+    near = visiting_order(3, tf.constant(5, tf.int64), 50).numpy()
     assert (far != near).any()
 
 
