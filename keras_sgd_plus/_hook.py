@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _convolution, _keras, _lowering, _messages
+from keras_sgd_plus import _convolution, _keras, _lowering, _messages, _random
 
 _MARK = "_keras_sgd_plus_original"
 
@@ -120,14 +120,8 @@ def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) 
     elif inputs.shape.is_fully_defined():
         shape = inputs.shape
     seed = _keras.draw_seed(seed)
-
-    def draw(zero: Any) -> Any:
-        ones = tf.ones(shape, inputs.dtype)
-        own = seed + tf.cast(zero, seed.dtype)
-        return tf.not_equal(tf.nn.experimental.stateless_dropout(ones, rate, own), 0)
-
     scaled = inputs * tf.constant(1.0 / (1.0 - rate), inputs.dtype)
-    kept = _lowering.random_mask(draw, shape)
+    kept = _random.keep_mask(seed, rate, shape, inputs.dtype)
     return tf.where(kept, scaled, tf.zeros_like(scaled))
 
 

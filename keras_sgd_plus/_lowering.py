@@ -56,6 +56,11 @@ def never() -> Any:
     return _scope.one < 1
 
 
+def is_below_one(i: Any) -> Any:
+    """`i < 1`, unknown to the compiler."""
+    return i < _scope.one
+
+
 def show(stored: Any) -> Any:
     """The transpose of a matrix that the loop carries; `matmul` knows it again."""
     view = tf.transpose(stored)
@@ -109,23 +114,3 @@ def _is_costly(x: Any) -> bool:
             found += op.type not in _FREE
             frontier += [tensor.op for tensor in op.inputs]
     return found > _CHEAP
-
-
-def random_mask(draw: Callable[[Any], Any], shape: Any) -> Any:
-    """Draws bools in a loop of one turn, which XLA makes one kernel of.
-
-    Outside of such a kernel XLA:CPU computes the random bits anew for every element.
-
-    Args:
-        draw: gives the mask, of `shape`; takes a () int32 that is 0, and has to depend
-            on it, or XLA would move the work out of the loop.
-        shape: of the mask.
-    """
-    one = _scope.one
-    start = (tf.constant(0), tf.zeros(shape, tf.bool))
-    return tf.while_loop(
-        lambda i, _: i < one,
-        lambda i, _: (i + 1, draw(i)),
-        start,
-        parallel_iterations=1,
-    )[1]
