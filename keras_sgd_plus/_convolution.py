@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus import _lowering
+
 _MAX_PATCH = 64  # kernel positions; more patches would copy the input too often
 
 
@@ -72,6 +74,8 @@ def max_pool(
     if 0 in counts or math.prod(window) > _MAX_PATCH:
         return None
     sizes = [n * k for n, k in zip(counts, window, strict=True)]
+    if _lowering.is_costly(x):
+        x = _lowering.computed_once(x)  # and not for each position of a window
     cropped = x[(slice(None), *(slice(n) for n in sizes))]
     outputs = _first_maxima(cropped, window, counts)
     return outputs if channels_last else _to_first(outputs)

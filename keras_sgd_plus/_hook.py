@@ -15,9 +15,8 @@ import inspect
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from keras_sgd_plus import _convolution, _keras, _lowering, _messages, _random
+from keras_sgd_plus import _backend, _keras, _lowering, _messages
 
 _MARK = "_keras_sgd_plus_original"
 
@@ -64,7 +63,7 @@ def _install_lowerings() -> None:
     for name, (module, parameters) in _keras.lowered_functions().items():
         original: Any = getattr(module, name)
         if list(inspect.signature(original).parameters) == parameters:
-            setattr(module, name, _lowered(original, _LOWERINGS[name]))
+            setattr(module, name, _lowered(original, _backend.LOWERINGS[name]))
 
 
 def _lowered(original: Any, lowering: Any) -> Any:
@@ -77,60 +76,6 @@ def _lowered(original: Any, lowering: Any) -> Any:
 
     setattr(dispatch, _MARK, original)
     return dispatch
-
-
-def _conv(
-    inputs: Any,
-    kernel: Any,
-    strides: Any = 1,
-    padding: str = "valid",
-    data_format: str | None = None,
-    dilation_rate: Any = 1,
-) -> Any:
-    inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
-    last = (data_format or keras.config.image_data_format()) == "channels_last"
-    return _convolution.conv(inputs, kernel, strides, padding, last, dilation_rate)
-
-
-def _max_pool(
-    inputs: Any,
-    pool_size: Any,
-    strides: Any = None,
-    padding: str = "valid",
-    data_format: str | None = None,
-) -> Any:
-    last = (data_format or keras.config.image_data_format()) == "channels_last"
-    inputs = tf.convert_to_tensor(inputs)
-    return _convolution.max_pool(inputs, pool_size, strides, padding, last)
-
-
-def _matmul(x1: Any, x2: Any) -> Any:
-    matrix = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
-    return _lowering.matmul(x1, matrix) if isinstance(x1, tf.Tensor) else None
-
-
-def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
-    if not isinstance(rate, float) or not 0 < rate < 1:
-        return None
-    inputs = tf.convert_to_tensor(inputs)
-    shape = tf.shape(inputs)
-    if noise_shape is not None:
-        sizes = zip(tf.unstack(shape), noise_shape, strict=True)
-        shape = tf.stack([actual if n is None else n for actual, n in sizes])
-    elif inputs.shape.is_fully_defined():
-        shape = inputs.shape
-    seed = _keras.draw_seed(seed)
-    scaled = inputs * tf.constant(1.0 / (1.0 - rate), inputs.dtype)
-    kept = _random.keep_mask(seed, rate, shape, inputs.dtype)
-    return tf.where(kept, scaled, tf.zeros_like(scaled))
-
-
-_LOWERINGS = {
-    "conv": _conv,
-    "max_pool": _max_pool,
-    "matmul": _matmul,
-    "dropout": _dropout,
-}
 
 
 def uninstall() -> None:

@@ -140,6 +140,16 @@ def lowered_functions() -> dict[str, tuple[Any, list[str]]]:
     return {
         "conv": (nn, ["inputs", "kernel", *window, "dilation_rate"]),
         "max_pool": (nn, ["inputs", "pool_size", *window]),
+        "batch_normalization": (
+            nn,
+            ["x", "mean", "variance", "axis", "offset", "scale", "epsilon"],
+        ),
+        "moments": (nn, ["x", "axes", "keepdims", "synchronized"]),
+        "sparse_categorical_crossentropy": (
+            nn,
+            ["target", "output", "from_logits", "axis"],
+        ),
+        "add": (numpy, ["x1", "x2"]),
         "matmul": (numpy, ["x1", "x2"]),
         "dropout": (random, ["inputs", "rate", "noise_shape", "seed"]),
     }

@@ -83,7 +83,7 @@ def matmul(x: Any, matrix: Any) -> Any:
     if transposed is None or x.dtype != matrix.dtype or x.shape.rank < 2:
         return None
     rows = x if x.shape.rank == 2 else tf.reshape(x, (-1, x.shape[-1]))
-    if _is_costly(rows):
+    if is_costly(rows):
         rows = computed_once(rows)
     product = tf.matmul(rows, transposed, transpose_b=True)
     if x.shape.rank == 2:
@@ -105,8 +105,8 @@ def computed_once(x: Any) -> Any:
     return divided(x)
 
 
-def _is_costly(x: Any) -> bool:
-    # More than a few operations since the last that XLA stores the result of.
+def is_costly(x: Any) -> bool:
+    """Whether it is more than a few operations away from what XLA stores."""
     found, frontier = 0, [x.op]
     while frontier and found <= _CHEAP:
         op = frontier.pop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +41,7 @@ def uniform(seed: Any, shape: tf.TensorShape) -> Any:
     The rounds are turns of a loop. Unrolled, XLA:CPU would compute all ten anew for
     each of the four numbers that they give.
     """
-    count = math.prod(shape)
+    count = shape.num_elements() or 0
     blocks = -(-count // 4)
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
     index = tf.range(blocks, dtype=tf.int32)

@@ -151,9 +151,9 @@ def test_only_what_costs_something_is_kept_from_being_repeated() -> None:
         hidden = tf.nn.relu(tf.matmul(tf.reshape(image, (1, -1)), kernel))
         pooled = tf.reduce_max(tf.stack([image, image * 2 + 1, -image]), 0)
         with _lowering.active(one):
-            assert not _lowering._is_costly(tf.reshape(image, (1, -1)))
-            assert not _lowering._is_costly(hidden)
-            assert _lowering._is_costly(tf.reshape(pooled, (1, -1)))
+            assert not _lowering.is_costly(tf.reshape(image, (1, -1)))
+            assert not _lowering.is_costly(hidden)
+            assert _lowering.is_costly(tf.reshape(pooled, (1, -1)))
             return _lowering.computed_once(pooled), pooled
 
     kernel = tf.ones((16, 3))
