@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from keras_sgd_plus import _lowering
 
+_MANY_ROWS = 64  # to sum gradients of; fewer are computed twice as well
+
 
 def moments(x: Any, axes: Any, keepdims: bool) -> Any:
     """Mean and variance over all axes but the last, or None for other axes."""
@@ -52,8 +54,17 @@ def add_bias(x: Any, bias: Any) -> Any:
         return None
     if x.dtype != bias.dtype or bias.shape.rank > x.shape.rank or not _is_static(x):
         return None
-    total = tf.nn.bias_add(_rows(x), tf.reshape(bias, (-1,)))
-    return tf.reshape(total, x.shape)
+    return tf.reshape(_biased(_rows(x), tf.reshape(bias, (-1,))), x.shape)
+
+
+@tf.custom_gradient
+def _biased(rows: Any, bias: Any) -> Any:
+    def grad(upstream: Any) -> Any:
+        if rows.shape[0] >= _MANY_ROWS:
+            upstream = _lowering.computed_once(upstream)
+        return upstream, tf.reduce_sum(upstream, 0)
+
+    return tf.nn.bias_add(rows, bias), grad
 
 
 def _rows(x: Any) -> Any:

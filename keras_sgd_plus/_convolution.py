@@ -7,7 +7,6 @@ the same sums, up to the order of additions.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,14 +40,21 @@ def conv(
     strides, dilation_rate = _tuple(strides, rank), _tuple(dilation_rate, rank)
     if padding == "same":
         x = tf.pad(x, _same(x.shape[1:-1], window, strides, dilation_rate))
-    patches = _patches(x, window, strides, dilation_rate)
-    if not patches:
-        return None
-    sizes = patches[0].shape[:-1]
-    columns = patches[0] if len(patches) == 1 else tf.concat(patches, -1)
-    depth = math.prod(window) * channels
+    if _lowering.is_costly(x):
+        x = _lowering.computed_once(x)
+    # Axis by axis, what the positions of the window see is put side by side, so that
+    # in the end the window's last axis changes slowest.
+    for axis, settings in enumerate(
+        zip(window, strides, dilation_rate, strict=True), start=1
+    ):
+        views = _views(x, axis, *settings)
+        if not views:
+            return None
+        x = views[0] if len(views) == 1 else tf.concat(views, -1)
+    sizes, depth = x.shape[:-1], math.prod(window) * channels
+    kernel = tf.transpose(kernel, (*reversed(range(rank)), rank, rank + 1))
     product = tf.matmul(
-        tf.reshape(columns, (-1, depth)), tf.reshape(kernel, (depth, filters))
+        tf.reshape(x, (-1, depth)), tf.reshape(kernel, (depth, filters))
     )
     outputs = tf.reshape(product, (*sizes, filters))
     return outputs if channels_last else _to_first(outputs)
@@ -85,7 +91,9 @@ def _first_maxima(x: Any, window: Sequence[int], counts: Sequence[int]) -> Any:
     @tf.custom_gradient
     def maxima(x: Any) -> tuple[Any, Callable[[Any], Any]]:
         rank, depth = len(window), x.shape[-1]
-        parts = _patches(x, window, window, (1,) * rank)
+        parts = [x]
+        for axis, k in enumerate(window, start=1):
+            parts = [view for part in parts for view in _views(part, axis, k, k, 1)]
         top = parts[0]
         for part in parts[1:]:
             top = tf.maximum(top, part)
@@ -111,23 +119,17 @@ def _first_maxima(x: Any, window: Sequence[int], counts: Sequence[int]) -> Any:
     return maxima(x)
 
 
-def _patches(
-    x: Any, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
-) -> list[Any]:
-    # What each position of the window sees: views of the input, one per position.
-    spatial = x.shape[1:-1]
-    reach = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
-    if any(n < r for n, r in zip(spatial, reach, strict=True)):
+def _views(x: Any, axis: int, window: int, stride: int, dilation: int) -> list[Any]:
+    # What each position of the window sees along one axis; none if it is too short.
+    reach = (window - 1) * dilation + 1
+    if x.shape[axis] < reach:
         return []
-    spans = [(n - r) // s * s + 1 for n, r, s in zip(spatial, reach, strides)]  # noqa: B905
-    views = []
-    for position in itertools.product(*map(range, window)):
-        starts = [p * d for p, d in zip(position, dilation, strict=True)]
-        cuts = [
-            slice(a, a + n, s) for a, n, s in zip(starts, spans, strides, strict=True)
-        ]
-        views.append(x[(slice(None), *cuts)])
-    return views
+    span = (x.shape[axis] - reach) // stride * stride + 1
+    before = (slice(None),) * axis
+    return [
+        x[(*before, slice(p * dilation, p * dilation + span, stride))]
+        for p in range(window)
+    ]
 
 
 def _same(

@@ -25,7 +25,6 @@ from keras_sgd_plus import (
     _layout,
     _lowering,
     _messages,
-    _order,
     _update,
 )
 from keras_sgd_plus._state import Carry, Scope, Slots
@@ -156,15 +155,18 @@ def walk(
     update: Update,
     values: Values,
     leaves: Sequence[Any],
+    order: Any,
     num_examples: tf.Tensor,
     log_specs: Logs,
     compiled: bool,
-) -> tuple[Values, Logs, tuple[Any, Any]]:
-    """Updates once per full group, in the optimizer's order.
+) -> tuple[Values, Logs, Any]:
+    """Updates once per full group.
 
     Args:
         values: the carry before the batch.
         leaves: tensors of the batch, `(num_examples or more, ...)`.
+        order: positions to visit, `(num_examples or more,)` int32, or None for the
+            order in which the examples were handed over.
         num_examples: () int32. A tensor bound costs nothing and spares a compilation
             per batch size.
         log_specs: as the function `log_specs` returns them; zeros are the logs of no
@@ -172,34 +174,24 @@ def walk(
         compiled: whether XLA compiles the loop, and forms that suit it are used.
 
     Returns:
-        The carry after the batch and the logs of the last group. Then the positions
-        that follow the last full group, `(examples_per_update,)`, as many valid as are
-        left over, and the loop's fence, which has to leave the compiled function, or
-        XLA would remove it.
+        The carry after the batch, the logs of the last group, and the loop's fence,
+        which has to leave the compiled function, or XLA would remove it.
     """
-    # 1. The order; as handed over, a position is its own place in it.
-    optimizer, size = update.optimizer, update.optimizer.examples_per_update
-    counter = values[update.carry.index(_keras.raw_iterations(optimizer))]
-    order = None
-    if optimizer.order == "reshuffle":
-        rows = _examples.count(leaves[0])
-        order = _order.visiting_order(optimizer.seed, counter, num_examples, rows)
-
-    def positions(group_index: Any) -> Any:
-        places = group_index * size + tf.range(size, dtype=tf.int32)
-        return places if order is None else tf.gather(order, places)
-
-    # 2. The loop.
-    lowered = compiled and _lowering.is_on()
-    one = tf.cast(counter >= 0, tf.int32)
+    size = update.optimizer.examples_per_update
     num_groups = num_examples // size
+    lowered = compiled and _lowering.is_on()
+    counter = values[update.carry.index(_keras.raw_iterations(update.optimizer))]
+    one = tf.cast(counter >= 0, tf.int32)  # which XLA cannot know
 
     def cond_fn(i: Any, *carry: Any) -> Any:
         del carry
         return i < num_groups
 
     def body_fn(i: Any, values: Values, logs: Logs, fence: Any) -> Any:
-        group = [_examples.take(leaf, positions(i)) for leaf in leaves]
+        positions = i * size + tf.range(size, dtype=tf.int32)
+        if order is not None:
+            positions = tf.gather(order, positions)
+        group = [_examples.take(leaf, positions) for leaf in leaves]
         with _lowering.active(one) if lowered else contextlib.nullcontext():
             values, logs = update(values, group, lowered)
         return i + 1, values, logs, _kernel.fenced(fence, i) if compiled else fence
@@ -212,14 +204,7 @@ def walk(
         (tf.constant(0), start, logs, _kernel.new_fence()),
         parallel_iterations=1,
     )
-    if lowered:
-        values = update.swapped(values)
-    # 3. What is left over, if anything can be.
-    if size == 1:
-        return values, logs, ((), fence)
-    if order is not None:
-        order = tf.pad(order, [[0, size]])
-    return values, logs, (positions(num_groups), fence)
+    return update.swapped(values) if lowered else values, logs, fence
 
 
 def log_specs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:

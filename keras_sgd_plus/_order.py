@@ -8,40 +8,43 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus import _xla
 
-def visiting_order(seed: int, counter: Any, num_examples: Any, size: Any = None) -> Any:
+
+def visiting_order(seed: int, counter: Any, num_examples: Any) -> Any:
     """A uniform permutation of a batch: a pure function of `seed` and `counter`.
 
     There is no generator state, and the permutation is the same with and without XLA.
-    The shuffle is that of Fisher and Yates (Durstenfeld, 1964,
-    https://doi.org/10.1145/364520.364540), from 64 random bits per example.
 
     Args:
         seed: that of the optimizer.
         counter: () int64, the raw update counter at the batch's start.
         num_examples: () int32, the examples of the batch.
-        size: the length of the result, `num_examples` or more. A batch that is padded
-            to it has the same order. Defaults to `num_examples`.
 
     Returns:
-        (size,) int32: the positions to visit, then those of the padding.
+        (num_examples,) int32: the positions to visit.
     """
-    size = num_examples if size is None else size
     counter = tf.cast(counter, tf.int64)
+    key = tf.stack([tf.constant(seed, tf.int64), counter])
+    if _xla.is_tracing():
+        return _shuffle(key, num_examples, counter < 0)
+    places = tf.range(num_examples, dtype=tf.int32)
+    return tf.random.experimental.stateless_shuffle(places, key, alg="philox")
+
+
+def _shuffle(key: Any, num_examples: Any, never: Any) -> Any:
+    # What `stateless_shuffle` does, for which XLA has no kernel: the shuffle of Fisher
+    # and Yates (Durstenfeld, 1964, https://doi.org/10.1145/364520.364540).
     every_bit: Any = None
     bits = tf.random.stateless_uniform(
-        (size,),
-        tf.stack([tf.constant(seed, tf.int64), counter]),
-        minval=every_bit,
-        maxval=every_bit,
-        dtype=tf.int64,
-        alg="philox",
+        (num_examples,), key, every_bit, every_bit, tf.uint32, alg="philox"
     )
-    positions = tf.range(size, dtype=tf.int32)
-    remaining = tf.cast(tf.maximum(num_examples - positions, 1), tf.uint64)
-    offsets = tf.math.floormod(tf.bitcast(bits, tf.uint64), remaining)
-    partners = positions + tf.cast(offsets, tf.int32)
-    never = counter < 0
+    places = tf.range(num_examples, dtype=tf.int32)
+    offsets = tf.math.floormod(bits, tf.cast(num_examples - places, tf.uint32))
+    partners = places + tf.cast(offsets, tf.int32)
+    order = tf.TensorArray(
+        tf.int32, size=num_examples, element_shape=(), clear_after_read=False
+    ).unstack(places)
 
     def body_fn(i: Any, order: Any) -> tuple[Any, Any]:
         j = tf.gather(partners, i)
@@ -51,10 +54,6 @@ def visiting_order(seed: int, counter: Any, num_examples: Any, size: Any = None)
         order = order.write(i, tf.where(never, at_i, at_j))
         return i + 1, order.write(j, at_i)
 
-    order = tf.TensorArray(
-        tf.int32, size=size, element_shape=(), clear_after_read=False
-    ).unstack(positions)
-    num_examples = tf.convert_to_tensor(num_examples)
     return tf.while_loop(
         lambda i, _: i < num_examples,
         body_fn,

@@ -14,6 +14,7 @@ from keras_sgd_plus import (
     _keras,
     _loop,
     _messages,
+    _order,
     _watch,
 )
 from keras_sgd_plus._state import Carry
@@ -88,21 +89,27 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
     use_xla = _compile.wants_xla(optimizer.jit_compile, model, leaves)
     if group_size > 1 and not model.jit_compile:
         _watch.watch_groups(model, group_size, num_examples)
-    walked = leaves
+    order = []
+    if optimizer.order == "reshuffle":
+        counter = _keras.raw_iterations(optimizer).value
+        order = [_order.visiting_order(optimizer.seed, counter, num_examples)]
+    padded = [*leaves, *order]
     if use_xla and not model.jit_compile:  # else Keras compiles, for each batch size
         _watch.watch_shapes(model, leaves)
         if not isinstance(num_examples, int):
             # A power of two of examples: one compilation serves many batch sizes.
             size = _examples.bucket(num_examples)
-            walked = [_examples.pad(leaf, size) for leaf in leaves]
+            padded = [_examples.pad(tensor, size) for tensor in padded]
 
-    def full_groups(values: Any, *arguments: Any) -> Any:
-        num_examples, *leaves = arguments
-        return _loop.walk(update, values, leaves, num_examples, specs, runner.use_xla)
+    def full_groups(values: Any, num_examples: Any, *padded: Any) -> Any:
+        examples, order = padded[: len(leaves)], (*padded[len(leaves) :], None)[0]
+        return _loop.walk(
+            update, values, examples, order, num_examples, specs, runner.use_xla
+        )
 
     runner = _compile.Runner(update, use_xla, optimizer.jit_compile)
-    arguments = [tf.convert_to_tensor(num_examples), *walked]
-    changed, logs, (left_over, _) = runner(full_groups, values, arguments)
+    arguments = [tf.convert_to_tensor(num_examples), *padded]
+    changed, logs, _ = runner(full_groups, values, arguments)
     if group_size == 1:
         return changed, logs
 
@@ -110,7 +117,10 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
     rest = num_examples % group_size
 
     def short_group() -> Any:
-        group = [_examples.take(leaf, left_over[:rest]) for leaf in leaves]
+        positions = tf.range(num_examples - rest, num_examples)
+        if order:
+            positions = tf.gather(order[0], positions)
+        group = [_examples.take(leaf, positions) for leaf in leaves]
         current = list(values)
         for position, value in zip(sorted(update.changed), changed, strict=True):
             current[position] = value
