@@ -101,7 +101,7 @@ class Runner:
             return reduced(*flat)
         compiled = tf.function(reduced, jit_compile=True, autograph=False)
         compiled.get_concrete_function(*flat)
-        if self.probes:
+        if self.probes and not self.update.compiles:
             self.probes = False
             reason = refused(compiled, flat)
             if reason is not None:

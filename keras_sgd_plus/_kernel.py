@@ -29,12 +29,12 @@ def new_fence() -> Any:
     return tf.zeros((2,), tf.int32)
 
 
-def fenced(fence: Any, step: Any) -> Any:
+def fenced(graph: Any, fence: Any, step: Any) -> Any:
     """The next state; keeps the loop out of one kernel if its body is better off.
 
-    Called at the end of the body's trace; looks at what has been traced.
+    Called at the end of the body's trace; looks at what has been traced in its graph.
     """
-    if products(tf.compat.v1.get_default_graph()) <= MAX_PRODUCTS:
+    if products(graph) <= MAX_PRODUCTS:
         return fence
     step = tf.cast(step, tf.int32)
     places = tf.stack([[step % 2], [step % 3 % 2]])

@@ -26,6 +26,7 @@ from keras_sgd_plus import (
     _lowering,
     _messages,
     _update,
+    _xla,
 )
 from keras_sgd_plus._state import Carry, Scope, Slots
 
@@ -61,7 +62,9 @@ class Update:
         self.transposed = _layout.transposed(model, carry.variables, self.slots)
         self.index = [_keras.variable_index(optimizer, v) for v in carry.trainable]
         self.keeps_logs = not _keras.has_default_metrics(model)
-        self.changed: set[int] = set()  # positions in the carry, known after a trace
+        # Known after a trace:
+        self.changed: set[int] = set()  # positions in the carry
+        self.compiles = False  # whether XLA surely takes the loop's body
 
     def __call__(
         self, values: Values, group: Sequence[Any], lowered: bool = False
@@ -194,7 +197,11 @@ def walk(
         group = [_examples.take(leaf, positions) for leaf in leaves]
         with _lowering.active(one) if lowered else contextlib.nullcontext():
             values, logs = update(values, group, lowered)
-        return i + 1, values, logs, _kernel.fenced(fence, i) if compiled else fence
+        if compiled:
+            graph = tf.compat.v1.get_default_graph()
+            update.compiles = _xla.surely_takes(graph)
+            fence = _kernel.fenced(graph, fence, i)
+        return i + 1, values, logs, fence
 
     logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
     start = update.swapped(values) if lowered else list(values)

@@ -29,7 +29,8 @@ def visiting_order(seed: int, counter: Any, num_examples: Any) -> Any:
     if _xla.is_tracing():
         return _shuffle(key, num_examples, counter < 0)
     places = tf.range(num_examples, dtype=tf.int32)
-    return tf.random.experimental.stateless_shuffle(places, key, alg="philox")
+    experimental: Any = tf.random.experimental  # type: ignore[attr-defined]
+    return experimental.stateless_shuffle(places, key, alg="philox")
 
 
 def _shuffle(key: Any, num_examples: Any, never: Any) -> Any:

@@ -1,9 +1,31 @@
-"""Every name of TensorFlow that is not public, in one place."""
+"""What TensorFlow does not say of XLA: what is being compiled, and what can be."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util  # type: ignore[import]
+
+# Operations that XLA:CPU has kernels for, on every type below.
+_OPERATIONS = frozenset(
+    """
+    Abs AddN AddV2 BatchMatMulV2 BiasAdd BiasAddGrad BroadcastGradientArgs BroadcastTo
+    Cast ConcatOffset ConcatV2 Const DivNoNan Einsum Elu EluGrad Equal Exp ExpandDims
+    Fill FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity IdentityN
+    InvertPermutation L2Loss LeakyRelu LeakyReluGrad Less LessEqual Log Log1p LogSoftmax
+    LogicalAnd LogicalNot LogicalOr MatMul MatrixBandPart Max Maximum Mean Min Minimum
+    Mul Neg NotEqual OneHot OnesLike Pack Pad Placeholder Prod Range RealDiv Reciprocal
+    ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad Reshape Rsqrt RsqrtGrad Select SelectV2
+    Selu SeluGrad Shape Sigmoid SigmoidGrad Sign Slice Softmax
+    SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad Softsign SoftsignGrad
+    SparseSoftmaxCrossEntropyWithLogits Split Sqrt SqrtGrad Square SquaredDifference
+    Squeeze StopGradient StridedSlice StridedSliceGrad Sub Sum Tanh TanhGrad
+    TensorScatterAdd TensorScatterSub TensorScatterUpdate Tile Transpose Unpack
+    UnsortedSegmentSum ZerosLike
+    """.split()
+)
+_TYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16, tf.bool, tf.int32, tf.int64)
 
 
 def is_tracing() -> bool:
@@ -15,3 +37,32 @@ def is_tracing() -> bool:
         return False
     graph = tf.compat.v1.get_default_graph()
     return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def surely_takes(graph: Any) -> bool:
+    """Whether XLA:CPU is known to take a graph; False says nothing.
+
+    With every shape known while tracing, none depends on the data.
+    """
+    return all(
+        op.type in _OPERATIONS
+        and all(t.dtype in _TYPES for t in op.outputs)
+        and (_is_static(op) or _is_taken_from(op) or _is_of_shapes(op))
+        for op in graph.get_operations()
+    )
+
+
+def _is_static(op: Any) -> bool:
+    return all(t.shape.is_fully_defined() for t in op.outputs)
+
+
+def _is_taken_from(op: Any) -> bool:
+    # A batch of unknown length, of which one example is taken.
+    consumers = op.outputs[0].consumers()
+    return op.type == "Placeholder" and {c.type for c in consumers} == {"GatherV2"}
+
+
+def _is_of_shapes(op: Any) -> bool:
+    # Which axes were broadcast, between two shapes.
+    known = all(t.shape.is_fully_defined() for t in op.inputs)
+    return op.type == "BroadcastGradientArgs" and known

@@ -48,6 +48,7 @@ ALLOWED = {
         "_messages",
         "_state",
         "_update",
+        "_xla",
     },
     "_state": {"_keras", "_lowering", "_messages", "_update"},
     "_hook": {"_backend", "_keras", "_lowering", "_messages"},

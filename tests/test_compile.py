@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus, _compile
+from tests import hlo
 from tests.twins import assert_same, dense_data, dense_model, train_pair
 
 
@@ -261,22 +263,8 @@ def test_activations_take_the_memory_of_one_example() -> None:
 
 def _largest_buffer(model: keras.Model, num_examples: int) -> int:
     """Bytes of the largest tensor in the loop's HLO, inputs of the batch apart."""
-    import re
-
-    seen: list[str] = []
-    refused = _compile.refused
-
-    def spy(function: Any, arguments: Any) -> Any:
-        specs = [tf.TensorSpec(a.shape, a.dtype) for a in arguments]
-        with tf.init_scope():
-            make_ir = function.experimental_get_compiler_ir(*specs)
-            seen.append(make_ir(stage="optimized_hlo"))
-        return refused(function, arguments)
-
+    x = np.ones((num_examples, 4), "float32")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compile, "refused", spy)
-        x = np.ones((num_examples, 4), "float32")
-        model.train_on_batch(x, x[:, :1])
-    (text,) = seen
+        text = hlo.optimized(patch, model, x, x[:, :1])
     shapes = re.findall(r"f32\[([\d,]+)\]", text)
     return max(4 * int(np.prod([int(d) for d in s.split(",")])) for s in shapes)

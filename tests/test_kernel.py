@@ -53,7 +53,8 @@ def test_form_of_the_compiled_loop(size: int, one_kernel: bool) -> None:
     def loop(x: Any, turns: Any) -> Any:
         def body_fn(i: Any, x: Any, fence: Any) -> Any:
             x = tf.tanh(tf.matmul(x, x))
-            return i + 1, x, _kernel.fenced(fence, i)
+            graph = tf.compat.v1.get_default_graph()
+            return i + 1, x, _kernel.fenced(graph, fence, i)
 
         start = (tf.constant(0), x, _kernel.new_fence())
         return tf.while_loop(lambda i, *_: i < turns, body_fn, start)
