@@ -277,6 +277,21 @@ def test_probabilities_and_few_classes_keep_the_native_form() -> None:
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("length", [15, 16, 21, 63, 64])
+def test_a_short_dot_product_equals_the_native_form(length: int) -> None:
+    def product(x: Any, stored: Any) -> Any:
+        matrix = _lowering.show(stored)
+        lowered = _lowering.matmul(x, matrix)
+        return tf.matmul(x, matrix) if lowered is None else lowered
+
+    operands = _random_(1, length), _random_(1, length, seed=1)
+    found, ops = _traced(product, *operands, lowered=True)
+    expected, _ = _traced(product, *operands, lowered=False)
+    assert ("MatMul" in ops) is (length in (15, 64))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+
+
 def test_only_the_thread_that_traces_a_loop_is_lowered() -> None:
     seen = []
 

@@ -23,6 +23,9 @@ class Arm(Protocol):
         """One pass over the arm's x and y; returns when the work is done."""
         ...
 
+    # An arm may have `timed() -> (float, float)` too: the seconds of one more pass, and
+    # what a call costs beside its passes, where only the arm can tell them apart.
+
     def weights(self) -> list[np.ndarray]:
         """Trainable weights in Keras's order and layout, then moving statistics."""
         ...

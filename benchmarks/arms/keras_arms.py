@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -39,7 +41,7 @@ class _Trained:
     """A model and what one pass over the examples is."""
 
     model: Any
-    run: Callable[[], Any]
+    run: Callable[..., Any]
 
     def train(self) -> None:
         self.run()
@@ -49,6 +51,33 @@ class _Trained:
         return [np.array(v.numpy()) for v in variables]
 
 
+class _Clock(keras.callbacks.Callback):
+    """When each epoch began, and when the last one ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.times.append(time.perf_counter())
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.times.append(time.perf_counter())
+
+
+@dataclass
+class _Fitted(_Trained):
+    """A model and its call of `fit`, which takes `epochs` and `callbacks`."""
+
+    def timed(self) -> tuple[float, float]:
+        clock = _Clock()
+        start = time.perf_counter()
+        self.run(epochs=2, callbacks=[clock])
+        total = time.perf_counter() - start
+        first, second, end = clock.times
+        return end - second, total - (end - first)
+
+
 def fit(
     make_optimizer: Callable[..., Any],
     batch_size: int,
@@ -56,7 +85,7 @@ def fit(
     shape: Callable[[Any], Any] = lambda model: model,
     **settings: Any,
 ) -> Callable[..., Arm]:
-    """An arm that calls `fit` once per pass.
+    """An arm that calls `fit`; a pass is an epoch inside of it, the second of two.
 
     Args:
         make_optimizer: takes `learning_rate` and `momentum`.
@@ -74,11 +103,11 @@ def fit(
         start_from(model, weights)
         if one_batch:
             data = tf.data.Dataset.from_tensors((x, y))
-            return _Trained(model, lambda: model.fit(data, verbose=0))
+            return _Fitted(model, partial(model.fit, data, verbose=0))
         size = min(batch_size, len(x))
-        return _Trained(
+        return _Fitted(
             model,
-            lambda: model.fit(x, y, batch_size=size, shuffle=False, verbose=0),
+            partial(model.fit, x, y, batch_size=size, shuffle=False, verbose=0),
         )
 
     return make
@@ -126,13 +155,15 @@ def _stepping(workload: Workload, *rest: Any) -> Arm:
     return fit(keras.optimizers.SGD, 1, steps_per_execution=64)(workload, *rest)
 
 
+# Batch sizes at which `fit` is measured beside what it costs by itself.
+SIZES = (64, 256, 1024, 4096, 8192, 16_384, 65_536)
+NOTHING = "fit that trains nothing"
+
 ARMS: dict[str, Callable[..., Arm]] = {
     "SGDPlus fit": fit(_given, 1024),
     "SGDPlus loop": _loop,
     "SGDPlus fit, batch 32": fit(_given, 32),
-    "SGDPlus fit, batch 4,096": fit(_given, 4096),
-    "SGDPlus fit, batch 8,192": fit(_given, 8192),
-    "SGDPlus fit, batch 65,536": fit(_given, 65_536),
+    **{f"SGDPlus fit, batch {size:,}": fit(_given, size) for size in SIZES},
     "SGDPlus fit, reshuffled, one batch": fit(SGDPlus, 0, one_batch=True),
     "SGDPlus fit, 8 examples per update": fit(_groups(8), 1024),
     "SGDPlus fit, 32 examples per update": fit(_groups(32), 1024),
@@ -141,13 +172,9 @@ ARMS: dict[str, Callable[..., Arm]] = {
     "keras SGD, batch 1, jit_compile": fit(keras.optimizers.SGD, 1, jit_compile=True),
     "keras SGD, batch 8": fit(keras.optimizers.SGD, 8),
     "keras SGD, batch 32": fit(keras.optimizers.SGD, 32),
-    "fit that trains nothing, batch 1,024": fit(
-        keras.optimizers.SGD, 1024, shape=_idle
-    ),
-    "fit that trains nothing, batch 8,192": fit(
-        keras.optimizers.SGD, 8192, shape=_idle
-    ),
-    "fit that trains nothing, batch 65,536": fit(
-        keras.optimizers.SGD, 65_536, shape=_idle
-    ),
+    f"{NOTHING}, one batch": fit(keras.optimizers.SGD, 0, one_batch=True, shape=_idle),
+    **{
+        f"{NOTHING}, batch {size:,}": fit(keras.optimizers.SGD, size, shape=_idle)
+        for size in SIZES
+    },
 }

@@ -390,18 +390,21 @@ static float rest(const Net *net, int start, const void *y, long i) {
     return loss;
 }
 
-static double train_dense(Net *net, const float *x, const void *y, long count) {
+/* Fused: the first layer's update and the next example's outputs are one pass over its
+   weights. Not fused: each example is done before the next is looked at. */
+static double train_dense(Net *net, const float *x, const void *y, long count,
+                          int fused) {
     Dense *first = net->layers;
     double loss = 0;
     for (long i = 0; i < count; i++) {
         memcpy(net->next, x + i * first->inputs, first->inputs * sizeof(float));
-        if (i) update_then_forward(first, net->next);
+        if (i && fused) update_then_forward(first, net->next);
         vec *previous = first->x;
         first->x = net->next, net->next = previous;
-        if (!i) forward(first);
+        if (!i || !fused) forward(first);
         loss += rest(net, 1, y, i);
+        if (i == count - 1 || !fused) update(first);
     }
-    if (count) update(first);
     return loss;
 }
 
@@ -419,12 +422,13 @@ static double train_convs(Net *net, const float *x, const void *y, long count) {
 }
 
 /* One pass over the examples; the sum of their losses. */
-double train(Net *net, const float *x, const void *y, long count) {
+double train(Net *net, const float *x, const void *y, long count, int fused) {
 #ifdef __SSE__
     unsigned int mode = _mm_getcsr();
     _mm_setcsr(mode | 0x8040); /* denormals are zero: idle velocities shrink to them */
 #endif
-    double loss = (net->convs ? train_convs : train_dense)(net, x, y, count);
+    double loss = net->convs ? train_convs(net, x, y, count)
+                             : train_dense(net, x, y, count, fused);
 #ifdef __SSE__
     _mm_setcsr(mode);
 #endif

@@ -45,7 +45,7 @@ def _library() -> ctypes.CDLL:
         ("create", pointer, [pointer, integer, integer, integer, real, real]),
         ("destroy", None, [pointer]),
         ("exchange", None, [pointer, pointer, integer]),
-        ("train", ctypes.c_double, [pointer, pointer, pointer, ctypes.c_long]),
+        ("train", ctypes.c_double, [pointer] * 3 + [ctypes.c_long, integer]),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -56,8 +56,14 @@ class _Native:
     """A network in C, with its examples."""
 
     def __init__(
-        self, workload: Workload, weights: list[np.ndarray], x: Any, y: Any
+        self,
+        workload: Workload,
+        weights: list[np.ndarray],
+        x: Any,
+        y: Any,
+        fused: bool = True,
     ) -> None:
+        self._fused = fused
         cnn = workload.network == "cnn"
         sizes = np.asarray(_CNN_DENSE if cnn else workload.sizes, "int32")
         cross_entropy = workload.loss == "cross_entropy"
@@ -84,7 +90,9 @@ class _Native:
     def train(self) -> None:
         """One pass over the examples."""
         x, y = self._x, self._y
-        total = self._library.train(self._net, x.ctypes.data, y.ctypes.data, len(x))
+        total = self._library.train(
+            self._net, x.ctypes.data, y.ctypes.data, len(x), self._fused
+        )
         self.loss = total / max(len(x), 1)
 
     def weights(self) -> list[np.ndarray]:
@@ -106,4 +114,11 @@ def make(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) -> Arm:
     return _Native(workload, weights, x, y)
 
 
-ARMS = {"C loop": make}
+def make_unfused(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) -> Arm:
+    """The arm that fuses nothing across examples."""
+    if workload.network != "dense":
+        raise Unsupported("the C convolutions fuse nothing across examples")
+    return _Native(workload, weights, x, y, fused=False)
+
+
+ARMS = {"C loop": make, "C loop, example by example": make_unfused}
