@@ -143,10 +143,11 @@ class _Idle(keras.Model):
         return {"loss": tf.reshape(tf.cast(x, tf.float32), [-1])[0]}
 
 
-def _idle(model: Any) -> Any:
-    idle = _Idle(model.inputs, model.outputs)
-    idle.compile(keras.optimizers.SGD(), "mse")
-    return idle
+def idle(model: Any) -> Any:
+    """The model with a train step that trains nothing."""
+    trainer = _Idle(model.inputs, model.outputs)
+    trainer.compile(keras.optimizers.SGD(), "mse")
+    return trainer
 
 
 def _stepping(workload: Workload, *rest: Any) -> Arm:
@@ -165,16 +166,16 @@ ARMS: dict[str, Callable[..., Arm]] = {
     "SGDPlus fit, batch 32": fit(_given, 32),
     **{f"SGDPlus fit, batch {size:,}": fit(_given, size) for size in SIZES},
     "SGDPlus fit, reshuffled, one batch": fit(SGDPlus, 0, one_batch=True),
-    "SGDPlus fit, 8 examples per update": fit(_groups(8), 1024),
-    "SGDPlus fit, 32 examples per update": fit(_groups(32), 1024),
+    "SGDPlus fit, 8 examples per update": fit(_groups(8), 4096),
+    "SGDPlus fit, 32 examples per update": fit(_groups(32), 4096),
     "keras SGD, batch 1": fit(keras.optimizers.SGD, 1),
     "keras SGD, batch 1, 64 steps per execution": _stepping,
     "keras SGD, batch 1, jit_compile": fit(keras.optimizers.SGD, 1, jit_compile=True),
     "keras SGD, batch 8": fit(keras.optimizers.SGD, 8),
     "keras SGD, batch 32": fit(keras.optimizers.SGD, 32),
-    f"{NOTHING}, one batch": fit(keras.optimizers.SGD, 0, one_batch=True, shape=_idle),
+    f"{NOTHING}, one batch": fit(keras.optimizers.SGD, 0, one_batch=True, shape=idle),
     **{
-        f"{NOTHING}, batch {size:,}": fit(keras.optimizers.SGD, size, shape=_idle)
+        f"{NOTHING}, batch {size:,}": fit(keras.optimizers.SGD, size, shape=idle)
         for size in SIZES
     },
 }

@@ -1,0 +1,110 @@
+"""Draws `figures/*.svg` from `results/*.json`: `python -m benchmarks figures`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import Any
+
+from benchmarks import record
+from benchmarks.targets import LOOP, REFERENCE
+
+FIGURES = record.RESULTS.parent / "figures"
+_PANELS = {  # curve -> title, label of the horizontal axis, of the vertical one
+    "parameters": ("Network", "parameters", "us/example"),
+    "batch_size": ("Batch, through fit", "examples per batch", "us/example"),
+    "examples": ("Data, linear 20", "examples", "us/example"),
+    "vocabulary": ("Vocabulary, bag of embeddings", "rows", "us/example"),
+    "memory": ("Peak memory, CNN", "examples per batch", "MiB"),
+    "depth": ("First call, Dense layers", "layers", "seconds"),
+}
+_ARMS = {  # of the bars, with their colours
+    LOOP: "#1b6ca8",
+    "SGDPlus fit": "#7fb2d8",
+    "jax scan": "#e08e45",
+    "torch eager": "#b04a4a",
+    "keras SGD, batch 32": "#9a9a9a",
+    REFERENCE: "#4d4d4d",
+}
+
+
+def speed(rows: list[dict[str, Any]]) -> None:
+    """Bars per workload, an arm each, on a logarithmic axis."""
+    import matplotlib.pyplot as plt
+
+    found = {
+        (row["workload"], row["arm"]): statistics.median(row["seconds"])
+        / row["num_examples"]
+        * 1e6
+        for row in rows
+        if row["missing"] is None and row["agrees"] is not False
+    }
+    workloads = list(dict.fromkeys(row["workload"] for row in rows))
+    figure, axes = plt.subplots(figsize=(9, 0.62 * len(workloads) + 1.2))
+    thick = 0.8 / len(_ARMS)
+    for i, (arm, colour) in enumerate(_ARMS.items()):
+        places = [j for j, w in enumerate(workloads) if (w, arm) in found]
+        values = [found[workloads[j], arm] for j in places]
+        heights = [j + (i - len(_ARMS) / 2 + 0.5) * thick for j in places]
+        axes.barh(heights, values, thick, color=colour, label=arm)
+    axes.set_yticks(range(len(workloads)), workloads)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("microseconds per example; 'batch 32' makes one update in 32")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, "speed")
+
+
+def growth(points: list[dict[str, Any]]) -> None:
+    """A panel per curve."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, 3, figsize=(13, 7.5))
+    for axes, (curve, (title, x_label, y_label)) in zip(
+        panels.flat, _PANELS.items(), strict=True
+    ):
+        here = [p for p in points if p["curve"] == curve and p["unit"]]
+        for arm in dict.fromkeys(p["arm"] for p in here):
+            line = [(p["at"], p["value"]) for p in here if p["arm"] == arm]
+            axes.plot(*zip(*line, strict=True), marker="o", markersize=3, label=arm)
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        axes.set(xscale="log", yscale="log")
+        axes.legend(fontsize=7, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    _save(figure, "growth")
+
+
+def _save(figure: Any, name: str) -> None:
+    FIGURES.mkdir(exist_ok=True)
+    # No date in it, and ids that do not change: the same results give the same file.
+    path = FIGURES / f"{name}.svg"
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    print(f"Written to {path.relative_to(FIGURES.parent.parent)}.")
+
+
+def draw(*names: str) -> None:
+    """Draws from the results of these names, where they and matplotlib are there."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("matplotlib is not installed: no figures.")
+        return
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "keras_sgd_plus"
+    for name in names:
+        path = record.RESULTS / f"{name}.json"
+        if not path.exists():
+            print(f"No figure of {name}: run `python -m benchmarks {name}` first.")
+        elif name == "speed":
+            speed(json.loads(path.read_text())["results"]["rows"])
+        else:
+            growth(json.loads(path.read_text())["results"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draws all."""
+    del arguments
+    draw("speed", "growth")
+    return 0
