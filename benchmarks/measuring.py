@@ -13,7 +13,7 @@ from benchmarks.worker import Worker
 from benchmarks.workloads import Workload
 
 QUALITY_EXAMPLES = 256
-PASS_SECONDS = 0.5  # of an arm that can have a pass of any length
+PASS_SECONDS = 0.4  # of an arm that can have a pass of any length
 _SAME_AS = {  # whose loss an arm must reach, if not that of REFERENCE
     "SGDPlus fit, 8 examples per update": "keras SGD, batch 8",
     "SGDPlus fit, 32 examples per update": "keras SGD, batch 32",

@@ -17,7 +17,7 @@ from dataclasses import asdict
 
 from benchmarks import extremes, figures, record
 from benchmarks.measuring import Row, measure, table
-from benchmarks.targets import TARGETS, Medians
+from benchmarks.targets import FIT, JAX, LOOP, REFERENCE, TARGETS, Medians
 from benchmarks.worker import PEERS, Worker
 from benchmarks.workloads import WORKLOADS
 
@@ -58,6 +58,27 @@ def medians(rows: list[Row]) -> Medians:
         for row in rows
         if row.missing is None and row.agrees is not False
     }
+
+
+def summary(found: Medians) -> str:
+    """The README's table: a row per workload, microseconds per example."""
+    columns = {
+        FIT: "SGDPlus, `fit`",
+        LOOP: "its loop alone",
+        JAX: "JAX scan",
+        "torch eager": "torch",
+        REFERENCE: "Keras, batch 1",
+        "keras SGD, batch 32": "Keras, batch 32",
+    }
+    lines = [f"| workload | {' | '.join(columns.values())} |"]
+    lines.append("| --- " * (len(columns) + 1) + "|")
+    for workload in dict.fromkeys(workload for workload, _ in found):
+        values = [found.get((workload, arm)) for arm in columns]
+        cells = [
+            "-" if v is None else f"{v:.2g}" if v < 10 else f"{v:,.0f}" for v in values
+        ]
+        lines.append(f"| {workload} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def verdicts(found: Medians, ids: set[str]) -> list[tuple[str, str, str, str, str]]:
@@ -110,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for line in lines:
         print(f"| {' | '.join(line)} |")
+    print("\n" + summary(medians(rows)))
     environment = record.environment()
     minutes = (time.perf_counter() - start) / 60
     print(
