@@ -1,4 +1,4 @@
-"""The loop alone under XLA's own small-while-loop threshold and under ours.
+"""The loop alone under XLA's own small-while-loop threshold, ours, and one option more.
 
 XLA reads the setting once per process, so each arm is a process of its own; they run
 alternately. Also printed: what computing the order costs, without XLA and with it.
@@ -15,15 +15,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-OPTION = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold="
-THRESHOLDS = (1024, 10_000_000)  # XLA's default, ours
-MODELS = {
-    "linear 20-1": (20, [], 1),
-    "mlp 784-32-32-10": (784, [32, 32], 10),
-    "mlp 784-128-10": (784, [128], 10),
-    "mlp 784-1024-10": (784, [1024], 10),
+_OPTION = "xla_cpu_small_while_loop_byte_threshold="
+SETTINGS = {
+    "1,024": f"{_OPTION}1024",  # XLA's default
+    "10,000,000": f"{_OPTION}10000000",  # ours
+    "with multi-output fusion": f"{_OPTION}10000000,"
+    "xla_cpu_use_multi_output_fusion=true",
 }
-ROUNDS, REPEATS, NUM_EXAMPLES = 2, 5, 2048
+MODELS = {  # of the speed benchmark, and momentum
+    "linear-20": (0.0, 0.9),
+    "mlp-784-32-32-10-m0.9": (0.0, 0.9),
+    "mlp-784-128-10": (0.0, 0.9),
+    "mlp-784-2048-2048-10": (0.0,),
+    "cnn": (0.0,),
+    "lstm-20x8": (0.0,),
+}
+ROUNDS, REPEATS, NUM_EXAMPLES = 2, 5, 2048  # at most so many examples
 
 
 def _best(function: Callable[[], Any], repeats: int = REPEATS) -> float:
@@ -38,29 +45,26 @@ def _best(function: Callable[[], Any], repeats: int = REPEATS) -> float:
 
 def child() -> None:
     """Prints, as JSON, microseconds per example by model and momentum."""
-    import keras
-    import numpy as np
     import tensorflow as tf
 
+    from benchmarks.arms import keras_arms
+    from benchmarks.workloads import WORKLOADS
     from keras_sgd_plus import SGDPlus
 
-    rng = np.random.default_rng(0)
     found = {}
-    for name, (inputs, hidden, outputs) in MODELS.items():
-        x = tf.constant(rng.random((NUM_EXAMPLES, inputs), dtype="float32"))
-        y = tf.constant(rng.random((NUM_EXAMPLES, outputs), dtype="float32"))
-        for momentum in (0.0, 0.9):
-            layers = [keras.layers.Dense(units, "relu") for units in hidden]
-            model = keras.Sequential(
-                [keras.Input((inputs,)), *layers, keras.layers.Dense(outputs)]
-            )
+    for name, momenta in MODELS.items():
+        workload = WORKLOADS[name]
+        count = min(NUM_EXAMPLES, workload.num_examples)
+        batch = tuple(tf.constant(part) for part in workload.data(count))
+        for momentum in momenta:
             optimizer = SGDPlus(1e-4, momentum, order="given")
-            model.compile(optimizer, "mse")
+            model = keras_arms.compiled(workload, optimizer)
 
-            def walk(model: Any = model, x: Any = x, y: Any = y) -> float:
-                return float(model.optimizer.train_step(model, (x, y))["loss"])
+            def walk(model: Any = model, batch: Any = batch) -> float:
+                return float(model.optimizer.train_step(model, batch)["loss"])
 
-            found[f"{name}, momentum {momentum}"] = _best(walk) / NUM_EXAMPLES * 1e6
+            title = f"{name.removesuffix('-m0.9')}, momentum {momentum}"
+            found[title] = _best(walk) / count * 1e6
     print(json.dumps(found))
 
 
@@ -87,26 +91,24 @@ def _order_costs() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Prints both tables."""
     del arguments
-    runs: dict[int, list[dict[str, float]]] = {t: [] for t in THRESHOLDS}
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in SETTINGS}
     for _ in range(ROUNDS):
-        for threshold in THRESHOLDS:
-            environment = {**os.environ, "XLA_FLAGS": f"{OPTION}{threshold}"}
+        for name, options in SETTINGS.items():
+            flags = f"--xla_backend_extra_options={options}"
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.threshold"],
-                env=environment,
+                env={**os.environ, "XLA_FLAGS": flags},
                 check=True,
                 capture_output=True,
                 text=True,
             )
-            runs[threshold].append(json.loads(done.stdout))
+            runs[name].append(json.loads(done.stdout))
             print(".", end="", file=sys.stderr, flush=True)
     print("\nMicroseconds per example, the loop alone, by threshold in bytes:\n")
-    print(
-        f"| model | {' | '.join(f'{t:,}' for t in THRESHOLDS)} |\n| --- | --- | --- |"
-    )
-    for name in runs[THRESHOLDS[0]][0]:
-        cells = [statistics.median(r[name] for r in runs[t]) for t in THRESHOLDS]
-        print(f"| {name} | {' | '.join(f'{c:.2f}' for c in cells)} |")
+    print(f"| model | {' | '.join(SETTINGS)} |\n| --- | --- | --- | --- |")
+    for model in runs["1,024"][0]:
+        cells = [statistics.median(r[model] for r in found) for found in runs.values()]
+        print(f"| {model} | {' | '.join(f'{c:.3g}' for c in cells)} |")
     _order_costs()
     return 0
 

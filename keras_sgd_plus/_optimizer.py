@@ -111,6 +111,9 @@ class SGDPlus(keras.optimizers.SGD):
           sizes share compilations: they are padded to powers of two. Under
           `compile(jit_compile=True)` Keras compiles each batch size anew.
         - Activations take the memory of one example whatever the batch.
+        - On a CPU some layers (convolution, pooling, dropout, batch normalization,
+          Dense) are compiled in forms that suit XLA better, equal up to the order of
+          additions. `KERAS_SGD_PLUS_LOWERING=0` in the environment switches them off.
         - Sets `XLA_FLAGS=--xla_backend_extra_options=
           xla_cpu_small_while_loop_byte_threshold=10000000` for the process unless that
           option is set: XLA on a CPU would interpret the loop op by op.
