@@ -70,10 +70,11 @@ def refused(function: Any, arguments: Sequence[Any]) -> str | None:
 
 
 class Runner:
-    """Runs a pure function of the carry, as a compiled function of its own or as is.
+    """Runs a pure function of the carry; as a compiled function of its own, or as is.
 
     Args:
-        update: the update that the function makes; it knows which variables change.
+        update: the update that the function makes; it knows the carry, and after a
+            trace which of its variables change.
         use_xla: whether to compile.
         jit_compile: "auto" makes sure first that XLA can, and goes on without if not.
     """
@@ -84,34 +85,57 @@ class Runner:
         self.update, self.use_xla, self.probes = update, use_xla, jit_compile == "auto"
 
     def __call__(
-        self, function: Callable[..., Any], values: list[Any], arguments: Sequence[Any]
-    ) -> tuple[list[Any], Any, Any]:
-        """`function(values, *arguments)`, its values reduced to those that change.
+        self,
+        function: Callable[..., Any],
+        earlier: dict[int, Any],
+        arguments: Sequence[Any],
+    ) -> tuple[dict[int, Any], Any]:
+        """What `function(values, *arguments)` changes, and its second result.
 
-        Only those leave the compiled function: a frozen weight would be copied.
+        Args:
+            function: takes and gives the carry's values first.
+            earlier: values by position in the carry, not yet committed.
+            arguments: tensors.
+
+        Returns:
+            Values by position, to be committed; none where XLA has compiled the
+            function: there it reads and writes the variables itself, at its beginning
+            and its end, and changes them in place. Handing values in and out would
+            copy every weight twice per batch.
         """
+        carry = self.update.carry
+        if self.use_xla:
+            compiled = tf.function(
+                lambda *arguments: self._committed(function, arguments),
+                jit_compile=True,
+                autograph=False,
+            )
+            compiled.get_concrete_function(*arguments)
+            if self._is_taken(compiled, arguments):
+                return {}, compiled(*arguments)[0]
+        values = carry.read()
+        for position, value in earlier.items():
+            values[position] = value
+        new, result, *_ = function(values, *arguments)
+        return {i: new[i] for i in sorted(self.update.changed)}, result
 
-        def reduced(*flat: Any) -> tuple[list[Any], Any, Any]:
-            split = len(values)
-            new, *others = function(list(flat[:split]), *flat[split:])
-            return [new[i] for i in sorted(self.update.changed)], *others
+    def _committed(self, function: Callable[..., Any], arguments: Any) -> list[Any]:
+        carry = self.update.carry
+        new, *results = function(carry.read(), *arguments)
+        carry.commit({i: new[i] for i in sorted(self.update.changed)})
+        return results
 
-        flat = [*values, *arguments]
-        if not self.use_xla:
-            return reduced(*flat)
-        compiled = tf.function(reduced, jit_compile=True, autograph=False)
-        compiled.get_concrete_function(*flat)
-        if self.probes and not self.update.compiles:
-            self.probes = False
-            reason = refused(compiled, flat)
-            if reason is not None:
-                self.use_xla = False
-                model = self.update.model
-                _watch.warn_once(
-                    model, "xla", _messages.without_xla(model.name, reason)
-                )
-                return reduced(*flat)
-        return compiled(*flat)
+    def _is_taken(self, compiled: Any, arguments: Sequence[Any]) -> bool:
+        if not self.probes or self.update.compiles:
+            return True
+        self.probes = False
+        reason = refused(compiled, arguments)
+        if reason is None:
+            return True
+        self.use_xla = False
+        model = self.update.model
+        _watch.warn_once(model, "xla", _messages.without_xla(model.name, reason))
+        return False
 
 
 def _probe_shape(tensor: Any) -> list[int]:

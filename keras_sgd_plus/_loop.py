@@ -4,8 +4,8 @@
     while example_index < num_examples:
         carry = update(carry, example)      # forward, tape, update rule, metrics
 
-No variable is written in here. The caller commits the carry when the whole batch is
-done, so a batch is a transaction.
+No variable is written in here. The carry is committed when the whole batch is done, so
+a batch is a transaction.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def walk(
     return update.swapped(values) if lowered else values, logs, fence
 
 
-def log_specs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:
+def log_specs(update: Update, leaves: Sequence[Any]) -> Logs:
     """Shapes and dtypes of the logs of one update, or () where none are kept."""
     if not update.keeps_logs:
         return ()
@@ -224,4 +224,5 @@ def log_specs(update: Update, values: Values, leaves: Sequence[Any]) -> Logs:
         return update(values, [_examples.take(leaf, first) for leaf in leaves])[1]
 
     trace: Callable[..., Any] = tf.function(first_logs, autograph=False)
-    return trace.get_concrete_function(values, list(leaves)).structured_outputs
+    specs = update.carry.specs()
+    return trace.get_concrete_function(specs, list(leaves)).structured_outputs

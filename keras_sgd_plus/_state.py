@@ -42,9 +42,13 @@ class Carry:
         """The current values."""
         return [tf.convert_to_tensor(v.value) for v in self.variables]
 
-    def commit(self, changed: Sequence[int], values: Sequence[Any]) -> None:
-        """Writes the values of the variables at the positions `changed`."""
-        for position, value in zip(changed, values, strict=True):
+    def specs(self) -> list[tf.TensorSpec]:
+        """Shapes and dtypes of the values."""
+        return [tf.TensorSpec(v.shape, v.dtype) for v in self.variables]
+
+    def commit(self, values: dict[int, Any]) -> None:
+        """Writes values by their variables' positions."""
+        for position, value in values.items():
             self.variables[position].assign(value)
 
 

@@ -71,21 +71,22 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
                 raise
             _keras.trace_once(model, batch)
             continue
-        # 4. Commit: the only place where variables are written.
-        carry.commit(sorted(update.changed), changed)
+        # 4. Commit what the compiled function has not committed itself.
+        carry.commit(changed)
         return logs if update.keeps_logs else model.get_metrics_result()
     raise RuntimeError(_messages.undeclared_state([v.path for v in extras.values()]))
 
 
-def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any]:
-    """New values of the changed variables, and logs, after every group of a batch."""
+def _walk(
+    update: _loop.Update, batch: Any, num_examples: Any
+) -> tuple[dict[int, Any], Any]:
+    """Walks a batch; gives what is left to commit, by position, and the logs."""
     model, optimizer = update.model, update.optimizer
     group_size = optimizer.examples_per_update
     leaves = _examples.flat(batch)
     for topic, text in _checks.doubts(model, batch[2], group_size):
         _watch.warn_once(model, topic, text)
-    values = update.carry.read()
-    specs = _loop.log_specs(update, values, leaves)
+    specs = _loop.log_specs(update, leaves)
     use_xla = _compile.wants_xla(optimizer.jit_compile, model, leaves)
     if group_size > 1 and not model.jit_compile:
         _watch.watch_groups(model, group_size, num_examples)
@@ -109,7 +110,7 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
 
     runner = _compile.Runner(update, use_xla, optimizer.jit_compile)
     arguments = [tf.convert_to_tensor(num_examples), *padded]
-    changed, logs, _ = runner(full_groups, values, arguments)
+    changed, logs = runner(full_groups, {}, arguments)
     if group_size == 1:
         return changed, logs
 
@@ -121,12 +122,7 @@ def _walk(update: _loop.Update, batch: Any, num_examples: Any) -> tuple[Any, Any
         if order:
             positions = tf.gather(order[0], positions)
         group = [_examples.take(leaf, positions) for leaf in leaves]
-        current = list(values)
-        for position, value in zip(sorted(update.changed), changed, strict=True):
-            current[position] = value
-        return runner(
-            lambda values, *group: (*update(values, group), ()), current, group
-        )[:2]
+        return runner(lambda values, *group: update(values, group), changed, group)
 
     if isinstance(rest, int):
         return short_group() if rest else (changed, logs)

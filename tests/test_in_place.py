@@ -1,0 +1,116 @@
+"""The compiled loop changes the variables in place, and nobody else's copy of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sgd_plus import SGDPlus
+from keras_sgd_plus._layout import MAX_ENTRIES
+
+ROWS = 1_000
+STEPS: dict[str, Callable[..., Any]] = {
+    "fit": lambda model, x, y: model.fit(x, y, batch_size=8, verbose=0),
+    "train_step": lambda model, x, y: model.optimizer.train_step(model, (x, y)),
+    "train_on_batch": lambda model, x, y: model.train_on_batch(x, y),
+}
+
+
+def _model(**settings: Any) -> Any:
+    embedding = keras.layers.Embedding(ROWS, 8)
+    layers = [embedding, keras.layers.Flatten(), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), *layers])
+    model.compile(SGDPlus(0.01, **settings), "mse")
+    return model
+
+
+def _data() -> tuple[Any, Any]:
+    x = np.random.default_rng(0).integers(0, ROWS, (24, 3)).astype("int32")
+    return tf.constant(x), tf.constant((x % 3 - 1.0).mean(1, keepdims=True), tf.float32)
+
+
+def _address(variable: Any) -> int:
+    return variable.value.numpy().ctypes.data
+
+
+@pytest.mark.parametrize("step", ["train_step", "train_on_batch"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_batch_copies_no_table(step: str, momentum: float) -> None:
+    model = _model(momentum=momentum)
+    x, y = _data()
+    for _ in range(2):  # what initialised a variable may hold its first buffer
+        STEPS[step](model, x, y)
+    variables = [model.layers[0].embeddings, *model.optimizer.variables[2:]]
+    big = [v for v in variables if v.shape == (ROWS, 8)]
+    assert len(big) == 1 + bool(momentum)
+    before = [_address(v) for v in big]
+    values = [v.numpy().copy() for v in big]
+    STEPS[step](model, x, y)
+    assert [_address(v) for v in big] == before
+    for v, value in zip(big, values, strict=True):
+        assert np.abs(v.numpy() - value).max() > 0
+
+
+def test_fit_copies_no_table_per_batch() -> None:
+    addresses: list[int] = []
+    model = _model()
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            addresses.append(_address(model.layers[0].embeddings))
+
+    x, y = _data()
+    model.fit(x, y, batch_size=4, verbose=0, callbacks=[Look()])
+    assert len(addresses) == 6
+    assert len(set(addresses[1:])) == 1
+
+
+def test_a_large_kernel_is_not_copied_either() -> None:
+    size = int(MAX_ENTRIES**0.5) + 10
+    model = keras.Sequential([keras.Input((size,)), keras.layers.Dense(size)])
+    model.compile(SGDPlus(1e-5), "mse")
+    x = tf.ones((2, size))
+    addresses = []
+    for _ in range(4):
+        model.train_on_batch(x, x)
+        addresses.append(_address(model.layers[0].kernel))
+    assert len(set(addresses[2:])) == 1  # after what made the first buffers is gone
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_others_hold_keeps_its_values(step: str) -> None:
+    """A NumPy view or a tensor of a weight, taken between batches, is a snapshot."""
+    model = _model()
+    x, y = _data()
+    STEPS[step](model, x, y)
+    table = model.layers[0].embeddings
+    view, tensor = table.numpy(), table.value + 0
+    held = tf.convert_to_tensor(table.value)
+    expected = view.copy()
+    STEPS[step](model, x, y)
+    assert np.abs(table.numpy() - expected).max() > 0
+    np.testing.assert_array_equal(view, expected)
+    np.testing.assert_array_equal(tensor, expected)
+    np.testing.assert_array_equal(held, expected)
+
+
+def test_a_view_taken_inside_fit_keeps_its_values() -> None:
+    seen: list[Any] = []
+    model = _model()
+
+    class Keep(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            view = model.layers[0].embeddings.numpy()
+            seen.append((view, view.copy()))
+
+    x, y = _data()
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[Keep()])
+    assert len(seen) == 3
+    for view, value in seen:
+        np.testing.assert_array_equal(view, value)
+    assert np.abs(seen[0][1] - seen[-1][1]).max() > 0
