@@ -50,8 +50,11 @@ def _compilations(function: str, *arguments: Any) -> int:
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text"
         extremes.in_process("compilations", function, *arguments, flags=flags)
-        modules = Path(folder).glob("*inference_reduced*.before_optimizations.txt")
-        return len(list(modules))
+        modules = Path(folder).glob("*walk_and_commit*.before_optimizations.txt")
+        count = len(list(modules))
+    if not count:
+        raise SystemExit(f"{function}: XLA wrote no module of the loop")
+    return count
 
 
 def _deep(depth: int, optimizer: Any, **settings: Any) -> Any:

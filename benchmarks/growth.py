@@ -1,16 +1,19 @@
 """How time and memory grow, with the network, the batch, the data, the vocabulary.
 
-`python -m benchmarks growth [--quick] [--only parameters,batch,...]`. Points of a curve
-are measured like the rows of `speed`, except what can be had once per process only:
-memory, first calls and the number of compilations.
+`python -m benchmarks growth [--quick] [--only parameters,batch,...]`; curves that are
+left out keep the results of the last run. Points of a curve are measured like the rows
+of `speed`, except what can be had once per process only: memory, first calls and the
+number of compilations.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 from benchmarks import compilations, extremes, figures, record
 from benchmarks.measuring import Point, measure
@@ -88,7 +91,7 @@ def _dataset(workers: list[Worker], repeats: int) -> list[Point]:
 
 
 def _vocabulary(workers: list[Worker], repeats: int) -> list[Point]:
-    arms = (_LOOP, _JAX, "torch eager", "keras SGD, batch 1")
+    arms = (_LOOP, "SGDPlus fit, batch 256", _JAX, "torch eager", "keras SGD, batch 1")
     points = []
     for size in _VOCABULARIES:
         workload = replace(
@@ -134,6 +137,16 @@ def table(points: list[Point]) -> str:
     return "\n".join(lines)
 
 
+def _merged(new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # What was measured now, and the curves of earlier runs that were not.
+    path = record.RESULTS / "growth.json"
+    if not path.exists():
+        return new
+    measured = {point["curve"] for point in new}
+    old = json.loads(path.read_text())["results"]
+    return new + [point for point in old if point["curve"] not in measured]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Prints a table per curve, writes JSON and figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks growth")
@@ -156,7 +169,6 @@ def main(arguments: list[str] | None = None) -> int:
     for worker in workers:
         worker.stop()
     print(f"Medians of {repeats} passes. {record.line(record.environment())}")
-    if not options.only:
-        record.write("growth", [asdict(point) for point in points])
-        figures.draw("growth")
+    record.write("growth", _merged([asdict(point) for point in points]))
+    figures.draw("growth")
     return 0

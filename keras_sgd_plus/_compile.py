@@ -105,11 +105,11 @@ class Runner:
         """
         carry = self.update.carry
         if self.use_xla:
-            compiled = tf.function(
-                lambda *arguments: self._committed(function, arguments),
-                jit_compile=True,
-                autograph=False,
-            )
+
+            def walk_and_commit(*arguments: Any) -> list[Any]:
+                return self._committed(function, arguments)
+
+            compiled = tf.function(walk_and_commit, jit_compile=True, autograph=False)
             compiled.get_concrete_function(*arguments)
             if self._is_taken(compiled, arguments):
                 return {}, compiled(*arguments)[0]
