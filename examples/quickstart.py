@@ -91,7 +91,8 @@ def main() -> None:
 
     print("The same images in the same order, 3 epochs each:")
     given = {"epochs": 3, "shuffle": False, "verbose": 0}
-    settings = {"learning_rate": 0.01, "momentum": 0.9}
+    # A small step: at 0.01 training is so lively that float32 rounding grows.
+    settings = {"learning_rate": 0.001, "momentum": 0.9}
     ours, our_times = train(
         SGDPlus(**settings, order="given"), x_train, y_train, batch_size=256, **given
     )
