@@ -40,7 +40,7 @@ def raise_small_loop_threshold() -> None:
 
 def wants_xla(jit_compile: bool | str, model: Any, leaves: Sequence[Any]) -> bool:
     """Whether to compile: not for eager runs, nor for what XLA is known not to take."""
-    if jit_compile is False or model.run_eagerly:
+    if jit_compile is False or model.run_eagerly or tf.config.functions_run_eagerly():
         return False
     if not all(_examples.is_dense(leaf) for leaf in leaves):
         return False
@@ -77,12 +77,20 @@ class Runner:
             trace which of its variables change.
         use_xla: whether to compile.
         jit_compile: "auto" makes sure first that XLA can, and goes on without if not.
+        in_place: whether a compiled function may write the variables. Not where a
+            second one follows, whose trace may fail or start all over, nor under a
+            strategy, whose variables cannot be written inside.
     """
 
     def __init__(
-        self, update: _loop.Update, use_xla: bool, jit_compile: bool | str
+        self,
+        update: _loop.Update,
+        use_xla: bool,
+        jit_compile: bool | str,
+        in_place: bool,
     ) -> None:
         self.update, self.use_xla, self.probes = update, use_xla, jit_compile == "auto"
+        self.in_place = in_place and not tf.distribute.has_strategy()
 
     def __call__(
         self,
@@ -98,32 +106,42 @@ class Runner:
             arguments: tensors.
 
         Returns:
-            Values by position, to be committed; none where XLA has compiled the
-            function: there it reads and writes the variables itself, at its beginning
-            and its end, and changes them in place. Handing values in and out would
-            copy every weight twice per batch.
+            Values by position, to be committed. None in place: there the compiled
+            function reads the variables at its beginning and writes them at its end,
+            and XLA changes their buffers. Handing values in and out copies every
+            weight twice.
         """
         carry = self.update.carry
-        if self.use_xla:
 
-            def walk_and_commit(*arguments: Any) -> list[Any]:
-                return self._committed(function, arguments)
+        def changed(values: list[Any], arguments: Any) -> tuple[dict[int, Any], Any]:
+            new, result, *rest = function(values, *arguments)
+            return {i: new[i] for i in sorted(self.update.changed)}, (result, rest)
 
-            compiled = tf.function(walk_and_commit, jit_compile=True, autograph=False)
-            compiled.get_concrete_function(*arguments)
-            if self._is_taken(compiled, arguments):
-                return {}, compiled(*arguments)[0]
-        values = carry.read()
+        def walk_and_commit(*arguments: Any) -> Any:
+            found, results = changed(carry.read(), arguments)
+            carry.commit(found)
+            return results
+
+        def walk_and_return(*flat: Any) -> Any:
+            split = len(carry.variables)
+            return changed(list(flat[:split]), flat[split:])
+
+        values = [] if self.use_xla and self.in_place else carry.read()
         for position, value in earlier.items():
             values[position] = value
-        new, result, *_ = function(values, *arguments)
-        return {i: new[i] for i in sorted(self.update.changed)}, result
-
-    def _committed(self, function: Callable[..., Any], arguments: Any) -> list[Any]:
-        carry = self.update.carry
-        new, *results = function(carry.read(), *arguments)
-        carry.commit({i: new[i] for i in sorted(self.update.changed)})
-        return results
+        if self.use_xla:
+            walk = walk_and_commit if self.in_place else walk_and_return
+            flat = [*values, *arguments]
+            compiled = tf.function(walk, jit_compile=True, autograph=False)
+            compiled.get_concrete_function(*flat)
+            if self._is_taken(compiled, flat):
+                results = compiled(*flat)
+                return (
+                    ({}, results[0]) if self.in_place else (results[0], results[1][0])
+                )
+            values = values or carry.read()
+        found, results = changed(values, arguments)
+        return found, results[0]
 
     def _is_taken(self, compiled: Any, arguments: Sequence[Any]) -> bool:
         if not self.probes or self.update.compiles:

@@ -17,6 +17,8 @@ import keras
 from keras_sgd_plus import _keras
 
 MAX_ENTRIES = 500_000  # of a kernel; memory bounds what larger ones cost, either way
+# Sums in another order would cross the rounding of these to the next number.
+_HALF = ("float16", "bfloat16")
 
 
 def transposed(model: Any, variables: Sequence[Any], slots: Any) -> frozenset[int]:
@@ -27,6 +29,8 @@ def transposed(model: Any, variables: Sequence[Any], slots: Any) -> frozenset[in
         variables: those of the carry.
         slots: the `Slots` of the optimizer.
     """
+    if any(layer.compute_dtype in _HALF for layer in _keras.layers(model)):
+        return frozenset()
     kernels = {id(k) for layer in _keras.layers(model) for k in _kernel(layer)}
     columns = (slots.weights, slots.velocities, slots.averages, slots.accumulators)
     chosen = {

@@ -108,15 +108,19 @@ def _walk(
             update, values, examples, order, num_examples, specs, runner.use_xla
         )
 
-    runner = _compile.Runner(update, use_xla, optimizer.jit_compile)
+    rest = num_examples % group_size
+    runner = _compile.Runner(
+        update,
+        use_xla,
+        optimizer.jit_compile,
+        in_place=group_size == 1 or (isinstance(rest, int) and not rest),
+    )
     arguments = [tf.convert_to_tensor(num_examples), *padded]
     changed, logs = runner(full_groups, {}, arguments)
     if group_size == 1:
         return changed, logs
 
     # What is left over is one shorter group, with a shape of its own.
-    rest = num_examples % group_size
-
     def short_group() -> Any:
         positions = tf.range(num_examples - rest, num_examples)
         if order:

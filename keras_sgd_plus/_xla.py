@@ -25,6 +25,17 @@ _OPERATIONS = frozenset(
     UnsortedSegmentSum ZerosLike
     """.split()
 )
+# Positions of the inputs that XLA has to know.
+_CONSTANT_INPUTS = {
+    **dict.fromkeys(("BroadcastTo", "ExpandDims", "OneHot", "Pad"), (1,)),
+    **dict.fromkeys(("Max", "Mean", "Min", "Prod", "Reshape", "Sum"), (1,)),
+    **dict.fromkeys(("Tile", "Transpose"), (1,)),
+    **dict.fromkeys(("Fill", "Split"), (0,)),
+    **dict.fromkeys(("GatherV2", "UnsortedSegmentSum", "Slice"), (2,)),
+    "Range": (0, 1, 2),
+    "StridedSlice": (1, 2, 3),
+    "StridedSliceGrad": (0, 1, 2, 3),
+}
 _TYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16, tf.bool, tf.int32, tf.int64)
 
 
@@ -42,12 +53,14 @@ def is_tracing() -> bool:
 def surely_takes(graph: Any) -> bool:
     """Whether XLA:CPU is known to take a graph; False says nothing.
 
-    With every shape known while tracing, none depends on the data.
+    Every shape is known while tracing, and what XLA has to know while compiling comes
+    from constants and shapes.
     """
     return all(
         op.type in _OPERATIONS
         and all(t.dtype in _TYPES for t in op.outputs)
         and (_is_static(op) or _is_taken_from(op) or _is_of_shapes(op))
+        and all(_is_known(op.inputs[i]) for i in _constant_inputs(op))
         for op in graph.get_operations()
     )
 
@@ -66,3 +79,21 @@ def _is_of_shapes(op: Any) -> bool:
     # Which axes were broadcast, between two shapes.
     known = all(t.shape.is_fully_defined() for t in op.inputs)
     return op.type == "BroadcastGradientArgs" and known
+
+
+def _constant_inputs(op: Any) -> tuple[int, ...]:
+    if op.type == "ConcatV2":
+        return (len(op.inputs) - 1,)
+    return _CONSTANT_INPUTS.get(op.type, ())
+
+
+def _is_known(tensor: Any) -> bool:
+    seen, frontier = set(), [tensor.op]
+    while frontier:
+        op = frontier.pop()
+        if op.type == "Placeholder":
+            return False
+        if op.type not in ("Const", "Shape") and id(op) not in seen:
+            seen.add(id(op))
+            frontier += [t.op for t in op.inputs]
+    return True

@@ -126,5 +126,56 @@ def test_a_view_taken_inside_fit_keeps_its_values() -> None:
     assert np.abs(seen[0][1] - seen[-1][1]).max() > 0
 
 
+def test_one_replica_trains_like_none() -> None:
+    x, y = _data()
+    weights = []
+    for strategy in (
+        tf.distribute.get_strategy(),
+        tf.distribute.MirroredStrategy(["/cpu:0"]),
+    ):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = _model(order="given")
+            model.fit(x.numpy(), y.numpy(), batch_size=8, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for ours, plain in zip(weights[1], weights[0], strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=1e-7)
+
+
+@keras.saving.register_keras_serializable("test_in_place")
+class _CountsOddSizes(keras.layers.Layer):
+    """Assigns a variable that is not tracked, only for the group that is left over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = {"count": keras.Variable(0.0, trainable=False)}
+        self._untracked = [lambda: self.hidden["count"]]
+
+    def call(self, x: Any) -> Any:
+        if x.shape[0] not in (None, 4):
+            count = self._untracked[0]()
+            count.assign(count + 1.0)
+        return x
+
+
+def test_a_trace_that_starts_over_trains_once() -> None:
+    model = keras.Sequential(
+        [keras.Input((3,)), _CountsOddSizes(), keras.layers.Dense(1)]
+    )
+    model.compile(SGDPlus(0.01, examples_per_update=4), "mse")
+    model.train_on_batch(tf.ones((6, 3)), tf.ones((6, 1)))
+    assert int(model.optimizer.iterations) == 2
+
+
+def test_functions_run_eagerly() -> None:
+    tf.config.run_functions_eagerly(True)
+    try:
+        model = _model()
+        model.train_on_batch(*_data())
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert int(model.optimizer.iterations) == 24
+
+
 if __name__ == "__main__":
     _print_addresses()

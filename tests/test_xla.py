@@ -25,6 +25,10 @@ GRAPHS: dict[str, tuple[Callable[[Any], Any], bool]] = {
     "dense": (lambda x: tf.nn.relu(tf.matmul(x, x) + 1), True),
     "float64": (lambda x: tf.cast(x, tf.float64) * 2, True),
     "static_shape": (lambda x: tf.reshape(x, (tf.shape(x)[0], -1)), True),
+    "reshape_from_data": (
+        lambda x: tf.reshape(x, [tf.cast(x[0, 0], tf.int32), 3]) + tf.ones((3, 3)),
+        False,
+    ),
     "broadcast": (lambda x: _gradient(x, x[0]), True),
     "print": (lambda x: (tf.print(x), x)[1], False),
     "python": (lambda x: tf.numpy_function(np.sin, [x], tf.float32), False),
