@@ -4,8 +4,8 @@
     while example_index < num_examples:
         carry = update(carry, example)      # forward, tape, update rule, metrics
 
-No variable is written in here. The carry is committed when the whole batch is done, so
-a batch is a transaction.
+No variable is written in here. The carry is committed when the whole batch is done, by
+the compiled function at its end or by `_step`, so a batch is a transaction.
 """
 
 from __future__ import annotations
