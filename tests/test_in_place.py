@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_sgd_plus import SGDPlus
+from keras_sgd_plus import SGDPlus, _state, _xla
 from keras_sgd_plus._layout import MAX_ENTRIES
 
 ROOT = Path(__file__).parents[1]
@@ -142,29 +142,41 @@ def test_one_replica_trains_like_none() -> None:
         np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=1e-7)
 
 
-@keras.saving.register_keras_serializable("test_in_place")
-class _CountsOddSizes(keras.layers.Layer):
-    """Assigns a variable that is not tracked, only for the group that is left over."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = {"count": keras.Variable(0.0, trainable=False)}
-        self._untracked = [lambda: self.hidden["count"]]
-
-    def call(self, x: Any) -> Any:
-        if x.shape[0] not in (None, 4):
-            count = self._untracked[0]()
-            count.assign(count + 1.0)
-        return x
-
-
 def test_a_trace_that_starts_over_trains_once() -> None:
-    model = keras.Sequential(
-        [keras.Input((3,)), _CountsOddSizes(), keras.layers.Dense(1)]
-    )
+    """A variable that is known only once the short group has been traced."""
+    count = keras.Variable(0.0, trainable=False)
+
+    class CountsOddSizes(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            if x.shape[0] == 2:
+                count.assign(count + 1.0)
+            return x
+
+    layers = [CountsOddSizes(), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
     model.compile(SGDPlus(0.01, examples_per_update=4), "mse")
     model.train_on_batch(tf.ones((6, 3)), tf.ones((6, 1)))
     assert int(model.optimizer.iterations) == 2
+    assert float(count) == 1.0
+
+
+@pytest.mark.parametrize(("group_size", "inside"), [(1, True), (4, True), (5, False)])
+def test_who_writes_the_variables(
+    group_size: int, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiled function, unless a second one follows for what is left over."""
+    writers: list[bool] = []
+    commit = _state.Carry.commit
+
+    def noted(self: Any, values: dict[int, Any]) -> None:
+        if values:
+            writers.append(_xla.is_tracing())
+        commit(self, values)
+
+    monkeypatch.setattr(_state.Carry, "commit", noted)
+    model = _model(examples_per_update=group_size)
+    model.train_on_batch(*_data())
+    assert set(writers) == {inside}
 
 
 def test_functions_run_eagerly() -> None:

@@ -47,6 +47,10 @@ CHOICES: dict[str, tuple[Callable[[], keras.Model], int]] = {
     "frozen": (_sequential(layers.Dense(4, trainable=False), layers.Dense(2)), 2),
     "own_call": (_sequential(_OwnCall(2)), 0),
     "mixed_precision": (_sequential(layers.Dense(2, dtype="mixed_bfloat16")), 0),
+    "half_precision_below": (
+        _sequential(layers.Dense(4, dtype="mixed_bfloat16"), layers.Dense(2)),
+        0,
+    ),
     "embedding": (_sequential(layers.Embedding(9, 3), layers.Flatten()), 0),
     "lora": (_lora, 0),
     "large": (_sequential(layers.Dense(101), layers.Dense(2), inputs=(5000,)), 2),
