@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,25 +78,11 @@ def _without(form: str) -> Iterator[None]:
 
 
 def _loop(workload_id: str) -> tuple[Callable[[], float], float]:
-    # A pass of the loop, microseconds per example; and the loss of the first.
-    import tensorflow as tf
-
     from benchmarks.arms import keras_arms
     from benchmarks.workloads import WORKLOADS
-    from keras_sgd_plus import SGDPlus
 
-    workload = WORKLOADS[workload_id]
     count = _EXAMPLES.get(workload_id, 4_096)
-    optimizer = SGDPlus(workload.learning_rate, workload.momentum, order="given")
-    model = keras_arms.compiled(workload, optimizer)
-    batch = tuple(tf.constant(part) for part in workload.data(count))
-
-    def run() -> float:
-        start = time.perf_counter()
-        float(optimizer.train_step(model, batch)["loss"])
-        return (time.perf_counter() - start) / count * 1e6
-
-    return run, float(optimizer.train_step(model, batch)["loss"])
+    return keras_arms.timed_loop(WORKLOADS[workload_id], count)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,19 +56,8 @@ def show(workload_id: str) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     from benchmarks.arms import keras_arms
     from benchmarks.workloads import WORKLOADS
-    from keras_sgd_plus import SGDPlus
 
-    workload = WORKLOADS[workload_id]
-    optimizer = SGDPlus(workload.learning_rate, workload.momentum, order="given")
-    model = keras_arms.compiled(workload, optimizer)
-    batch = tuple(tf.constant(part) for part in workload.data(_PROFILED))
-
-    def run() -> float:
-        start = time.perf_counter()
-        float(optimizer.train_step(model, batch)["loss"])
-        return (time.perf_counter() - start) / _PROFILED * 1e6
-
-    run()
+    run, _ = keras_arms.timed_loop(WORKLOADS[workload_id], _PROFILED)
     print(f"{workload_id}: {statistics.median(run() for _ in range(9)):.4g} us/example")
     parts = _traced(run)
     names = [n for n in parts if _is_operation(n)]

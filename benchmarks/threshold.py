@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 _OPTION = "xla_cpu_small_while_loop_byte_threshold="
@@ -45,26 +46,18 @@ def _best(function: Callable[[], Any], repeats: int = REPEATS) -> float:
 
 def child() -> None:
     """Prints, as JSON, microseconds per example by model and momentum."""
-    import tensorflow as tf
-
     from benchmarks.arms import keras_arms
     from benchmarks.workloads import WORKLOADS
-    from keras_sgd_plus import SGDPlus
 
     found = {}
     for name, momenta in MODELS.items():
-        workload = WORKLOADS[name]
-        count = min(NUM_EXAMPLES, workload.num_examples)
-        batch = tuple(tf.constant(part) for part in workload.data(count))
         for momentum in momenta:
-            optimizer = SGDPlus(1e-4, momentum, order="given")
-            model = keras_arms.compiled(workload, optimizer)
-
-            def walk(model: Any = model, batch: Any = batch) -> float:
-                return float(model.optimizer.train_step(model, batch)["loss"])
-
+            workload = replace(WORKLOADS[name], momentum=momentum, learning_rate=1e-4)
+            count = min(NUM_EXAMPLES, workload.num_examples)
+            run, _ = keras_arms.timed_loop(workload, count)
+            run()
             title = f"{name.removesuffix('-m0.9')}, momentum {momentum}"
-            found[title] = _best(walk) / count * 1e6
+            found[title] = min(run() for _ in range(REPEATS))
     print(json.dumps(found))
 
 

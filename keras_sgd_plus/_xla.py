@@ -32,6 +32,7 @@ _CONSTANT_INPUTS = {
     **dict.fromkeys(("Tile", "Transpose"), (1,)),
     **dict.fromkeys(("Fill", "Split"), (0,)),
     **dict.fromkeys(("GatherV2", "UnsortedSegmentSum", "Slice"), (2,)),
+    "ConcatV2": (-1,),
     "Range": (0, 1, 2),
     "StridedSlice": (1, 2, 3),
     "StridedSliceGrad": (0, 1, 2, 3),
@@ -60,7 +61,7 @@ def surely_takes(graph: Any) -> bool:
         op.type in _OPERATIONS
         and all(t.dtype in _TYPES for t in op.outputs)
         and (_is_static(op) or _is_taken_from(op) or _is_of_shapes(op))
-        and all(_is_known(op.inputs[i]) for i in _constant_inputs(op))
+        and all(_is_known(op.inputs[i]) for i in _CONSTANT_INPUTS.get(op.type, ()))
         for op in graph.get_operations()
     )
 
@@ -79,12 +80,6 @@ def _is_of_shapes(op: Any) -> bool:
     # Which axes were broadcast, between two shapes.
     known = all(t.shape.is_fully_defined() for t in op.inputs)
     return op.type == "BroadcastGradientArgs" and known
-
-
-def _constant_inputs(op: Any) -> tuple[int, ...]:
-    if op.type == "ConcatV2":
-        return (len(op.inputs) - 1,)
-    return _CONSTANT_INPUTS.get(op.type, ())
 
 
 def _is_known(tensor: Any) -> bool:

@@ -114,17 +114,30 @@ def fit(
 
 
 def _loop(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) -> Arm:
+    model, run = _by_hand(workload, x, y)
+    start_from(model, weights)
+    return _Trained(model, run)
+
+
+def _by_hand(workload: Workload, x: Any, y: Any) -> tuple[Any, Callable[[], float]]:
     # `train_step` by hand on tensors that are there already: no data path, no `fit`.
     optimizer = _given(workload.learning_rate, workload.momentum)
     model = compiled(workload, optimizer)
-    start_from(model, weights)
     batch = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    # The loss as a float: that waits for the end.
+    return model, lambda: float(optimizer.train_step(model, batch)["loss"])
 
-    def run() -> None:
-        logs = optimizer.train_step(model, batch)
-        float(logs["loss"])  # waits for the end
 
-    return _Trained(model, run)
+def timed_loop(workload: Workload, count: int) -> tuple[Callable[[], float], float]:
+    """A pass of the loop alone, microseconds per example; and the first pass's loss."""
+    _, walk = _by_hand(workload, *workload.data(count))
+
+    def run() -> float:
+        start = time.perf_counter()
+        walk()
+        return (time.perf_counter() - start) / count * 1e6
+
+    return run, walk()
 
 
 def _given(learning_rate: float, momentum: float, **settings: Any) -> Any:
