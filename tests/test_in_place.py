@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,9 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus, _state, _xla
-from keras_sgd_plus._layout import MAX_ENTRIES
 
-ROOT = Path(__file__).parents[1]
 ROWS = 1_000
 STEPS: dict[str, Callable[..., Any]] = {
     "fit": lambda model, x, y: model.fit(x, y, batch_size=8, verbose=0),
@@ -25,8 +21,8 @@ STEPS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _model(**settings: Any) -> Any:
-    embedding = keras.layers.Embedding(ROWS, 8)
+def _model(rows: int = ROWS, **settings: Any) -> Any:
+    embedding = keras.layers.Embedding(rows, 8)
     layers = [embedding, keras.layers.Flatten(), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input((3,), dtype="int32"), *layers])
     model.compile(SGDPlus(0.01, **settings), "mse")
@@ -38,58 +34,31 @@ def _data() -> tuple[Any, Any]:
     return tf.constant(x), tf.constant((x % 3 - 1.0).mean(1, keepdims=True), tf.float32)
 
 
-def _address(variable: Any) -> int:
-    return variable.value.numpy().ctypes.data
+def _fastest(call: Callable[[], Any]) -> float:
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 @pytest.mark.parametrize("step", ["train_step", "train_on_batch"])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_batch_copies_no_table(step: str, momentum: float) -> None:
-    model = _model(momentum=momentum)
-    x, y = _data()
-    for _ in range(2):  # what initialised a variable may hold its first buffer
+def test_a_batch_copies_no_table(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same batch with values in and out, which copies the table twice.
+
+    By time: the addresses of buffers do not show a copy, since an allocator hands out
+    again what it has just got back.
+    """
+    seconds = {}
+    for in_place in (True, False):
+        if not in_place:
+            monkeypatch.setattr(tf.distribute, "has_strategy", lambda: True)
+        model = _model(rows=4_000_000)
+        x, y = _data()
         STEPS[step](model, x, y)
-    variables = [model.layers[0].embeddings, *model.optimizer.variables[2:]]
-    big = [v for v in variables if v.shape == (ROWS, 8)]
-    assert len(big) == 1 + bool(momentum)
-    before = [_address(v) for v in big]
-    values = [v.numpy().copy() for v in big]
-    STEPS[step](model, x, y)
-    assert [_address(v) for v in big] == before
-    for v, value in zip(big, values, strict=True):
-        assert np.abs(v.numpy() - value).max() > 0
-
-
-def test_fit_copies_no_table_per_batch() -> None:
-    """In a process of its own, where no earlier test has left threads or tensors."""
-    command = [sys.executable, "-m", "tests.test_in_place"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    addresses = done.stdout.split()[-6:]
-    assert len(set(addresses[1:])) == 1, addresses
-
-
-def _print_addresses() -> None:
-    model = _model()
-
-    class Look(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            print(_address(model.layers[0].embeddings))
-
-    x, y = _data()
-    model.fit(x, y, batch_size=4, verbose=0, callbacks=[Look()])
-
-
-def test_a_large_kernel_is_not_copied_either() -> None:
-    size = int(MAX_ENTRIES**0.5) + 10
-    model = keras.Sequential([keras.Input((size,)), keras.layers.Dense(size)])
-    model.compile(SGDPlus(1e-5), "mse")
-    x = tf.ones((2, size))
-    addresses = []
-    for _ in range(4):
-        model.train_on_batch(x, x)
-        addresses.append(_address(model.layers[0].kernel))
-    assert len(set(addresses[2:])) == 1  # after what made the first buffers is gone
+        seconds[in_place] = _fastest(lambda: STEPS[step](model, x, y))  # noqa: B023
+    assert 2 * seconds[True] < seconds[False]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -187,7 +156,3 @@ def test_functions_run_eagerly() -> None:
     finally:
         tf.config.run_functions_eagerly(False)
     assert int(model.optimizer.iterations) == 24
-
-
-if __name__ == "__main__":
-    _print_addresses()
