@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_sgd_plus import _examples, _keras
 
 ORDERS = ("reshuffle", "given")
+NONFINITE = ("propagate", "skip", "raise")
 
 
 def backend() -> None:
@@ -63,6 +64,16 @@ def seed(value: Any) -> None:
         raise TypeError(f"{expected} Received: seed={value!r}. {fix}")
     if not 0 <= value < 2**63:
         raise ValueError(f"{expected} Received: seed={value!r}. {fix}")
+
+
+def nonfinite(value: Any) -> None:
+    """Raises unless one of the ways to treat what is not finite."""
+    if not isinstance(value, str) or value not in NONFINITE:
+        raise ValueError(
+            '`nonfinite` must be "propagate", "skip" or "raise". Received: '
+            f'nonfinite={value!r}. Use "skip" to leave out examples whose loss or '
+            'gradients are not finite, "raise" to stop at the first.'
+        )
 
 
 def jit_compile(value: Any) -> None:

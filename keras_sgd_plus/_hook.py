@@ -16,26 +16,36 @@ from typing import Any
 
 import keras
 
-from keras_sgd_plus import _backend, _keras, _lowering, _messages
+from keras_sgd_plus import _backend, _keras, _ledger, _lowering, _messages
+from keras_sgd_plus._train_function import TrainFunction
 
 _MARK = "_keras_sgd_plus_original"
 
 
 def install() -> None:
-    """Wraps the trainer's `train_step`; does nothing where it is wrapped already.
+    """Wraps three methods of Keras's trainer, each once.
+
+    `train_step` to hand batches over, `make_train_function` to notice settings that
+    change on a live optimizer, `reset_metrics` to count per epoch, as metrics do.
 
     Raises:
-        RuntimeError: this version of Keras has a `train_step` of another signature.
+        RuntimeError: this version of Keras has one of another signature.
     """
-    trainer = _keras.trainer_class()
-    original: Any = vars(trainer)["train_step"]
-    if hasattr(original, _MARK):
-        return
-    parameters = list(inspect.signature(original).parameters)
-    if parameters != ["self", "data"]:
-        raise RuntimeError(_messages.unknown_train_step(parameters))
+    found = _keras.trainer_methods()
+    for name, (owner, parameters) in found.items():
+        original: Any = vars(owner)[name]
+        if hasattr(original, _MARK):
+            continue
+        actual = list(inspect.signature(original).parameters)
+        if actual != parameters:
+            raise RuntimeError(_messages.unknown_signature(name, parameters, actual))
+        wrapped = functools.wraps(original)(_WRAPPERS[name](original))
+        setattr(wrapped, _MARK, original)
+        setattr(owner, name, wrapped)
+    _install_lowerings()
 
-    @functools.wraps(original)
+
+def _train_step(original: Any) -> Any:
     def train_step(self: Any, data: Any) -> Any:
         optimizer: Any = getattr(self, "optimizer", None)
         stepping = per_example(optimizer)
@@ -52,9 +62,44 @@ def install() -> None:
         _refuse_halves(optimizer)
         return logs
 
-    setattr(train_step, _MARK, original)
-    trainer.train_step = train_step  # type: ignore[attr-defined]
-    _install_lowerings()
+    return train_step
+
+
+def _make_train_function(original: Any) -> Any:
+    def make_train_function(self: Any, force: bool = False) -> Any:
+        optimizer = unwrap(getattr(self, "optimizer", None))
+        if not hasattr(optimizer, "loop_settings"):
+            return original(self, force)
+        _ledger.begin(optimizer)
+        current = self.train_function
+        if isinstance(current, TrainFunction):
+            force = force or current.is_stale(optimizer)
+        elif _keras.is_stock_train_function(current):
+            force = True  # made before the optimizer stepped per example
+        if current is None or force:
+            original(self, True)
+            made = self.train_function
+            self.train_function = TrainFunction(self, optimizer, made)
+        return self.train_function
+
+    return make_train_function
+
+
+def _reset_metrics(original: Any) -> Any:
+    def reset_metrics(self: Any) -> None:
+        original(self)
+        optimizer = per_example(getattr(self, "optimizer", None))
+        if optimizer is not None:
+            _ledger.reset_epoch(optimizer)
+
+    return reset_metrics
+
+
+_WRAPPERS = {
+    "train_step": _train_step,
+    "make_train_function": _make_train_function,
+    "reset_metrics": _reset_metrics,
+}
 
 
 def _install_lowerings() -> None:
@@ -62,6 +107,8 @@ def _install_lowerings() -> None:
     # Keras has changed a signature, its own function stays.
     for name, (module, parameters) in _keras.lowered_functions().items():
         original: Any = getattr(module, name)
+        if hasattr(original, _MARK):
+            continue
         if list(inspect.signature(original).parameters) == parameters:
             setattr(module, name, _lowered(original, _backend.LOWERINGS[name]))
 
@@ -80,10 +127,10 @@ def _lowered(original: Any, lowering: Any) -> Any:
 
 def uninstall() -> None:
     """Restores Keras's own functions. The next SGDPlus made installs ours again."""
-    trainer = _keras.trainer_class()
-    original = getattr(vars(trainer)["train_step"], _MARK, None)
-    if original is not None:
-        trainer.train_step = original  # type: ignore[attr-defined]
+    for name, (owner, _) in _keras.trainer_methods().items():
+        original = getattr(vars(owner)[name], _MARK, None)
+        if original is not None:
+            setattr(owner, name, original)
     for name, (module, _) in _keras.lowered_functions().items():
         current = getattr(module, name)
         setattr(module, name, getattr(current, _MARK, current))
@@ -91,7 +138,8 @@ def uninstall() -> None:
 
 def stock_train_step(model: Any, data: Any) -> Any:
     """Keras's own train step: one update for the whole batch."""
-    current: Any = vars(_keras.trainer_class())["train_step"]
+    owner, _ = _keras.trainer_methods()["train_step"]
+    current: Any = vars(owner)["train_step"]
     return getattr(current, _MARK, current)(model, data)
 
 

@@ -11,13 +11,24 @@ import keras
 import tensorflow as tf
 
 
-def trainer_class() -> type:
-    """The class that defines `train_step`, of which every model is a subclass.
+def trainer_methods() -> dict[str, tuple[type, list[str]]]:
+    """Name -> (the class that defines it, parameters) of the methods `_hook` wraps.
 
     Not `keras.Model` itself: classes made with `class X(Trainer, Layer)` share only
     the trainer. Goes when Keras exports its TensorFlow trainer.
     """
-    return _definer("train_step")
+    return {
+        "train_step": (_definer("train_step"), ["self", "data"]),
+        "make_train_function": (_definer("make_train_function"), ["self", "force"]),
+        "reset_metrics": (_definer("reset_metrics"), ["self"]),
+    }
+
+
+def is_stock_train_function(function: Any) -> bool:
+    """Whether it is what Keras's own `make_train_function` makes."""
+    python = getattr(function, "python_function", function)
+    owner = _definer("make_train_function").__qualname__
+    return getattr(python, "__qualname__", "").startswith(f"{owner}._make_function")
 
 
 def has_default_metrics(model: Any) -> bool:
@@ -128,6 +139,15 @@ def global_seed_state() -> Any:
     return None if generator is None else generator.state
 
 
+def is_seed(variable: Any) -> bool:
+    """Whether it is the state of a `keras.random.SeedGenerator`.
+
+    By the name that Keras gives it: generators are found in layers, but also in losses,
+    metrics and plain attributes. Goes when Keras lists them.
+    """
+    return variable.name == "seed_generator_state"
+
+
 def lowered_functions() -> dict[str, tuple[Any, list[str]]]:
     """Name -> (module, parameters) of the backend's functions that `_hook` wraps.
 
@@ -175,12 +195,12 @@ def built_variables(optimizer: Any) -> list[Any]:
 
 def moving_averages(optimizer: Any) -> list[Any]:
     """The averages of `use_ema`, one per built variable, None where it has none."""
-    return list(optimizer._model_variables_moving_average)
+    return list(getattr(optimizer, "_model_variables_moving_average", ()))
 
 
 def accumulated_gradients(optimizer: Any) -> list[Any]:
     """The sums of `gradient_accumulation_steps`, one per built variable."""
-    return list(optimizer._accumulated_gradients)
+    return list(getattr(optimizer, "_accumulated_gradients", ()))
 
 
 def velocities(optimizer: Any) -> list[Any]:

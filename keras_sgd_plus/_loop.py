@@ -25,9 +25,12 @@ from keras_sgd_plus import (
     _layout,
     _lowering,
     _messages,
+    _nonfinite,
     _update,
     _xla,
 )
+from keras_sgd_plus._guard import Guard
+from keras_sgd_plus._nonfinite import Faults
 from keras_sgd_plus._state import Carry, Scope, Slots
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
@@ -62,17 +65,27 @@ class Update:
         self.transposed = _layout.transposed(model, carry.variables, self.slots)
         self.index = [_keras.variable_index(optimizer, v) for v in carry.trainable]
         self.keeps_logs = not _keras.has_default_metrics(model)
+        self.raises = optimizer.nonfinite == "raise"
         # Known after a trace:
         self.changed: set[int] = set()  # positions in the carry
         self.compiles = False  # whether XLA surely takes the loop's body
 
     def __call__(
-        self, values: Values, group: Sequence[Any], lowered: bool = False
-    ) -> tuple[Values, Logs]:
-        """Values and logs after the update; `group` holds the tensors of examples.
+        self,
+        values: Values,
+        group: Sequence[Any],
+        lowered: bool = False,
+        faults: Faults | None = None,
+    ) -> tuple[Values, Logs, Guard | None]:
+        """Values and logs after the update, and the guard, where there are faults.
 
-        Where it is lowered, the values are as `swapped` gives them.
+        Args:
+            values: the carry's; where it is lowered, as `swapped` gives them.
+            group: the tensors of examples, (k, ...).
+            lowered: whether forms that suit XLA are used.
+            faults: of the batch so far, or None where nobody looks for them.
         """
+        guard = None
         x, y, sample_weight = _examples.pack(self.batch, list(group))
         transposed = self.transposed if lowered else ()
         with _inlined_functions(), Scope(self.carry, values, transposed) as scope:
@@ -83,23 +96,44 @@ class Update:
                 if tracker is not None:
                     size = _examples.count(group[0])
                     tracker.update_state(loss, sample_weight=size)
-                loss = self.outer.scale_loss(loss)
+                scaled = self.outer.scale_loss(loss)
+            gradients = []
             if self.carry.trainable:
-                readers = _kernel.Readers()
-                gradients = scope.gradients(tape, loss)
-                self._apply(scope, gradients, readers if lowered else None)
+                readers = _kernel.Readers() if lowered else None
+                gradients = scope.gradients(tape, scaled)
+            if faults is not None:
+                # A gradient that is too large for loss scaling is Keras's to skip.
+                looked_at = gradients if self.outer is self.optimizer else []
+                cause = _nonfinite.first_cause(loss, looked_at)
+                guard = Guard(self.slots, cause, faults, self.raises)
+            if self.carry.trainable:
+                self._apply(scope, gradients, readers, guard)
             else:
                 warnings.warn("The model does not have any trainable weights.")
             logs = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
             new = scope.values(self.carry.variables)
         if scope.undeclared:
             raise UndeclaredState(list(scope.undeclared.values()))
+        if guard is not None:
+            new = guard.choose(self.carry.variables, new, values)
         self.changed |= {
             i for i, (a, b) in enumerate(zip(new, values, strict=True)) if a is not b
         }
         if not self.keeps_logs:
-            return new, ()
-        return new, keras.tree.map_structure(tf.convert_to_tensor, logs)
+            return new, (), guard
+        return new, keras.tree.map_structure(tf.convert_to_tensor, logs), guard
+
+    def no_faults(self, values: Values, num_rows: Any, is_halted: Any) -> Faults:
+        """Before the first group. The averages of `use_ema` are zeros until the first
+        update is applied, which the counter does not tell."""
+        averages = [
+            tf.reduce_any(values[self.carry.index(v)] != 0)
+            for v in self.slots.averages
+            if v is not None
+        ]
+        started = tf.reduce_any(tf.stack(averages)) if averages else tf.constant(True)
+        size = self.optimizer.examples_per_update
+        return _nonfinite.no_faults(num_rows, size, is_halted, started)
 
     def swapped(self, values: Values) -> Values:
         """Values with the matrices transposed that a lowered loop carries so."""
@@ -109,7 +143,11 @@ class Update:
         ]
 
     def _apply(
-        self, scope: Scope, gradients: list[Any], readers: _kernel.Readers | None
+        self,
+        scope: Scope,
+        gradients: list[Any],
+        readers: _kernel.Readers | None,
+        guard: Guard | None,
     ) -> None:
         pairs = zip(gradients, self.carry.trainable, strict=True)
         missing = [v.path for g, v in pairs if g is None]
@@ -121,12 +159,16 @@ class Update:
         for position, gradient in zip(self.index, gradients, strict=True):
             by_slot[position] = gradient
         rule, state = self.slots.rule, self.slots.read(scope)
+        has_started = None
+        if guard is not None:
+            has_started = guard.started
+            by_slot = guard.gradients(by_slot, state)
         learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         rates = [learning_rate] * len(state.weights)
         if readers is not None:
             rates = [readers.rate_after(w, learning_rate) for w in state.weights]
         if self.outer is self.optimizer:
-            state = _update.apply_gradients(rule, state, by_slot, rates)
+            state = _update.apply_gradients(rule, state, by_slot, rates, has_started)
         else:
             variables = (self.outer.step_counter, self.outer.dynamic_scale)
             state, loss_scale = _update.apply_scaled_gradients(
@@ -136,6 +178,7 @@ class Update:
                 rates,
                 _update.LossScale(*scope.values(variables)),
                 self.outer.dynamic_growth_steps,
+                has_started,
             )
             for pair in zip(variables, loss_scale, strict=True):
                 scope.add_update(pair)
@@ -162,7 +205,8 @@ def walk(
     num_examples: tf.Tensor,
     log_specs: Logs,
     compiled: bool,
-) -> tuple[Values, Logs, Any]:
+    is_halted: Any = None,
+) -> tuple[Values, tuple[Logs, Any], Any]:
     """Updates once per full group.
 
     Args:
@@ -175,10 +219,13 @@ def walk(
         log_specs: as the function `log_specs` returns them; zeros are the logs of no
             group at all.
         compiled: whether XLA compiles the loop, and forms that suit it are used.
+        is_halted: () bool, whether to walk nothing, for a fault that came before; None
+            where nobody looks for faults.
 
     Returns:
-        The carry after the batch, the logs of the last group, and the loop's fence,
-        which has to leave the compiled function, or XLA would remove it.
+        The carry after the batch; the logs of the last group and the faults (or ());
+        and the loop's fence, which has to leave the compiled function, or XLA would
+        remove it.
     """
     size = update.optimizer.examples_per_update
     num_groups = num_examples // size
@@ -186,32 +233,64 @@ def walk(
     counter = values[update.carry.index(_keras.raw_iterations(update.optimizer))]
     one = tf.cast(counter >= 0, tf.int32)  # which XLA cannot know
 
-    def cond_fn(i: Any, *carry: Any) -> Any:
-        del carry
-        return i < num_groups
+    def cond_fn(i: Any, values: Any, logs: Any, faults: Any, fence: Any) -> Any:
+        del values, logs, fence
+        goes_on = i < num_groups
+        return tf.logical_and(goes_on, faults.count < 1) if update.raises else goes_on
 
-    def body_fn(i: Any, values: Values, logs: Logs, fence: Any) -> Any:
+    def body_fn(i: Any, values: Values, logs: Logs, faults: Any, fence: Any) -> Any:
         positions = i * size + tf.range(size, dtype=tf.int32)
         if order is not None:
             positions = tf.gather(order, positions)
         group = [_examples.take(leaf, positions) for leaf in leaves]
         with _lowering.active(one) if lowered else contextlib.nullcontext():
-            values, logs = update(values, group, lowered)
+            values, new_logs, guard = update(values, group, lowered, faults or None)
+        if guard is not None:
+            new_logs = guard.logs(new_logs, logs)
+            faults = _nonfinite.note(faults, guard.cause, positions, guard.started)
         if compiled:
             graph = tf.compat.v1.get_default_graph()
             update.compiles = _xla.surely_takes(graph)
             fence = _kernel.fenced(graph, fence, i)
-        return i + 1, values, logs, fence
+        return i + 1, values, new_logs, faults, fence
 
     logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
     start = update.swapped(values) if lowered else list(values)
-    _, values, logs, fence = tf.while_loop(
+    faults = ()
+    if is_halted is not None:
+        rows = 2 if update.raises else _examples.count(leaves[0]) // size + 2
+        faults = update.no_faults(values, rows, is_halted)
+    _, values, logs, faults, fence = tf.while_loop(
         cond_fn,
         body_fn,
-        (tf.constant(0), start, logs, _kernel.new_fence()),
+        (tf.constant(0), start, logs, faults, _kernel.new_fence()),
         parallel_iterations=1,
     )
-    return update.swapped(values) if lowered else values, logs, fence
+    values = update.swapped(values) if lowered else values
+    return values, (logs, faults), fence
+
+
+def short_walk(
+    update: Update,
+    values: Values,
+    group: Sequence[Any],
+    positions: Any,
+    logs: Logs,
+    faults: Any,
+) -> tuple[Values, tuple[Logs, Any]]:
+    """Updates once more, with what is left over of a batch.
+
+    Args:
+        update, values: as for `walk`.
+        group: tensors of the last examples, (rest, ...).
+        positions: (rest,) int32, theirs in the batch.
+        logs, faults: of the groups before.
+    """
+    values, new_logs, guard = update(values, group, faults=faults or None)
+    if guard is not None:
+        new_logs = guard.logs(new_logs, logs)
+        faults = _nonfinite.note(faults, guard.cause, positions, guard.started)
+    return values, (new_logs, faults)
 
 
 def log_specs(update: Update, leaves: Sequence[Any]) -> Logs:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import keras
 
 
-def unknown_train_step(parameters: list[str]) -> str:
+def unknown_signature(name: str, expected: list[str], received: list[str]) -> str:
     """`_hook.install`: Keras changed what is wrapped."""
     return (
-        "SGDPlus wraps the train_step(self, data) of Keras's trainer. Received: "
-        f"train_step({', '.join(parameters)}) in Keras {keras.__version__}. Install a "
+        f"SGDPlus wraps {name}({', '.join(expected)}) of Keras's trainer. Received: "
+        f"{name}({', '.join(received)}) in Keras {keras.__version__}. Install a "
         "version of Keras that this release names as tested, or call "
         "optimizer.train_step(model, data) from a train_step of your own."
     )
@@ -34,6 +35,62 @@ def bypassed(name: str) -> str:
         "Return self.optimizer.train_step(self, data), or super().train_step(data), "
         "from train_step. If one update per batch is meant, say so with "
         "SGDPlus(..., examples_per_update=None)."
+    )
+
+
+_CAUSES = "NaN or infinities in it, and labels out of range"
+
+
+def not_finite(entry: Any) -> str:
+    """`_ledger`: a group of examples that ended training."""
+    place = f"batch {entry.batch} of the epoch, which began after {entry.iterations}"
+    return (
+        'Every loss and gradient must be finite under nonfinite="raise". Received: '
+        f"{_cause(entry.cause)} at {_positions(entry.positions)} of {place} updates "
+        f"(both from 0, as handed over). Look there for {_CAUSES}, or lower the "
+        'learning_rate; nonfinite="skip" leaves such examples out. The model holds the '
+        "weights from just before it, and can be trained on."
+    )
+
+
+def skipped(total: int, entries: list[Any]) -> str:
+    """`_ledger`: what `fit` left out."""
+    shown = [f"{_positions(e.positions)} of batch {e.batch}" for e in entries[:3]]
+    more = ", and others" if total > len(shown) else ""
+    return (
+        'Every loss and gradient should be finite. Received: nonfinite="skip" left out '
+        f"{total} update(s): {_cause(entries[0].cause)} at {', '.join(shown)}{more}. "
+        f"Look there for {_CAUSES}; optimizer.skipped_examples() lists them."
+    )
+
+
+def _cause(cause: str) -> str:
+    if cause == "loss":
+        return "a loss that is not finite"
+    return f"a gradient of {cause!r} that is not finite"
+
+
+def _positions(positions: tuple[int, ...]) -> str:
+    if len(positions) == 1:
+        return f"position {positions[0]}"
+    return f"positions {', '.join(str(i) for i in positions)}"
+
+
+def not_per_example(nonfinite: str) -> str:
+    """`_optimizer`: stock SGD sees no single example."""
+    return (
+        '`nonfinite` must be "propagate" with examples_per_update=None. Received: '
+        f"nonfinite={nonfinite!r}. Set examples_per_update to 1 or more, whose loop "
+        "sees each loss and gradient."
+    )
+
+
+def built_without(argument: str, value: Any) -> str:
+    """`_state`: an argument that was changed after its variables could be made."""
+    return (
+        f"`{argument}` must be set before the optimizer is built, for it needs "
+        f"variables. Received: {argument}={value!r}, set later. Make a new "
+        f"SGDPlus(..., {argument}={value!r}) and compile the model with it."
     )
 
 

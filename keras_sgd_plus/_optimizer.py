@@ -7,7 +7,37 @@ from typing import Any
 
 import keras
 
-from keras_sgd_plus import _checks, _compile, _hook, _keras, _messages, _order, _step
+from keras_sgd_plus import (
+    _checks,
+    _compile,
+    _hook,
+    _keras,
+    _ledger,
+    _messages,
+    _order,
+    _step,
+)
+from keras_sgd_plus._settings import Setting
+
+# What is fixed in a compiled loop.
+_CONSTANTS = (
+    "examples_per_update",
+    "order",
+    "seed",
+    "nonfinite",
+    "jit_compile",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_sgd_plus")
@@ -78,6 +108,14 @@ class SGDPlus(keras.optimizers.SGD):
             visits what the uninterrupted one would. `None` derives a seed from
             Python's `random` without drawing from it (`keras.utils.set_random_seed`
             fixes it) and keeps it in the config. Defaults to `None`.
+        nonfinite: What an example does whose loss or gradients are NaN or infinite.
+            `"propagate"`: it ruins the weights, as in Keras. `"skip"`: it changes
+            nothing but counters and seeds, neither weights, optimizer state,
+            statistics, metrics nor the logged loss; the logs have a `"skipped"` count
+            per epoch, `fit` warns at its end, `skipped_examples()` says which.
+            `"raise"`: `fit` stops with an error that names it, on the weights from
+            just before it. With `examples_per_update=k` the unit is the group.
+            Defaults to `"propagate"`.
         jit_compile: `"auto"` (XLA wherever the model can), `True`, `False`. Decides
             for the loop, also where the model's own `jit_compile` is off; an eager
             model (`run_eagerly=True`) never uses XLA. Defaults to `"auto"`.
@@ -124,6 +162,12 @@ class SGDPlus(keras.optimizers.SGD):
         - [Masters and Luschi, 2018](https://arxiv.org/abs/1804.07612) (small batches)
     """
 
+    examples_per_update = Setting(_checks.examples_per_update)
+    order = Setting(_checks.order)
+    seed = Setting(_checks.seed)
+    nonfinite = Setting(_checks.nonfinite)
+    jit_compile = Setting(_checks.jit_compile)
+
     def __init__(
         self,
         learning_rate: Any = 0.01,
@@ -143,14 +187,11 @@ class SGDPlus(keras.optimizers.SGD):
         examples_per_update: int | None = 1,
         order: str = "reshuffle",
         seed: int | None = None,
+        nonfinite: str = "propagate",
         jit_compile: bool | str = "auto",
         **kwargs: Any,
     ) -> None:
         _checks.backend()
-        _checks.examples_per_update(examples_per_update)
-        _checks.order(order)
-        _checks.seed(seed)
-        _checks.jit_compile(jit_compile)
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,
@@ -170,15 +211,21 @@ class SGDPlus(keras.optimizers.SGD):
         self.examples_per_update = examples_per_update
         self.order = order
         self.seed = _order.derived_seed() if seed is None else seed
+        self.nonfinite = nonfinite
         self.jit_compile = jit_compile
         # Sticky, because Keras traces a train function once and keeps it between fits.
         self._loop_engaged = False
         self._applied_outside_loop = False
         self._warned_of_bypass = False
-        if examples_per_update is not None:
+        if examples_per_update is not None and jit_compile is not False:
+            _compile.raise_small_loop_threshold()
+
+    def check_settings(self) -> None:
+        """Raises ValueError for settings that contradict each other; called by them."""
+        if self.examples_per_update is not None:
             _hook.install()
-            if jit_compile is not False:
-                _compile.raise_small_loop_threshold()
+        elif getattr(self, "nonfinite", None) in ("skip", "raise"):
+            raise ValueError(_messages.not_per_example(self.nonfinite))
 
     def steps_per_example(self) -> bool:
         """Whether this optimizer takes the place of Keras's train step."""
@@ -211,14 +258,14 @@ class SGDPlus(keras.optimizers.SGD):
             ValueError: a batch without examples or batch axis, or of unequal lengths;
                 a model built for another batch size than `examples_per_update`.
             NotImplementedError: several replicas under `tf.distribute`.
+            FloatingPointError: an example that is not finite, under
+                `nonfinite="raise"`.
         """
         if not self.steps_per_example():
             return _hook.stock_train_step(model, data)
         for name in ("update_step", "apply", "apply_gradients"):
             if getattr(type(self), name) is not getattr(SGDPlus, name):
                 raise NotImplementedError(_messages.overridden(name))
-        _checks.order(self.order)
-        _checks.examples_per_update(self.examples_per_update)
         self._loop_engaged = True
         owner = getattr(model, "optimizer", None)
         outer = owner if owner is not None and _hook.unwrap(owner) is self else self
@@ -236,7 +283,21 @@ class SGDPlus(keras.optimizers.SGD):
         if self.steps_per_example() and bypassed and not self._warned_of_bypass:
             self._warned_of_bypass = True
             warnings.warn(_messages.bypassed(self.name), stacklevel=2)
+        skipped = _ledger.report(self)
+        if skipped:
+            warnings.warn(skipped, stacklevel=2)
         super().finalize_variable_values(var_list)
+
+    def skipped_examples(self) -> list[_ledger.Skipped]:
+        """What `nonfinite="skip"` left out in the last `fit`, in order of visit.
+
+        Returns:
+            Named tuples: `batch`, its number in the epoch; `iterations`, the raw number
+            of updates before that batch; `positions` of the group's examples in the
+            batch as handed over; `cause`, "loss" or the path of the variable whose
+            gradient was not finite. The first 1,000 of them; the logs have the count.
+        """
+        return [e for ledger in _ledger.every(self) for e in ledger.entries()]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor; a derived seed is among them."""
@@ -245,26 +306,13 @@ class SGDPlus(keras.optimizers.SGD):
             "examples_per_update": self.examples_per_update,
             "order": self.order,
             "seed": self.seed,
+            "nonfinite": self.nonfinite,
             "jit_compile": self.jit_compile,
         }
 
     def loop_settings(self) -> tuple[Any, ...]:
         """What a compiled loop takes as constant; a change asks for a new trace."""
-        return (
-            self.examples_per_update,
-            self.order,
-            self.seed,
-            self.jit_compile,
-            self.momentum,
-            self.nesterov,
-            self.weight_decay,
-            self.clipnorm,
-            self.clipvalue,
-            self.global_clipnorm,
-            self.ema_momentum,
-            self.ema_overwrite_frequency,
-            self.loss_scale_factor,
-            None
-            if isinstance(self._learning_rate, keras.Variable)
-            else self._learning_rate,
-        )
+        schedule = self._learning_rate
+        if isinstance(schedule, keras.Variable):  # read anew in each batch
+            schedule = None
+        return (schedule, *(getattr(self, name) for name in _CONSTANTS))

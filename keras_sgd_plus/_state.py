@@ -158,12 +158,14 @@ class Slots:
     """The variables of the update rule, found once per trace, outside any scope."""
 
     def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
         self.weights = _keras.built_variables(optimizer)
-        none: list[Any] = [None] * len(self.weights)
-        self.velocities = _keras.velocities(optimizer) if optimizer.momentum else none
-        self.averages = _keras.moving_averages(optimizer) if optimizer.use_ema else none
+        self.velocities = self._of("momentum", _keras.velocities)
+        self.averages = self._of("use_ema", _keras.moving_averages)
         steps = optimizer.gradient_accumulation_steps
-        self.accumulators = _keras.accumulated_gradients(optimizer) if steps else none
+        self.accumulators = self._of(
+            "gradient_accumulation_steps", _keras.accumulated_gradients
+        )
         self.iterations = _keras.raw_iterations(optimizer)
         self.rule = _update.Rule(
             momentum=optimizer.momentum,
@@ -183,6 +185,16 @@ class Slots:
             ),
             constraints=tuple(v.constraint for v in self.weights),
         )
+
+    def _of(self, argument: str, variables: Any) -> list[Any]:
+        value = getattr(self.optimizer, argument)
+        if not value:
+            return [None] * len(self.weights)
+        found = variables(self.optimizer)
+        # Keras makes them in `build`, and never after.
+        if len(found) != len(self.weights):
+            raise ValueError(_messages.built_without(argument, value))
+        return found
 
     def read(self, scope: Scope) -> _update.State:
         """The values that the update rule works on."""

@@ -12,6 +12,7 @@ from keras_sgd_plus import (
     _compile,
     _examples,
     _keras,
+    _ledger,
     _loop,
     _messages,
     _order,
@@ -41,9 +42,13 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     """
     if tf.executing_eagerly():
         _checks.rectangular(data)
-    if tf.executing_eagerly() and not model.run_eagerly:
-        return _eager_step(optimizer, outer, model, data)
-    return _run(optimizer, outer, model, data)
+    if not tf.executing_eagerly():
+        return _run(optimizer, outer, model, data)
+    with _ledger.watched():
+        step = _run if model.run_eagerly else _eager_step
+        logs = step(optimizer, outer, model, data)
+    _ledger.raise_fault(optimizer)
+    return logs
 
 
 def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
@@ -62,7 +67,9 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
             # 3. Walk; a trace that wrote unknown variables is done again with them.
             carry = Carry(model, outer, extras.values())
             update = _loop.Update(model, optimizer, outer, carry, batch)
-            changed, logs = _walk(update, batch, num_examples)
+            ledger = _ledger.open_for(update)
+            before = tf.convert_to_tensor(_keras.raw_iterations(optimizer).value)
+            changed, (logs, faults) = _walk(update, batch, num_examples, ledger)
         except _loop.UndeclaredState as found:
             extras.update({id(v): v for v in found.variables})
             continue
@@ -73,14 +80,15 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
             continue
         # 4. Commit what the compiled function has not committed itself.
         carry.commit(changed)
-        return logs if update.keeps_logs else model.get_metrics_result()
+        logs = logs if update.keeps_logs else model.get_metrics_result()
+        return logs if ledger is None else ledger.close(before, faults, logs)
     raise RuntimeError(_messages.undeclared_state([v.path for v in extras.values()]))
 
 
 def _walk(
-    update: _loop.Update, batch: Any, num_examples: Any
-) -> tuple[dict[int, Any], Any]:
-    """Walks a batch; gives what is left to commit, by position, and the logs."""
+    update: _loop.Update, batch: Any, num_examples: Any, ledger: Any
+) -> tuple[dict[int, Any], tuple[Any, Any]]:
+    """Walks a batch; gives what is left to commit, by position, and logs and faults."""
     model, optimizer = update.model, update.optimizer
     group_size = optimizer.examples_per_update
     leaves = _examples.flat(batch)
@@ -102,10 +110,19 @@ def _walk(
             size = _examples.bucket(num_examples)
             padded = [_examples.pad(tensor, size) for tensor in padded]
 
-    def full_groups(values: Any, num_examples: Any, *padded: Any) -> Any:
+    def full_groups(
+        values: Any, num_examples: Any, is_halted: Any, *padded: Any
+    ) -> Any:
         examples, order = padded[: len(leaves)], (*padded[len(leaves) :], None)[0]
         return _loop.walk(
-            update, values, examples, order, num_examples, specs, runner.use_xla
+            update,
+            values,
+            examples,
+            order,
+            num_examples,
+            specs,
+            runner.use_xla,
+            None if ledger is None else is_halted,
         )
 
     rest = num_examples % group_size
@@ -115,10 +132,11 @@ def _walk(
         optimizer.jit_compile,
         in_place=group_size == 1 or (isinstance(rest, int) and not rest),
     )
-    arguments = [tf.convert_to_tensor(num_examples), *padded]
-    changed, logs = runner(full_groups, {}, arguments)
+    is_halted = tf.constant(False) if ledger is None else ledger.is_halted()
+    arguments = [tf.convert_to_tensor(num_examples), is_halted, *padded]
+    changed, result = runner(full_groups, {}, arguments)
     if group_size == 1:
-        return changed, logs
+        return changed, result
 
     # What is left over is one shorter group, with a shape of its own.
     def short_group() -> Any:
@@ -126,11 +144,18 @@ def _walk(
         if order:
             positions = tf.gather(order[0], positions)
         group = [_examples.take(leaf, positions) for leaf in leaves]
-        return runner(lambda values, *group: update(values, group), changed, group)
+
+        def walk(values: Any, positions: Any, *others: Any) -> Any:
+            logs, faults = tf.nest.pack_sequence_as(result, others[len(leaves) :])
+            group = others[: len(leaves)]
+            return _loop.short_walk(update, values, group, positions, logs, faults)
+
+        others = [*group, *tf.nest.flatten(result)]
+        return runner(walk, changed, [positions, *others])
 
     if isinstance(rest, int):
-        return short_group() if rest else (changed, logs)
-    return tf.cond(rest > 0, short_group, lambda: (changed, logs))
+        return short_group() if rest else (changed, result)
+    return tf.cond(rest > 0, short_group, lambda: (changed, result))
 
 
 def _eager_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:

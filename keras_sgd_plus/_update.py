@@ -60,8 +60,15 @@ def apply_gradients(
     state: State,
     gradients: list[Tensor | None],
     learning_rates: list[Tensor],
+    has_started: Tensor | None = None,
 ) -> State:
-    """One update. The lists have an entry per variable; no gradient is None."""
+    """One update. The lists have an entry per variable.
+
+    Args:
+        gradients: None for a variable that keeps its value.
+        has_started: () bool, whether any update came before, where the counter alone
+            does not say it.
+    """
     # 1. Overwrite the variables whose "gradient" is their next value.
     weights, velocities, averages, accumulators = (list(v) for v in state[:4])
     is_update = None
@@ -104,7 +111,13 @@ def apply_gradients(
             velocities[i] = _select(is_update, velocity, velocities[i])
         # 5. Average.
         if rule.use_ema:
-            weights, averages = _averaged(rule, state.iterations, weights, averages)
+            count = state.iterations
+            if rule.accumulation_steps:
+                count = count // rule.accumulation_steps
+            goes_on = tf.not_equal(count, 0)
+            if has_started is not None:
+                goes_on = tf.logical_and(goes_on, has_started)
+            weights, averages = _averaged(rule, count, goes_on, weights, averages)
         # 6. Constrain.
         for i in stepped:
             constraint = rule.constraints[i]
@@ -121,6 +134,7 @@ def apply_scaled_gradients(
     learning_rates: list[Tensor],
     loss_scale: LossScale,
     dynamic_growth_steps: int,
+    has_started: Tensor | None = None,
 ) -> tuple[State, LossScale]:
     """One update under dynamic loss scaling: skipped where a gradient is not finite."""
     counter, scale = loss_scale
@@ -130,7 +144,7 @@ def apply_scaled_gradients(
         g if g is None or overwrites else ops.divide(g, scale)
         for g, overwrites in zip(gradients, rule.overwrites, strict=True)
     ]
-    applied = apply_gradients(rule, state, unscaled, learning_rates)
+    applied = apply_gradients(rule, state, unscaled, learning_rates, has_started)
     kept = tf.nest.map_structure(
         lambda new, old: _select(finite, new, old), applied, state
     )
@@ -188,17 +202,18 @@ def step(
 
 
 def _averaged(
-    rule: Rule, iterations: Tensor, weights: list[Tensor], averages: list[Tensor | None]
+    rule: Rule,
+    count: Tensor,
+    goes_on: Tensor,
+    weights: list[Tensor],
+    averages: list[Tensor | None],
 ) -> tuple[list[Tensor], list[Tensor | None]]:
-    count = iterations
-    if rule.accumulation_steps:
-        count = iterations // rule.accumulation_steps
     weights, averages = list(weights), list(averages)
     for i, average in enumerate(averages):
         if average is None:
             continue
         weight = weights[i]
-        momentum = tf.cast(tf.not_equal(count, 0), weight.dtype) * rule.ema_momentum
+        momentum = tf.cast(goes_on, weight.dtype) * rule.ema_momentum
         averages[i] = average = momentum * average + (1 - momentum) * weight
         if rule.ema_overwrite_frequency:
             overwrite = tf.equal((count + 1) % rule.ema_overwrite_frequency, 0)

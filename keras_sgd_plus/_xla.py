@@ -10,14 +10,14 @@ from tensorflow.python.ops import control_flow_util  # type: ignore[import]
 # Operations that XLA:CPU has kernels for, on every type below.
 _OPERATIONS = frozenset(
     """
-    Abs AddN AddV2 BatchMatMulV2 BiasAdd BiasAddGrad BroadcastGradientArgs BroadcastTo
-    Cast ConcatOffset ConcatV2 Const DivNoNan Einsum Elu EluGrad Equal Exp ExpandDims
-    Fill FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity IdentityN
-    InvertPermutation L2Loss LeakyRelu LeakyReluGrad Less LessEqual Log Log1p LogSoftmax
-    LogicalAnd LogicalNot LogicalOr MatMul MatrixBandPart Max Maximum Mean Min Minimum
-    Mul Neg NotEqual OneHot OnesLike Pack Pad Placeholder Prod Range RealDiv Reciprocal
-    ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad Reshape Rsqrt RsqrtGrad Select SelectV2
-    Selu SeluGrad Shape Sigmoid SigmoidGrad Sign Slice Softmax
+    Abs AddN AddV2 All BatchMatMulV2 BiasAdd BiasAddGrad BroadcastGradientArgs
+    BroadcastTo Cast ConcatOffset ConcatV2 Const DivNoNan Einsum Elu EluGrad Equal Exp
+    ExpandDims Fill FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity IdentityN
+    InvertPermutation IsFinite L2Loss LeakyRelu LeakyReluGrad Less LessEqual Log Log1p
+    LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul MatrixBandPart Max Maximum Mean
+    Min Minimum Mul Neg NotEqual OneHot OnesLike Pack Pad Placeholder Prod Range RealDiv
+    Reciprocal ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad Reshape Rsqrt RsqrtGrad
+    Select SelectV2 Selu SeluGrad Shape Sigmoid SigmoidGrad Sign Slice Softmax
     SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad Softsign SoftsignGrad
     SparseSoftmaxCrossEntropyWithLogits Split Sqrt SqrtGrad Square SquaredDifference
     Squeeze StopGradient StridedSlice StridedSliceGrad Sub Sum Tanh TanhGrad
@@ -28,7 +28,7 @@ _OPERATIONS = frozenset(
 # Positions of the inputs that XLA has to know.
 _CONSTANT_INPUTS = {
     **dict.fromkeys(("BroadcastTo", "ExpandDims", "OneHot", "Pad"), (1,)),
-    **dict.fromkeys(("Max", "Mean", "Min", "Prod", "Reshape", "Sum"), (1,)),
+    **dict.fromkeys(("All", "Max", "Mean", "Min", "Prod", "Reshape", "Sum"), (1,)),
     **dict.fromkeys(("Tile", "Transpose"), (1,)),
     **dict.fromkeys(("Fill", "Split"), (0,)),
     **dict.fromkeys(("GatherV2", "UnsortedSegmentSum", "Slice"), (2,)),
@@ -92,3 +92,15 @@ def _is_known(tensor: Any) -> bool:
             seen.add(id(op))
             frontier += [t.op for t in op.inputs]
     return True
+
+
+def variable(shape: tuple[int, ...]) -> Any:
+    """Zeros, int64, in a variable of this process alone, whatever strategy is open.
+
+    `tf.Variable` asks the strategy, which would tie it to its replicas. Goes when that
+    can be said to it.
+    """
+    from tensorflow.python.ops.resource_variable_ops import ResourceVariable
+
+    with tf.init_scope():
+        return ResourceVariable(tf.zeros(shape, tf.int64), trainable=False)

@@ -41,6 +41,7 @@ EVERY_ARGUMENT: dict[str, Any] = {
     "examples_per_update": 5,
     "order": "given",
     "seed": 2**40,
+    "nonfinite": "raise",
     "jit_compile": False,
 }
 STATE_OF_LINEAR = 2  # kernel and bias: with momentum, a velocity each
@@ -510,7 +511,7 @@ def test_optimizer_holds_nothing_of_the_model() -> None:
     for name in names:
         value = getattr(model.optimizer, name)
         assert value is None or isinstance(value, (bool, int, str)), name
-    assert {"examples_per_update", "order", "seed", "jit_compile"} <= names
+    assert {"_examples_per_update", "_order", "_seed", "_jit_compile"} <= names
     found = {
         cls: {
             (name, type(item))

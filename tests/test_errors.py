@@ -19,6 +19,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus, _checks, _hook, _keras, _messages
+from tests.test_nonfinite import test_warns_once_per_fit_and_forgets_the_last
 from tests.twins import dense_data
 
 SGD = keras.optimizers.SGD
@@ -109,6 +110,10 @@ ARGUMENTS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
             (True, TypeError),
             ("7", TypeError),
         ]
+    ],
+    *[
+        ("nonfinite", {"nonfinite": value}, ValueError, r'Use "skip" to leave out')
+        for value in ["ignore", None, True, ["skip"]]
     ],
     *[
         ("jit_compile", {"jit_compile": value}, ValueError, r'Use "auto" for XLA')
@@ -447,10 +452,23 @@ def _multi(model: Any) -> None:
     _fit(model)
 
 
+def _fit_nan(model: Any) -> None:
+    model.compile(SGDPlus(nonfinite="raise"), "mse")
+    model.fit(X * np.nan, Y, verbose=0)
+
+
+def _fit_with_late_momentum(model: Any) -> None:
+    model.compile(SGDPlus(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.momentum = 0.9
+    _fit(model)
+
+
 def _other_signature(model: Any) -> None:
     del model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_keras.trainer_class(), "train_step", lambda self: None)
+        owner, _ = _keras.trainer_methods()["train_step"]
+        patch.setattr(owner, "train_step", lambda self: None)
         SGDPlus()
 
 
@@ -484,10 +502,10 @@ ERRORS: dict[str, tuple[Callable[[], Any], Row]] = {
             r"'lstm\w*'.*batch size 8.*Build it with batch_size=1",
         ),
     ),
-    "unknown_train_step": (
+    "unknown_signature": (
         linear_model,
         (
-            "unknown_train_step",
+            "unknown_signature",
             _other_signature,
             RuntimeError,
             r"Received: train_step\(self\).*Install a version of Keras",
@@ -509,6 +527,28 @@ ERRORS: dict[str, tuple[Callable[[], Any], Row]] = {
     "overridden": (
         linear_model,
         ("overridden", _fit_subclass, NotImplementedError, "examples_per_update=None"),
+    ),
+    "not_finite": (
+        linear_model,
+        ("not_finite", _fit_nan, FloatingPointError, "or lower the learning_rate"),
+    ),
+    "not_per_example": (
+        linear_model,
+        (
+            "not_per_example",
+            lambda m: SGDPlus(examples_per_update=None, nonfinite="skip"),
+            ValueError,
+            "Set examples_per_update to 1 or more",
+        ),
+    ),
+    "built_without": (
+        linear_model,
+        (
+            "built_without",
+            _fit_with_late_momentum,
+            ValueError,
+            r"`momentum` must be set before.*Make a new SGDPlus\(..., momentum=0.9\)",
+        ),
     ),
     "no_gradients": (
         _unconnected,
@@ -848,6 +888,7 @@ ELSEWHERE = {
     "xla_reason": test_refusal_of_xla_names_the_operation,
     "many_signatures": test_many_signatures_warn_once,
     "uneven_groups": test_uneven_groups_warn_once,
+    "skipped": test_warns_once_per_fit_and_forgets_the_last,
 }
 
 

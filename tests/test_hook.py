@@ -25,7 +25,7 @@ SGD = keras.optimizers.SGD
 MOMENTUM: dict[str, Any] = {"learning_rate": 0.05, "momentum": 0.9}
 GIVEN = {**MOMENTUM, "order": "given"}
 EXAMPLES = 12
-TRAINER = _keras.trainer_class()
+TRAINER, _ = _keras.trainer_methods()["train_step"]
 
 
 @pytest.fixture(autouse=True)
