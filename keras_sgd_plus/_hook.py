@@ -73,6 +73,7 @@ def _make_train_function(original: Any) -> Any:
         _ledger.begin(optimizer)
         current = self.train_function
         if isinstance(current, TrainFunction):
+            current.forward = None  # of a fit that was interrupted
             force = force or current.is_stale(optimizer)
         elif _keras.is_stock_train_function(current):
             force = True  # made before the optimizer stepped per example

@@ -5,6 +5,8 @@ Read in the sources of Keras 3.15. Each function says what would let it go.
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -22,6 +24,68 @@ def trainer_methods() -> dict[str, tuple[type, list[str]]]:
         "make_train_function": (_definer("make_train_function"), ["self", "force"]),
         "reset_metrics": (_definer("reset_metrics"), ["self"]),
     }
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a running `fit` was given, as far as it can be seen.
+
+    Attributes:
+        dataset: what the batches come from: a `PyDataset`, `tf.data.Dataset`, or None.
+        shuffles: whether Keras shuffles it.
+        num_batches: of one pass through it, or None where it never ends.
+        steps_per_epoch, initial_epoch: as for `fit`.
+    """
+
+    dataset: Any
+    shuffles: bool
+    num_batches: int | None
+    steps_per_epoch: int | None
+    initial_epoch: int
+
+
+def fit_in_progress() -> Fit | None:
+    """The `fit` that the caller is called from, or None where it is not found.
+
+    Keras tells a callback nothing of the data, so this looks at the local variables of
+    `fit`. Goes when it does.
+    """
+    frame: Any = sys._getframe()
+    while frame is not None:
+        found = frame.f_locals
+        if frame.f_code.co_name == "fit" and "epoch_iterator" in found:
+            iterator = found["epoch_iterator"]
+            adapter = iterator.data_adapter
+            shuffles = getattr(adapter, "shuffle", getattr(adapter, "_shuffle", False))
+            return Fit(
+                getattr(adapter, "py_dataset", getattr(adapter, "_dataset", None)),
+                bool(shuffles),
+                adapter.num_batches,
+                iterator.steps_per_epoch,
+                found["initial_epoch"],
+            )
+        frame = frame.f_back
+    return None
+
+
+def set_initial_epoch(model: Any, epoch: int | None) -> None:
+    """Where a `fit` that is beginning begins, as Keras's `BackupAndRestore` says it."""
+    model._initial_epoch = epoch
+
+
+def drawn_anew(dataset: Any) -> bool:
+    """Whether a `tf.data.Dataset` shuffles otherwise in each pass, or each process.
+
+    Goes when a dataset can be asked.
+    """
+    if not isinstance(dataset, tf.data.Dataset):
+        return False
+    if getattr(dataset, "_reshuffle_each_iteration", False):
+        return True
+    seeds = [getattr(dataset, n) for n in ("_seed", "_seed2") if hasattr(dataset, n)]
+    if seeds and not any(int(seed) for seed in seeds):
+        return True
+    return any(drawn_anew(each) for each in dataset._inputs())
 
 
 def is_stock_train_function(function: Any) -> bool:

@@ -38,6 +38,28 @@ def bypassed(name: str) -> str:
     )
 
 
+def not_built(name: str) -> str:
+    """`ExactResume`: nothing to restore into."""
+    return (
+        "A model must be built before ExactResume can restore it. Received: "
+        f"{name!r}, which is not. Begin it with keras.Input, or call it on a batch."
+    )
+
+
+def other_steps(saved: int, received: Any) -> str:
+    """`ExactResume`: positions that mean something else."""
+    return f"epochs of {saved} batches there, of {received} here"
+
+
+def other_save(path: str, reason: str) -> str:
+    """`ExactResume`: the directory holds another run."""
+    return (
+        "ExactResume must find a save of this run in its directory. Received: "
+        f"{path!r}, which does not fit: {reason}. Name another directory, or restart "
+        "with the command that it was written by."
+    )
+
+
 _CAUSES = "NaN or infinities in it, and labels out of range"
 
 

@@ -1,7 +1,8 @@
-"""What Keras calls for each batch: its own train function, and two looks around it."""
+"""What Keras calls for each batch: its own train function, and what comes around it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from keras_sgd_plus import _ledger
@@ -22,20 +23,64 @@ class TrainFunction:
     def __init__(self, model: Any, optimizer: Any, function: Any) -> None:
         self._model, self._optimizer, self._function = model, optimizer, function
         self._settings = optimizer.loop_settings()
+        self.forward: FastForward | None = None
 
     def is_stale(self, optimizer: Any) -> bool:
         """Whether it was traced for other settings, or another optimizer."""
         known = self._optimizer, self._settings
         return known != (optimizer, optimizer.loop_settings())
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, iterator: Any) -> Any:
+        if self.forward is not None:
+            is_spent = self.forward(iterator)
+            if self.forward.has_arrived:
+                self.forward = None
+            if is_spent:
+                return self._model.get_metrics_result()
         if self.is_stale(self._optimizer):
             self._model.make_train_function(force=True)
-            return self._model.train_function(*args, **kwargs)
+            return self._model.train_function(iterator)
         with _ledger.watched():
-            logs = self._function(*args, **kwargs)
+            logs = self._function(iterator)
         _ledger.raise_fault(self._optimizer)
         return logs
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
+
+
+class FastForward:
+    """Takes batches from the data without training, up to where a run was left.
+
+    Args:
+        before: batches of earlier epochs that come from the same iterator.
+        batches: batches of this epoch.
+        per_call: batches that Keras expects each call to take.
+        begin: called with the first batch of this epoch that is taken.
+    """
+
+    def __init__(
+        self, before: int, batches: int, per_call: int, begin: Callable[[Any], None]
+    ) -> None:
+        self._before, self._batches = before, batches
+        self._per_call, self._begin = per_call, begin
+        self._has_begun = False
+
+    def __call__(self, iterator: Any) -> bool:
+        """Whether the call was used up, and nothing is to be trained in it."""
+        for _ in range(self._before):
+            next(iterator, None)
+        self._before = 0
+        is_spent = not self.has_arrived
+        for _ in range(min(self._per_call, self._batches)):
+            data = next(iterator, None)  # the last call may find fewer
+            if not self._has_begun:
+                self._begin(data)
+            self._has_begun = True
+            self._batches -= 1
+        return is_spent
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the next call trains."""
+        return self._batches <= 0

@@ -20,6 +20,7 @@ from keras import layers
 
 from keras_sgd_plus import SGDPlus, _checks, _hook, _keras, _messages
 from tests.test_nonfinite import test_warns_once_per_fit_and_forgets_the_last
+from tests.test_resume import test_refused
 from tests.twins import dense_data
 
 SGD = keras.optimizers.SGD
@@ -889,6 +890,19 @@ ELSEWHERE = {
     "many_signatures": test_many_signatures_warn_once,
     "uneven_groups": test_uneven_groups_warn_once,
     "skipped": test_warns_once_per_fit_and_forgets_the_last,
+    **dict.fromkeys(
+        (
+            "can_resume",
+            "directory",
+            "not_built",
+            "other_save",
+            "other_steps",
+            "positive_int",
+            "replayable",
+            "same_length",
+        ),
+        test_refused,
+    ),
 }
 
 
