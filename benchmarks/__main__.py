@@ -15,6 +15,7 @@ COMMANDS = (
     "extremes",
     "ablation",
     "profile",
+    "nonfinite",
     "figures",
 )
 

@@ -29,7 +29,8 @@ class Guard:
         is_over = tf.logical_and(raises, faults.count > 0)
         self.cause = tf.where(is_over, NONE, cause)
         self.bad = tf.logical_or(is_over, cause != NONE)
-        self._is_held = self.bad
+        self.is_held = self.bad  # what the update rule changes
+        self._at_rule: list[int] = []  # ids of the values it began with
 
     def gradients(self, gradients: Sequence[Any], state: Any) -> list[Any]:
         """Gradients that are zero in a bad group, where a choice comes too late.
@@ -43,14 +44,15 @@ class Guard:
         of its window is made if others have added something.
         """
         rule = self.slots.rule
+        self._at_rule = [id(v) for values in state[:4] for v in values]
         accumulates = rule.accumulation_steps is not None
         if accumulates and not self.raises:
             ends = tf.equal((state.iterations + 1) % rule.accumulation_steps, 0)
             sums = [tf.reduce_any(a != 0) for a in state.accumulators if a is not None]
             steps = tf.logical_and(ends, tf.reduce_any(tf.stack(sums)))
-            self._is_held = tf.logical_and(self.bad, tf.logical_not(steps))
+            self.is_held = tf.logical_and(self.bad, tf.logical_not(steps))
         if rule.use_ema:
-            applied = tf.logical_not(self._is_held)
+            applied = tf.logical_not(self.is_held)
             self.started = tf.logical_or(self.started, applied)
         return [
             self._masked(g) if accumulates or isinstance(g, tf.IndexedSlices) else g
@@ -60,7 +62,11 @@ class Guard:
     def choose(
         self, variables: Sequence[Any], new: Sequence[Any], old: Sequence[Any]
     ) -> list[Any]:
-        """The values to go on with, per variable of the carry."""
+        """The values to go on with, per variable of the carry.
+
+        The update rule has chosen its own by `is_held`, unless the model assigned to
+        them before.
+        """
         slots = self.slots
         columns = (slots.weights, slots.velocities, slots.averages, slots.accumulators)
         of_rule = {id(v) for column in columns for v in column if v is not None}
@@ -68,11 +74,12 @@ class Guard:
         for variable, after, before in zip(variables, new, old, strict=True):
             if after is before:
                 pass
+            elif id(variable) in of_rule and id(before) in self._at_rule:
+                pass
             elif not self.raises and variable is slots.iterations:
                 after = tf.where(self.bad, before + 1, after)
             elif self.raises or not _keras.is_seed(variable):
-                is_held = self._is_held if id(variable) in of_rule else self.bad
-                after = _kept(is_held, after, before)
+                after = tf.where(self.bad, before, after)
             chosen.append(after)
         return chosen
 
@@ -87,10 +94,3 @@ class Guard:
             values = self._masked(gradient.values)
             return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
         return tf.where(self.bad, tf.zeros_like(gradient), gradient)
-
-
-def _kept(is_held: Any, new: Any, old: Any) -> Any:
-    if not tf.executing_eagerly() and new.op.type == "TensorScatterSub":
-        if new.op.inputs[0] is old:  # into which zeros were scattered
-            return new
-    return tf.where(is_held, old, new)

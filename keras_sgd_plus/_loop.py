@@ -159,16 +159,17 @@ class Update:
         for position, gradient in zip(self.index, gradients, strict=True):
             by_slot[position] = gradient
         rule, state = self.slots.rule, self.slots.read(scope)
-        has_started = None
+        choices: tuple[Any, ...] = ()
         if guard is not None:
             has_started = guard.started
             by_slot = guard.gradients(by_slot, state)
+            choices = (guard.is_held, has_started)
         learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
         rates = [learning_rate] * len(state.weights)
         if readers is not None:
             rates = [readers.rate_after(w, learning_rate) for w in state.weights]
         if self.outer is self.optimizer:
-            state = _update.apply_gradients(rule, state, by_slot, rates, has_started)
+            state = _update.apply_gradients(rule, state, by_slot, rates, *choices)
         else:
             variables = (self.outer.step_counter, self.outer.dynamic_scale)
             state, loss_scale = _update.apply_scaled_gradients(
@@ -178,7 +179,7 @@ class Update:
                 rates,
                 _update.LossScale(*scope.values(variables)),
                 self.outer.dynamic_growth_steps,
-                has_started,
+                *choices,
             )
             for pair in zip(variables, loss_scale, strict=True):
                 scope.add_update(pair)

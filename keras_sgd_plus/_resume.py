@@ -139,7 +139,7 @@ class ExactResume(keras.callbacks.Callback):
             "model": self._model,
             "optimizer": self._outer,
             "seeds": [v.value for v in states],
-            "position": tf.Variable(np.zeros(5, "int64"), trainable=False),
+            "position": tf.Variable(tf.zeros(5, tf.int64), trainable=False),
         }
 
     def _save(self, epoch: int, batch: int) -> None:

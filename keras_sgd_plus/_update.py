@@ -60,20 +60,28 @@ def apply_gradients(
     state: State,
     gradients: list[Tensor | None],
     learning_rates: list[Tensor],
+    is_held: Tensor | None = None,
     has_started: Tensor | None = None,
 ) -> State:
     """One update. The lists have an entry per variable.
 
     Args:
         gradients: None for a variable that keeps its value.
+        is_held: () bool, whether nothing but the counter may change. Each choice is
+            made where a value is computed, since the next one is computed from it: a
+            choice at the end would keep old and new values of all. Gradients that are
+            scattered must be zero then; a choice would copy the table.
         has_started: () bool, whether any update came before, where the counter alone
             does not say it.
     """
     # 1. Overwrite the variables whose "gradient" is their next value.
     weights, velocities, averages, accumulators = (list(v) for v in state[:4])
-    is_update = None
+    is_update, counts = None, None if is_held is None else tf.logical_not(is_held)
     if rule.accumulation_steps:
         is_update = tf.equal((state.iterations + 1) % rule.accumulation_steps, 0)
+    applies = is_update if counts is None else counts
+    if is_update is not None and counts is not None:
+        applies = tf.logical_and(is_update, counts)
     stepped = []
     for i, gradient in enumerate(gradients):
         if gradient is None:
@@ -82,6 +90,7 @@ def apply_gradients(
             weights[i], accumulators[i] = _overwritten(
                 weights[i], gradient, accumulators[i], is_update
             )
+            weights[i] = _select(counts, weights[i], state.weights[i])
         else:
             stepped.append(i)
     if stepped:
@@ -104,11 +113,9 @@ def apply_gradients(
             ]
         # 4. Clip, decay, step.
         for gradient, i in zip(clip(rule, picked), stepped, strict=True):
-            weight, velocity = step(
-                rule, i, weights[i], velocities[i], gradient, learning_rates[i]
+            weights[i], velocities[i] = step(
+                rule, i, weights[i], velocities[i], gradient, learning_rates[i], applies
             )
-            weights[i] = _select(is_update, weight, weights[i])
-            velocities[i] = _select(is_update, velocity, velocities[i])
         # 5. Average.
         if rule.use_ema:
             count = state.iterations
@@ -117,13 +124,20 @@ def apply_gradients(
             goes_on = tf.not_equal(count, 0)
             if has_started is not None:
                 goes_on = tf.logical_and(goes_on, has_started)
-            weights, averages = _averaged(rule, count, goes_on, weights, averages)
+            weights, averages = _averaged(
+                rule, count, goes_on, counts, weights, averages
+            )
         # 6. Constrain.
         for i in stepped:
             constraint = rule.constraints[i]
             if constraint is not None:
-                weights[i] = tf.cast(constraint(weights[i]), weights[i].dtype)
+                constrained = tf.cast(constraint(weights[i]), weights[i].dtype)
+                weights[i] = _select(counts, constrained, weights[i])
     # 7. Count.
+    accumulators = [
+        _select(counts, new, old)
+        for new, old in zip(accumulators, state.accumulators, strict=True)
+    ]
     return State(weights, velocities, averages, accumulators, state.iterations + 1)
 
 
@@ -134,6 +148,7 @@ def apply_scaled_gradients(
     learning_rates: list[Tensor],
     loss_scale: LossScale,
     dynamic_growth_steps: int,
+    is_held: Tensor | None = None,
     has_started: Tensor | None = None,
 ) -> tuple[State, LossScale]:
     """One update under dynamic loss scaling: skipped where a gradient is not finite."""
@@ -144,7 +159,9 @@ def apply_scaled_gradients(
         g if g is None or overwrites else ops.divide(g, scale)
         for g, overwrites in zip(gradients, rule.overwrites, strict=True)
     ]
-    applied = apply_gradients(rule, state, unscaled, learning_rates, has_started)
+    applied = apply_gradients(
+        rule, state, unscaled, learning_rates, is_held, has_started
+    )
     kept = tf.nest.map_structure(
         lambda new, old: _select(finite, new, old), applied, state
     )
@@ -178,33 +195,41 @@ def step(
     velocity: Tensor | None,
     gradient: Tensor,
     learning_rate: Tensor,
+    applies: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Decoupled weight decay, then the step of gradient descent with momentum.
 
     v = momentum * v - learning_rate * g;  w = w + v
     (nesterov: w = w + momentum * v - learning_rate * g)
+
+    Both stay as they are unless it applies, () bool, but for what is scattered.
     """
-    lr = tf.cast(learning_rate, weight.dtype)
+    before, lr = weight, tf.cast(learning_rate, weight.dtype)
     if rule.weight_decay is not None and rule.decays[index]:
         weight = weight - weight * tf.cast(rule.weight_decay, weight.dtype) * lr
     change = ops.multiply(ops.cast(gradient, weight.dtype), lr)
     if velocity is None:
         if isinstance(change, tf.IndexedSlices):
             rows = tf.expand_dims(change.indices, -1)
-            return tf.tensor_scatter_nd_sub(weight, rows, change.values), None
-        return weight - change, None
+            new = tf.tensor_scatter_nd_sub(weight, rows, change.values)
+            # Weight decay has changed the whole table.
+            return new if weight is before else _select(applies, new, before), None
+        return _select(applies, weight - change, before), None
     change = tf.convert_to_tensor(change)
     momentum: Any = tf.cast(rule.momentum, weight.dtype)
-    velocity = velocity * momentum - change
+    velocity = _select(applies, velocity * momentum - change, velocity)
     if rule.nesterov:
-        return weight + (velocity * momentum - change), velocity
-    return weight + velocity, velocity
+        moved = weight + (velocity * momentum - change)
+    else:
+        moved = weight + velocity
+    return _select(applies, moved, before), velocity
 
 
 def _averaged(
     rule: Rule,
     count: Tensor,
     goes_on: Tensor,
+    counts: Tensor | None,
     weights: list[Tensor],
     averages: list[Tensor | None],
 ) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -214,9 +239,12 @@ def _averaged(
             continue
         weight = weights[i]
         momentum = tf.cast(goes_on, weight.dtype) * rule.ema_momentum
-        averages[i] = average = momentum * average + (1 - momentum) * weight
+        new = momentum * average + (1 - momentum) * weight
+        averages[i] = average = _select(counts, new, average)
         if rule.ema_overwrite_frequency:
             overwrite = tf.equal((count + 1) % rule.ema_overwrite_frequency, 0)
+            if counts is not None:
+                overwrite = tf.logical_and(overwrite, counts)
             weights[i] = tf.where(overwrite, average, weight)
     return weights, averages
 

@@ -119,18 +119,28 @@ def _loop(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) -> Arm:
     return _Trained(model, run)
 
 
-def _by_hand(workload: Workload, x: Any, y: Any) -> tuple[Any, Callable[[], float]]:
+def _by_hand(
+    workload: Workload, x: Any, y: Any, **settings: Any
+) -> tuple[Any, Callable[[], float]]:
     # `train_step` by hand on tensors that are there already: no data path, no `fit`.
-    optimizer = _given(workload.learning_rate, workload.momentum)
+    optimizer = _given(workload.learning_rate, workload.momentum, **settings)
     model = compiled(workload, optimizer)
     batch = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     # The loss as a float: that waits for the end.
     return model, lambda: float(optimizer.train_step(model, batch)["loss"])
 
 
-def timed_loop(workload: Workload, count: int) -> tuple[Callable[[], float], float]:
-    """A pass of the loop alone, microseconds per example; and the first pass's loss."""
-    _, walk = _by_hand(workload, *workload.data(count))
+def timed_loop(
+    workload: Workload, count: int, **settings: Any
+) -> tuple[Callable[[], float], float]:
+    """A pass of the loop alone, microseconds per example; and the first pass's loss.
+
+    Args:
+        workload: what is trained.
+        count: the number of examples.
+        settings: further arguments of `SGDPlus`.
+    """
+    _, walk = _by_hand(workload, *workload.data(count), **settings)
 
     def run() -> float:
         start = time.perf_counter()
