@@ -63,11 +63,11 @@ class SGDPlus(keras.optimizers.SGD):
         gradient_accumulation_steps: Int >= 2 or None. Averages the gradients of so many
             examples into one step of the rule. Defaults to `None`.
         name: String or None. Defaults to `None`, a name made from the class.
-        examples_per_update: Int k >= 1 or None. k > 1 averages k examples into one
-            update inside the same loop (mini-batch SGD of size k); what is left over at
-            a batch's end is one shorter group, so choose a `batch_size` that k divides.
-            `None` is stock `keras.optimizers.SGD`, one update per batch. Defaults to
-            `1`.
+        examples_per_update: Int k from 1 to 2**24, or None. k > 1 averages k
+            examples into one update inside the same loop (mini-batch SGD of size k);
+            what is left over at a batch's end is one shorter group, so choose a
+            `batch_size` that k divides. `None` is stock `keras.optimizers.SGD`, one
+            update per batch. Defaults to `1`.
         order: `"reshuffle"`, a fresh uniform permutation of each batch, or `"given"`,
             as handed over. With arrays and `fit(shuffle=True)` the two compose to a
             uniform permutation of the epoch. The optimizer cannot see `fit`'s
@@ -83,8 +83,10 @@ class SGDPlus(keras.optimizers.SGD):
             model (`run_eagerly=True`) never uses XLA. Defaults to `"auto"`.
 
     Raises:
-        ValueError: an argument out of range, as in `keras.optimizers.SGD`.
-        TypeError: `examples_per_update` or `seed` is not an int.
+        ValueError: an argument out of range, as in `keras.optimizers.SGD`, or with
+            which training gives nothing but NaN.
+        TypeError: an argument of the wrong kind, such as a string for a number, or a
+            callable `learning_rate` that takes arguments.
         RuntimeError: Keras runs on another backend than TensorFlow.
 
     Example:
@@ -147,23 +149,34 @@ class SGDPlus(keras.optimizers.SGD):
         **kwargs: Any,
     ) -> None:
         _checks.backend()
-        _checks.examples_per_update(examples_per_update)
+        examples_per_update = _checks.examples_per_update(examples_per_update)
         _checks.order(order)
-        _checks.seed(seed)
-        _checks.jit_compile(jit_compile)
+        seed = _checks.seed(seed)
+        jit_compile = _checks.jit_compile(jit_compile)
+        _checks.learning_rate(learning_rate)
+        _checks.momentum(momentum)
+        use_ema = _checks.flag(use_ema=use_ema)
+        steps = gradient_accumulation_steps
+        if use_ema:  # else Keras does not look at these
+            ema_momentum = _checks.number(ema_momentum=ema_momentum)
+            ema_overwrite_frequency = _checks.count(
+                ema_overwrite_frequency=ema_overwrite_frequency
+            )
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,
-            nesterov=nesterov,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
+            nesterov=_checks.flag(nesterov=nesterov),
+            weight_decay=_checks.number(weight_decay=weight_decay),
+            clipnorm=_checks.number(clipnorm=clipnorm),
+            clipvalue=_checks.number(clipvalue=clipvalue),
+            global_clipnorm=_checks.number(global_clipnorm=global_clipnorm),
             use_ema=use_ema,
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
+            loss_scale_factor=_checks.number(loss_scale_factor=loss_scale_factor),
+            gradient_accumulation_steps=_checks.count(
+                gradient_accumulation_steps=steps
+            ),
             name=name,
             **kwargs,
         )
@@ -209,7 +222,9 @@ class SGDPlus(keras.optimizers.SGD):
 
         Raises:
             ValueError: a batch without examples or batch axis, or of unequal lengths;
-                a model built for another batch size than `examples_per_update`.
+                no y for a loss; a model built for another batch size than
+                `examples_per_update`.
+            TypeError: strings where the model or the loss needs numbers.
             NotImplementedError: several replicas under `tf.distribute`.
         """
         if not self.steps_per_example():
@@ -219,10 +234,17 @@ class SGDPlus(keras.optimizers.SGD):
                 raise NotImplementedError(_messages.overridden(name))
         _checks.order(self.order)
         _checks.examples_per_update(self.examples_per_update)
+        _checks.seed(self.seed)
+        _checks.jit_compile(self.jit_compile)
+        _checks.kinds(model, data)
         self._loop_engaged = True
         owner = getattr(model, "optimizer", None)
         outer = owner if owner is not None and _hook.unwrap(owner) is self else self
-        return _step.run(self, outer, model, data)
+        try:
+            return _step.run(self, outer, model, data)
+        except (TypeError, ValueError) as error:
+            error.add_note(_messages.batch(data, self.examples_per_update or 1))
+            raise
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Applies gradients computed elsewhere: one plain SGD update, as in Keras."""

@@ -63,7 +63,7 @@ ALLOWED = {
     "_channels": {"_lowering"},
     "_losses": set(),
     "_random": {"_lowering"},
-    "_checks": {"_examples", "_keras"},
+    "_checks": {"_examples", "_keras", "_messages"},
     "_kernel": {"_lowering"},
     "_layout": {"_keras"},
     "_lowering": set(),
