@@ -98,8 +98,7 @@ _TRAINS: dict[str, Callable[[float], bool]] = {  # with others there is only NaN
 def number(**argument: Any) -> Any:
     """Gives a float; raises if the argument is no number, or one that gives only NaN.
 
-    None comes back, as does what Keras takes for no clipping, and a variable, which may
-    change during training.
+    None comes back, what Keras takes for no clipping, and a variable, which may change.
     """
     ((name, value),) = argument.items()
     if value is None and name != "ema_momentum":
@@ -172,6 +171,8 @@ def _is_false(value: Any) -> bool:
 
 
 def _takes_nothing(function: Any) -> bool:
+    if isinstance(function, keras.Layer):  # which hides what its `call` takes
+        return False
     try:
         inspect.signature(function).bind()
     except TypeError:
