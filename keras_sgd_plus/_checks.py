@@ -5,6 +5,7 @@ Messages say what was expected, what was received and how to fix it, in that ord
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,77 +14,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_sgd_plus import _examples, _keras
-
-ORDERS = ("reshuffle", "given")
-NONFINITE = ("propagate", "skip", "raise")
+from keras_sgd_plus import _examples, _keras, _messages
 
 
 def backend() -> None:
     """Raises RuntimeError on another Keras backend than TensorFlow."""
     name = keras.backend.backend()
     if name != "tensorflow":
-        raise RuntimeError(
-            "SGDPlus needs the TensorFlow backend. Received: "
-            f"keras.backend.backend()={name!r}. Set KERAS_BACKEND=tensorflow before "
-            "importing keras."
-        )
-
-
-def examples_per_update(value: Any) -> None:
-    """Raises unless None or an int >= 1."""
-    if value is None:
-        return
-    fix = (
-        "Use 1 for one update per example, k for one per k examples, None for one per "
-        "batch as keras.optimizers.SGD."
-    )
-    expected = "`examples_per_update` must be an int >= 1 or None."
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{expected} Received: examples_per_update={value!r}. {fix}")
-    if value < 1:
-        raise ValueError(f"{expected} Received: examples_per_update={value!r}. {fix}")
-
-
-def order(value: Any) -> None:
-    """Raises unless one of the orders."""
-    if value not in ORDERS:
-        raise ValueError(
-            f'`order` must be "reshuffle" or "given". Received: order={value!r}. Use '
-            '"reshuffle" for a fresh random order of each batch, "given" to visit '
-            "examples as they are handed over."
-        )
-
-
-def seed(value: Any) -> None:
-    """Raises unless None or an int that fits in 63 bits."""
-    expected = "`seed` must be None or an int from 0 to 2**63 - 1."
-    fix = "Use seed=None to derive one from `keras.utils.set_random_seed`."
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{expected} Received: seed={value!r}. {fix}")
-    if not 0 <= value < 2**63:
-        raise ValueError(f"{expected} Received: seed={value!r}. {fix}")
-
-
-def nonfinite(value: Any) -> None:
-    """Raises unless one of the ways to treat what is not finite."""
-    if not isinstance(value, str) or value not in NONFINITE:
-        raise ValueError(
-            '`nonfinite` must be "propagate", "skip" or "raise". Received: '
-            f'nonfinite={value!r}. Use "skip" to leave out examples whose loss or '
-            'gradients are not finite, "raise" to stop at the first.'
-        )
-
-
-def jit_compile(value: Any) -> None:
-    """Raises unless "auto", True or False."""
-    if not (value is True or value is False or value == "auto"):
-        raise ValueError(
-            f'`jit_compile` must be "auto", True or False. Received: '
-            f'jit_compile={value!r}. Use "auto" for XLA wherever the model can.'
-        )
+        raise RuntimeError(_messages.other_backend(name))
 
 
 def positive_int(name: str, value: Any) -> None:
@@ -152,26 +90,51 @@ def strategy() -> None:
     """Raises NotImplementedError under several replicas of `tf.distribute`."""
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if replicas > 1:
-        raise NotImplementedError(
-            "SGDPlus steps per example on one device. Received: a tf.distribute "
-            f"strategy with {replicas} replicas. Use examples_per_update=None for one "
-            "synchronous update per batch, or train outside the strategy's scope."
-        )
+        raise NotImplementedError(_messages.several_replicas(replicas))
 
 
 def rectangular(data: Any) -> None:
-    """Raises ValueError for an object array that holds rows of several lengths."""
+    """Raises ValueError for an object array: rows of several lengths, say."""
     for leaf in keras.tree.flatten(data):
         if getattr(leaf, "dtype", None) != np.dtype("O"):
             continue
         try:
             tf.convert_to_tensor(leaf)  # strings are objects too, and fine
         except (TypeError, ValueError):
-            raise ValueError(
-                "The examples of a batch must have one shape. Received: an array of "
-                f"Python objects, shape {leaf.shape}. Pad the examples to one length, "
-                "or hand them over as a tf.RaggedTensor."
-            ) from None
+            raise ValueError(_messages.objects(leaf.shape)) from None
+
+
+def kinds(model: Any, data: Any) -> None:
+    """Raises for text where Keras would cast it to numbers, and for a loss without y.
+
+    TypeError and ValueError. Not checked: an input that is not declared, a model or
+    loss that does something else with y.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    inputs = getattr(model, "inputs", None)
+    if inputs and all(tensor.dtype != "string" for tensor in inputs):
+        _refuse_text("x", x)
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    stock = getattr(type(model), "compute_loss", None) is keras.Model.compute_loss
+    if stock and losses and all(_casts(loss) for loss in losses):
+        axes = [getattr(leaf, "shape", ()) != () for leaf in keras.tree.flatten(x)]
+        if y is None and all(axes):  # else `batch` has something to say of x
+            raise ValueError(_messages.no_target())
+        _refuse_text("y", y)
+        _refuse_text("sample_weight", sample_weight)
+
+
+def _casts(loss: Any) -> bool:
+    if isinstance(loss, keras.Loss):
+        return type(loss).__call__ is keras.Loss.__call__
+    return isinstance(loss, str) or inspect.isfunction(loss)
+
+
+def _refuse_text(name: str, part: Any) -> None:
+    for leaf in keras.tree.flatten(part):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is tf.string or getattr(dtype, "kind", "") in ("S", "U"):
+            raise TypeError(_messages.text(name, leaf.shape))
 
 
 def batch(named_leaves: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:
@@ -181,52 +144,29 @@ def batch(named_leaves: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:
     runs (`tf.errors.InvalidArgumentError`). The caller makes the batch wait for it.
     """
     if not named_leaves:
-        raise ValueError(
-            "SGDPlus needs a batch with at least one tensor. Received: x=None, y=None. "
-            "Pass x as arrays or tensors of shape (num_examples, ...)."
-        )
+        raise ValueError(_messages.nothing())
     for name, leaf in named_leaves:
         if leaf.shape.rank is None or leaf.shape.rank == 0:
-            raise ValueError(
-                f"`{name}` must have a batch axis, shape (num_examples, ...). "
-                f"Received: {name} of shape {leaf.shape}. Give a single example a "
-                "first axis with x[None], and set_shape in a tf.data pipeline that "
-                "loses it."
-            )
+            raise ValueError(_messages.no_batch_axis(name, leaf.shape))
     counts = [(name, _examples.count(leaf)) for name, leaf in named_leaves]
     first_name, num_examples = counts[0]
     known = [(name, c) for name, c in counts if isinstance(c, int)]
     for name, size in known[1:]:
         if size != known[0][1]:
-            raise ValueError(_lengths(known[0], (name, size)))
+            raise ValueError(_messages.lengths(known[0], (name, size)))
     if known:
         num_examples = known[0][1]
         if num_examples == 0:
-            raise ValueError(_empty(known[0][0], 0))
+            raise ValueError(_messages.empty(known[0][0], 0))
     checks = []
     for name, size in counts:
         if not isinstance(size, int) and size is not num_examples:
-            text = _lengths((first_name, "m"), (name, "n"))
+            text = _messages.lengths((first_name, "m"), (name, "n"))
             checks.append(tf.debugging.assert_equal(size, num_examples, message=text))
     if not isinstance(num_examples, int):
-        text = _empty(first_name, 0)
+        text = _messages.empty(first_name, 0)
         checks.append(tf.debugging.assert_positive(num_examples, message=text))
     return num_examples, [c for c in checks if c is not None]
-
-
-def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> str:
-    return (
-        "x, y and sample_weight must have the same number of examples in a batch. "
-        f"Received: {one[0]} with {one[1]} and {other[0]} with {other[1]}. Give every "
-        "example its target (and weight), or drop what has none."
-    )
-
-
-def _empty(name: str, size: int) -> str:
-    return (
-        f"A batch must have at least one example. Received: {name} with {size}. Drop "
-        "empty batches, with dataset.filter for example."
-    )
 
 
 def model(model: Any, group_size: int) -> None:
@@ -242,12 +182,7 @@ def model(model: Any, group_size: int) -> None:
                 if getattr(layer, "stateful", False) and layer is not model
             ]
     if problems:
-        raise ValueError(
-            f"SGDPlus feeds the model {group_size} example(s) at a time, so the model "
-            f"must accept that batch size. Received: {', '.join(problems)}. Build it "
-            f"with batch_size={group_size} (or None), or set examples_per_update to "
-            "its batch size."
-        )
+        raise ValueError(_messages.other_batch_size(group_size, problems))
 
 
 def doubts(model: Any, sample_weight: Any, group_size: int) -> list[tuple[str, str]]:

@@ -8,6 +8,115 @@ from typing import Any
 import keras
 
 
+def other_backend(name: str) -> str:
+    """`_checks`: Keras does not run on TensorFlow."""
+    return (
+        "SGDPlus needs the TensorFlow backend. Received: "
+        f"keras.backend.backend()={name!r}. Set KERAS_BACKEND=tensorflow before "
+        "importing keras."
+    )
+
+
+def nothing() -> str:
+    """`_checks`: a batch without a tensor."""
+    return (
+        "SGDPlus needs a batch with at least one tensor. Received: x=None, y=None. "
+        "Pass x as arrays or tensors of shape (num_examples, ...)."
+    )
+
+
+def text(name: str, shape: Any) -> str:
+    """`_checks`: strings that Keras would cast to floats."""
+    return (
+        f"`{name}` must be numbers. Received: {name} of strings, shape {shape}. Map "
+        "them to numbers first, with keras.layers.StringLookup or "
+        "np.unique(..., return_inverse=True), say."
+    )
+
+
+def no_target() -> str:
+    """`_checks`: a loss, and nothing to compare with."""
+    return (
+        "`y` must be given where compile() was given a loss. Received: y=None. Give "
+        "every example its target, or compile without a loss and use add_loss."
+    )
+
+
+def objects(shape: Any) -> str:
+    """`_checks`: an array of Python objects."""
+    return (
+        "The examples of a batch must be numbers of one shape. Received: an array of "
+        f'Python objects, shape {shape}. Convert numbers with .astype("float32"). Pad '
+        "the examples to one length, or hand them over as a tf.RaggedTensor."
+    )
+
+
+def no_batch_axis(name: str, shape: Any) -> str:
+    """`_checks`: a scalar, or a tensor of any rank."""
+    return (
+        f"`{name}` must have a batch axis, shape (num_examples, ...). Received: {name} "
+        f"of shape {shape}. Give a single example a first axis with x[None], and "
+        "set_shape in a tf.data pipeline that loses it. If batches before had another "
+        "number of axes, compile the model anew."
+    )
+
+
+def lengths(one: tuple[str, Any], other: tuple[str, Any]) -> str:
+    """`_checks`: parts of a batch that do not belong together."""
+    return (
+        "x, y and sample_weight must have the same number of examples in a batch. "
+        f"Received: {one[0]} with {one[1]} and {other[0]} with {other[1]}. Give every "
+        "example its target (and weight), or drop what has none."
+    )
+
+
+def empty(name: str, size: int) -> str:
+    """`_checks`: a batch of nothing."""
+    return (
+        f"A batch must have at least one example. Received: {name} with {size}. Drop "
+        "empty batches, with dataset.filter for example."
+    )
+
+
+def several_replicas(replicas: int) -> str:
+    """`_checks`: the loop runs on one device."""
+    return (
+        "SGDPlus steps per example on one device. Received: a tf.distribute "
+        f"strategy with {replicas} replicas. Use examples_per_update=None for one "
+        "synchronous update per batch, or train outside the strategy's scope."
+    )
+
+
+def other_batch_size(group_size: int, problems: list[str]) -> str:
+    """`_checks`: a model that was built for batches of one size."""
+    return (
+        f"SGDPlus feeds the model {group_size} example(s) at a time, so the model "
+        f"must accept that batch size. Received: {', '.join(problems)}. Build it "
+        f"with batch_size={group_size} (or None), or set examples_per_update to "
+        "its batch size."
+    )
+
+
+def batch(data: Any, group_size: int) -> str:
+    """`_optimizer`: a note to errors that tell of the model's view of a batch."""
+
+    def shown(leaf: Any) -> str:
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        return f"{getattr(leaf, 'shape', '')} {getattr(dtype, 'name', dtype)}".strip()
+
+    parts = keras.utils.unpack_x_y_sample_weight(data)
+    named = zip(("x", "y", "sample_weight"), parts, strict=True)
+    received = [
+        f"{name}: {keras.tree.map_structure(shown, part)}"
+        for name, part in named
+        if part is not None
+    ]
+    return (
+        f"The batch that SGDPlus received: {', '.join(received)}. It feeds the model "
+        f"{group_size} example(s) at a time, with a batch axis of that size."
+    )
+
+
 def unknown_signature(name: str, expected: list[str], received: list[str]) -> str:
     """`_hook.install`: Keras changed what is wrapped."""
     return (

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_sgd_plus import (
+    _arguments,
     _checks,
     _compile,
     _hook,
@@ -15,29 +16,10 @@ from keras_sgd_plus import (
     _ledger,
     _messages,
     _order,
+    _settings,
     _step,
 )
 from keras_sgd_plus._settings import Setting
-
-# What is fixed in a compiled loop.
-_CONSTANTS = (
-    "examples_per_update",
-    "order",
-    "seed",
-    "nonfinite",
-    "jit_compile",
-    "momentum",
-    "nesterov",
-    "weight_decay",
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "use_ema",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-)
 
 
 @keras.saving.register_keras_serializable(package="keras_sgd_plus")
@@ -93,11 +75,11 @@ class SGDPlus(keras.optimizers.SGD):
         gradient_accumulation_steps: Int >= 2 or None. Averages the gradients of so many
             examples into one step of the rule. Defaults to `None`.
         name: String or None. Defaults to `None`, a name made from the class.
-        examples_per_update: Int k >= 1 or None. k > 1 averages k examples into one
-            update inside the same loop (mini-batch SGD of size k); what is left over at
-            a batch's end is one shorter group, so choose a `batch_size` that k divides.
-            `None` is stock `keras.optimizers.SGD`, one update per batch. Defaults to
-            `1`.
+        examples_per_update: Int k from 1 to 2**24, or None. k > 1 averages k
+            examples into one update inside the same loop (mini-batch SGD of size k);
+            what is left over at a batch's end is one shorter group, so choose a
+            `batch_size` that k divides. `None` is stock `keras.optimizers.SGD`, one
+            update per batch. Defaults to `1`.
         order: `"reshuffle"`, a fresh uniform permutation of each batch, or `"given"`,
             as handed over. With arrays and `fit(shuffle=True)` the two compose to a
             uniform permutation of the epoch. The optimizer cannot see `fit`'s
@@ -121,8 +103,10 @@ class SGDPlus(keras.optimizers.SGD):
             model (`run_eagerly=True`) never uses XLA. Defaults to `"auto"`.
 
     Raises:
-        ValueError: an argument out of range, as in `keras.optimizers.SGD`.
-        TypeError: `examples_per_update` or `seed` is not an int.
+        ValueError: an argument out of range, as in `keras.optimizers.SGD`, or with
+            which training gives nothing but NaN.
+        TypeError: an argument of the wrong kind, such as a string for a number, or a
+            callable `learning_rate` that takes arguments.
         RuntimeError: Keras runs on another backend than TensorFlow.
 
     Example:
@@ -162,11 +146,11 @@ class SGDPlus(keras.optimizers.SGD):
         - [Masters and Luschi, 2018](https://arxiv.org/abs/1804.07612) (small batches)
     """
 
-    examples_per_update = Setting(_checks.examples_per_update)
-    order = Setting(_checks.order)
-    seed = Setting(_checks.seed)
-    nonfinite = Setting(_checks.nonfinite)
-    jit_compile = Setting(_checks.jit_compile)
+    examples_per_update = Setting(_arguments.examples_per_update)
+    order = Setting(_arguments.order)
+    seed = Setting(_arguments.seed)
+    nonfinite = Setting(_arguments.nonfinite)
+    jit_compile = Setting(_arguments.jit_compile)
 
     def __init__(
         self,
@@ -192,19 +176,30 @@ class SGDPlus(keras.optimizers.SGD):
         **kwargs: Any,
     ) -> None:
         _checks.backend()
+        _arguments.learning_rate(learning_rate)
+        _arguments.momentum(momentum)
+        use_ema = _arguments.flag(use_ema=use_ema)
+        steps = gradient_accumulation_steps
+        if use_ema:  # else Keras does not look at these
+            ema_momentum = _arguments.number(ema_momentum=ema_momentum)
+            ema_overwrite_frequency = _arguments.count(
+                ema_overwrite_frequency=ema_overwrite_frequency
+            )
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,
-            nesterov=nesterov,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
+            nesterov=_arguments.flag(nesterov=nesterov),
+            weight_decay=_arguments.number(weight_decay=weight_decay),
+            clipnorm=_arguments.number(clipnorm=clipnorm),
+            clipvalue=_arguments.number(clipvalue=clipvalue),
+            global_clipnorm=_arguments.number(global_clipnorm=global_clipnorm),
             use_ema=use_ema,
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
+            loss_scale_factor=_arguments.number(loss_scale_factor=loss_scale_factor),
+            gradient_accumulation_steps=_arguments.count(
+                gradient_accumulation_steps=steps
+            ),
             name=name,
             **kwargs,
         )
@@ -256,7 +251,9 @@ class SGDPlus(keras.optimizers.SGD):
 
         Raises:
             ValueError: a batch without examples or batch axis, or of unequal lengths;
-                a model built for another batch size than `examples_per_update`.
+                no y for a loss; a model built for another batch size than
+                `examples_per_update`.
+            TypeError: strings where the model or the loss needs numbers.
             NotImplementedError: several replicas under `tf.distribute`.
             FloatingPointError: an example that is not finite, under
                 `nonfinite="raise"`.
@@ -266,10 +263,15 @@ class SGDPlus(keras.optimizers.SGD):
         for name in ("update_step", "apply", "apply_gradients"):
             if getattr(type(self), name) is not getattr(SGDPlus, name):
                 raise NotImplementedError(_messages.overridden(name))
+        _checks.kinds(model, data)
         self._loop_engaged = True
         owner = getattr(model, "optimizer", None)
         outer = owner if owner is not None and _hook.unwrap(owner) is self else self
-        return _step.run(self, outer, model, data)
+        try:
+            return _step.run(self, outer, model, data)
+        except (TypeError, ValueError) as error:
+            error.add_note(_messages.batch(data, self.examples_per_update or 1))
+            raise
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Applies gradients computed elsewhere: one plain SGD update, as in Keras."""
@@ -312,7 +314,4 @@ class SGDPlus(keras.optimizers.SGD):
 
     def loop_settings(self) -> tuple[Any, ...]:
         """What a compiled loop takes as constant; a change asks for a new trace."""
-        schedule = self._learning_rate
-        if isinstance(schedule, keras.Variable):  # read anew in each batch
-            schedule = None
-        return (schedule, *(getattr(self, name) for name in _CONSTANTS))
+        return _settings.constants(self, self._learning_rate)

@@ -5,16 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
+
+# What is fixed in a compiled loop.
+_CONSTANTS = (
+    "examples_per_update",
+    "order",
+    "seed",
+    "nonfinite",
+    "jit_compile",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
 
 class Setting:
     """An attribute whose values are checked, whoever assigns them and when.
 
     Args:
-        check: raises TypeError or ValueError for a value that cannot be. The method
-            `check_settings` of the owner does so for values that cannot be together.
+        check: gives the value to keep; raises TypeError or ValueError for one that
+            cannot be. The method `check_settings` of the owner does so for values that
+            cannot be together.
     """
 
-    def __init__(self, check: Callable[[Any], None]) -> None:
+    def __init__(self, check: Callable[[Any], Any]) -> None:
         self._check = check
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -24,7 +47,7 @@ class Setting:
         return self if instance is None else getattr(instance, self._name)
 
     def __set__(self, instance: Any, value: Any) -> None:
-        self._check(value)
+        value = self._check(value)
         before = vars(instance).get(self._name, value)
         setattr(instance, self._name, value)
         try:
@@ -32,3 +55,10 @@ class Setting:
         except ValueError:
             setattr(instance, self._name, before)
             raise
+
+
+def constants(optimizer: Any, learning_rate: Any) -> tuple[Any, ...]:
+    """What a loop is compiled for; a learning rate in a variable is read per batch."""
+    is_read = isinstance(learning_rate, keras.Variable)
+    schedule = None if is_read else learning_rate
+    return (schedule, *(getattr(optimizer, name) for name in _CONSTANTS))

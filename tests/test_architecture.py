@@ -28,7 +28,9 @@ ALLOWED = {
         "_messages",
         "_train_function",
     },
+    "_arguments": set(),
     "_optimizer": {
+        "_arguments",
         "_checks",
         "_compile",
         "_hook",
@@ -91,7 +93,7 @@ ALLOWED = {
     "_channels": {"_lowering"},
     "_losses": set(),
     "_random": {"_lowering"},
-    "_checks": {"_examples", "_keras"},
+    "_checks": {"_examples", "_keras", "_messages"},
     "_kernel": {"_lowering"},
     "_layout": {"_keras"},
     "_lowering": set(),

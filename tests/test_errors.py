@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -18,7 +20,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_sgd_plus import SGDPlus, _checks, _hook, _keras, _messages
+from keras_sgd_plus import SGDPlus, _arguments, _checks, _hook, _keras, _messages
+from tests.cases import inverse_time
 from tests.test_nonfinite import test_warns_once_per_fit_and_forgets_the_last
 from tests.test_resume import test_refused
 from tests.twins import dense_data
@@ -87,56 +90,118 @@ def caught_by(function: Callable[[], Any], match: str) -> list[str]:
 
 # Arguments of the constructor
 
-ARGUMENTS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
-    *[
-        ("examples_per_update", {"examples_per_update": value}, error, r"Use 1 for one")
-        for value, error in [
-            (0, ValueError),
-            (-1, ValueError),
-            (1.5, TypeError),
-            (True, TypeError),
-            ("1", TypeError),
-        ]
-    ],
-    *[
-        ("order", {"order": value}, ValueError, r'Use "reshuffle" for')
-        for value in ["shuffle", "Given", "", None, 1, ["given"]]
-    ],
-    *[
-        ("seed", {"seed": value}, error, r"Use seed=None to derive one")
-        for value, error in [
-            (-1, ValueError),
-            (2**63, ValueError),
-            (1.5, TypeError),
-            (True, TypeError),
-            ("7", TypeError),
-        ]
-    ],
-    *[
-        ("nonfinite", {"nonfinite": value}, ValueError, r'Use "skip" to leave out')
-        for value in ["ignore", None, True, ["skip"]]
-    ],
-    *[
-        ("jit_compile", {"jit_compile": value}, ValueError, r'Use "auto" for XLA')
-        for value in ["yes", None, 1, 0]
-    ],
+Argument = tuple[str, dict[str, Any], type[Exception], str]
+EMA = {"use_ema": True}
+
+
+def _rows(
+    check: str, name: str, fix: str, wrong: list[Any], beyond: list[Any], **more: Any
+) -> list[Argument]:
+    """Rows of values of the wrong kind, and of values out of range."""
+    kinds = [(value, TypeError) for value in wrong]
+    ranges = [(value, ValueError) for value in beyond]
+    return [(check, {name: v, **more}, error, fix) for v, error in kinds + ranges]
+
+
+NAN, INF, TWO = float("nan"), float("inf"), np.array([0.5, 0.25])
+HUGE = 10**400  # no float
+SCHEDULE = "Use 0.01, say, or an object of `keras.optimizers.schedules`"
+NO_NUMBER: list[Any] = ["0.5", b"1", 1j, [], {"a": 1}, TWO, object, tf.constant("1")]
+NO_COUNT: list[Any] = ["2", 2.5, INF, [2], TWO, keras.Variable(2.0)]
+ARGUMENTS: list[Argument] = [
+    *_rows(
+        "examples_per_update",
+        "examples_per_update",
+        "Use 1 for one",
+        [1.5, True, np.True_, "1", np.float64(1)],
+        [0, -1, np.int64(0), 2**24 + 1],
+    ),
+    *_rows(
+        "seed",
+        "seed",
+        "Use seed=None to derive one",
+        [1.5, True, np.True_, "7", np.float64(1)],
+        [-1, 2**63, np.uint64(2**63)],
+    ),
+    *_rows(
+        "order",
+        "order",
+        'Use "reshuffle" for',
+        [],
+        ["shuffle", "Given", "", None, 1, ["given"], np.array(["given"] * 2)],
+    ),
+    *_rows(
+        "nonfinite",
+        "nonfinite",
+        'Use "skip" to leave out',
+        [],
+        ["ignore", None, True, ["skip"]],
+    ),
+    *_rows(
+        "jit_compile",
+        "jit_compile",
+        'Use "auto" for XLA',
+        [],
+        ["yes", None, 1, 0, np.array(["auto"] * 2), tf.constant("auto")],
+    ),
+    *_rows(
+        "learning_rate",
+        "learning_rate",
+        SCHEDULE,
+        [inverse_time, keras.optimizers.schedules.ExponentialDecay, str],
+        [NAN, -INF, np.float64(INF)],
+    ),
+    *_rows("momentum", "momentum", "Use 0.9, say", [], [NAN]),
+    *_rows("number", "weight_decay", "Use 1e-4", NO_NUMBER, [NAN, INF, -INF, HUGE]),
+    *_rows(
+        "number", "clipnorm", "Use 1.0", ["1", {"a": 1}, TWO, tf.Variable(1.0)], [INF]
+    ),
+    *_rows("number", "clipvalue", "Use 0.5", ["0.5", b"1", 1j, TWO], [HUGE]),
+    *_rows("number", "global_clipnorm", "Use 1.0", ["1", 1j, TWO], [INF, HUGE]),
+    *_rows("number", "ema_momentum", "Use 0.99", [None, *NO_NUMBER], [NAN], **EMA),
+    *_rows(
+        "number", "loss_scale_factor", "Use 1024.0", NO_NUMBER, [0, False, NAN, INF]
+    ),
+    *_rows("count", "gradient_accumulation_steps", "Use None", NO_COUNT, [2**63, HUGE]),
+    *_rows(
+        "count", "ema_overwrite_frequency", "Use None", [0.5, *NO_COUNT], [2**63], **EMA
+    ),
+    *_rows("flag", "nesterov", "Use True or False", [TWO, keras.Variable(1.0)], []),
+    *_rows("flag", "use_ema", "Use True or False", [TWO, keras.Variable(1.0)], []),
 ]
 
 
+def _id(arguments: dict[str, Any]) -> str:
+    name, value = next(iter(arguments.items()))
+    shown = repr(value)
+    return f"{name}-{shown if len(shown) < 30 else type(value).__name__}"
+
+
 @pytest.mark.parametrize(
-    ("check", "arguments", "error", "fix"),
-    ARGUMENTS,
-    ids=[f"{check}-{next(iter(a.values()))!r}" for check, a, _, _ in ARGUMENTS],
+    ("arguments", "error", "fix"),
+    [row[1:] for row in ARGUMENTS],
+    ids=[_id(row[1]) for row in ARGUMENTS],
 )
-def test_argument(
-    check: str, arguments: dict[str, Any], error: type[Exception], fix: str
-) -> None:
-    with pytest.raises(error, match=fix) as raised:
+def test_argument(arguments: dict[str, Any], error: type[Exception], fix: str) -> None:
+    with pytest.raises(error, match=re.escape(fix)) as raised:
         SGDPlus(**arguments)
     assert type(raised.value) is error
-    value = arguments[check]
-    assert str(raised.value).startswith(f"`{check}` must be ")
-    assert f"Received: {check}={value!r}." in str(raised.value)
+    name, value = next(iter(arguments.items()))
+    assert str(raised.value).startswith(f"`{name}` must be ")
+    shown = repr(value)
+    shown = f"{shown}." if len(shown) <= 200 else f"{shown[:200]}...."
+    assert f"Received: {name}={shown}" in str(raised.value)
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def test_argument_that_cannot_be_shown() -> None:
+    for value in (Unprintable(), 10**5000):  # Python prints at most 4,300 digits
+        with pytest.raises((TypeError, ValueError), match="`weight_decay` must be"):
+            SGDPlus(weight_decay=value)
 
 
 @pytest.mark.parametrize(
@@ -159,11 +224,45 @@ def test_argument_is_accepted(arguments: dict[str, Any]) -> None:
     assert getattr(SGDPlus(**arguments), name) == value
 
 
+# Scalars of NumPy and TensorFlow: what the optimizer keeps
+SCALARS: dict[str, tuple[Any, Any]] = {
+    "examples_per_update": (np.int64(3), 3),
+    "seed": (np.uint8(5), 5),
+    "jit_compile": (np.False_, False),
+    "nesterov": (np.True_, True),
+    "weight_decay": (np.float32(0.5), 0.5),
+    "clipnorm": (np.array(2), 2.0),
+    "clipvalue": (tf.constant(0.5), 0.5),
+    "global_clipnorm": (np.float64(0.5), 0.5),
+    "loss_scale_factor": (np.float16(2), 2.0),
+    "use_ema": (np.True_, True),
+    "ema_momentum": (np.float32(0.5), 0.5),
+    "ema_overwrite_frequency": (np.int32(2), 2),
+    "gradient_accumulation_steps": (np.array([2]), 2),
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_scalar_is_kept_as_a_python_number(name: str) -> None:
+    given, kept = SCALARS[name]
+    more = EMA if name.startswith("ema_") else {}
+    config = SGDPlus(**{name: given}, **more).get_config()
+    assert type(config[name]) is type(kept)
+    assert config[name] == kept
+    assert json.loads(json.dumps(config))[name] == kept
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "loss_scale_factor"])
+def test_variable_is_kept(name: str) -> None:
+    variable = tf.Variable(0.5)
+    assert getattr(SGDPlus(**{name: variable}), name) is variable
+
+
 def test_new_arguments_are_keyword_only() -> None:
     thirteen = list(inspect.signature(SGD.__init__).parameters)[1:14]
     ours = inspect.signature(SGDPlus.__init__).parameters
     assert list(ours)[1:14] == thirteen
-    new = ("examples_per_update", "order", "seed", "jit_compile")
+    new = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
     assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in new)
 
 
@@ -178,7 +277,7 @@ def test_new_arguments_are_keyword_only() -> None:
         {"clipnorm": 1.0, "clipvalue": 1.0},
         {"clipnorm": 1.0, "global_clipnorm": 1.0},
         {"use_ema": True, "ema_momentum": 1.1},
-        {"use_ema": True, "ema_overwrite_frequency": 0.5},
+        {"use_ema": True, "ema_overwrite_frequency": -1},
         {"gradient_accumulation_steps": 1},
         {"lr": 0.1},
     ],
@@ -261,6 +360,38 @@ BATCHES: dict[str, Row] = {
         lambda m: step(m, np.array([np.ones(5), np.ones(4)] * 3, dtype=object), Y),
         ValueError,
         "Pad the examples to one length",
+    ),
+    "numbers_as_objects": (
+        "rectangular",
+        lambda m: step(m, X.astype(object), Y),
+        ValueError,
+        r'Convert numbers with .astype\("float32"\)',
+    ),
+    **{
+        f"text_{name}": ("kinds", trigger, TypeError, f"`{name}` must be numbers.*Map")
+        for name, trigger in {
+            "x": lambda m: step(m, X.astype(str), Y),
+            "y": lambda m: m.train_on_batch(X, Y.astype(bytes)),
+            "sample_weight": lambda m: step(m, X, Y, WEIGHTS.astype(str)),
+        }.items()
+    },
+    "text_in_fit": (
+        "kinds",
+        lambda m: stream(m, tf.data.Dataset.from_tensors((X, tf.as_string(Y)))),
+        TypeError,
+        "np.unique",
+    ),
+    "no_target": (
+        "kinds",
+        lambda m: m.train_on_batch(X),
+        ValueError,
+        "`y` must be given.*or compile without a loss",
+    ),
+    "no_target_in_fit": (
+        "kinds",
+        lambda m: _fit_x(m),
+        ValueError,
+        "`y` must be given.*or compile without a loss",
     ),
     "y_shorter": ("batch", lambda m: step(m, X, Y[:2]), ValueError, NOT_ALIKE),
     "y_longer": ("batch", lambda m: step(m, X[:2], Y), ValueError, NOT_ALIKE),
@@ -376,6 +507,57 @@ def test_batch_of_an_eager_model(row: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_casts_nothing_may_be_text_or_missing(engagements: list[str]) -> None:
+    # An input declared as text, and a loss that does not go by Keras's own way.
+    class Lengths(keras.losses.Loss):
+        def __call__(self, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+            return tf.reduce_mean(tf.cast(tf.strings.length(y), tf.float32) - y_pred)
+
+        def call(self, y: Any, y_pred: Any) -> Any:
+            raise NotImplementedError
+
+    class OwnLoss(keras.Sequential):
+        def compute_loss(self, x: Any, y: Any, y_pred: Any, *more: Any) -> Any:
+            return tf.reduce_mean(tf.square(y_pred))
+
+    words = np.array([["a", "bc", "def", "", "e"]] * 6)
+    body = [
+        keras.Input((5,), dtype="string"),
+        layers.StringLookup(vocabulary=["a", "e"], output_mode="multi_hot"),
+        layers.Dense(2),
+    ]
+    for model, y in [
+        (compiled(keras.Sequential(body), loss=Lengths()), words[:, :2]),
+        (compiled(OwnLoss(body)), words),
+        (compiled(OwnLoss(body)), None),
+    ]:
+        step(model, words, y)
+        assert int(model.optimizer.iterations) == 6
+    assert len(engagements) >= 3
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["fit", "by_hand"])
+def test_errors_of_keras_get_a_note_with_the_batch(by_hand: bool) -> None:
+    # The model sees one example at a time: a shape in Keras's words is not the user's.
+    model = compiled()
+    with pytest.raises(ValueError, match="equal, but are 3 and 2") as raised:
+        y = np.ones((6, 3), "float32")
+        step(model, X, y) if by_hand else model.train_on_batch(X, y)
+    (note,) = raised.value.__notes__
+    assert "x: (6, 5) float32, y: (6, 3) float32. It feeds the model 1 example" in note
+
+
+def test_a_batch_of_another_rank_is_explained() -> None:
+    # TensorFlow relaxes the shape of what came in two ranks, for all later batches.
+    model = compiled()
+    model.train_on_batch(X, Y[:, :, None])  # broadcast, as by Keras
+    with pytest.raises(ValueError, match="compile the model anew"):
+        model.train_on_batch(X, Y)
+    model.compile(model.optimizer, "mse")
+    model.train_on_batch(X, Y)
+    assert int(model.optimizer.iterations) == 12
+
+
 def _unconnected() -> Any:
     class Unconnected(keras.Sequential):
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -416,6 +598,10 @@ def _stateful(batch_size: int) -> Any:
 
 def _fit(model: Any, **kwargs: Any) -> Any:
     return model.fit(X, Y, **{"batch_size": 3, "verbose": 0, **kwargs})
+
+
+def _fit_x(model: Any) -> Any:
+    return model.fit(X, verbose=0)
 
 
 class AssignsInBranch(layers.Layer):
@@ -882,6 +1068,7 @@ def test_short_last_batch_is_silent() -> None:
 
 ELSEWHERE = {
     "strategy": test_several_replicas,
+    "several_replicas": test_several_replicas,
     "doubts": test_lonely_batch_normalization_warns_once,
     "missing_gradients": test_missing_gradients_warn_as_keras_does,
     "bypassed": test_bypassed,
@@ -903,13 +1090,26 @@ ELSEWHERE = {
         ),
         test_refused,
     ),
+    "batch": test_errors_of_keras_get_a_note_with_the_batch,
+}
+# Texts of `_messages` that a row above reads through a function of `_checks`
+ROW_OF = {
+    "other_backend": ERRORS["other_backend"],
+    "other_batch_size": ERRORS["fixed_batch_size"],
+    "nothing": BATCHES["nothing"],
+    "no_batch_axis": BATCHES["no_axis_x"],
+    "lengths": BATCHES["y_shorter"],
+    "empty": BATCHES["empty"],
+    "objects": BATCHES["ragged_rows"],
+    "text": BATCHES["text_x"],
+    "no_target": BATCHES["no_target"],
 }
 
 
 def test_every_message_has_a_row() -> None:
     written = {
         name
-        for module in (_checks, _messages)
+        for module in (_arguments, _checks, _messages)
         for name, value in vars(module).items()
         if isinstance(value, types.FunctionType)
         and value.__module__ == module.__name__
@@ -918,4 +1118,12 @@ def test_every_message_has_a_row() -> None:
     tested = {check for check, *_ in ARGUMENTS}
     tested |= {check for check, *_ in BATCHES.values()}
     tested |= {row[0] for _, row in ERRORS.values()}
-    assert tested | set(ELSEWHERE) == written
+    assert tested | set(ELSEWHERE) | set(ROW_OF) == written
+
+
+def test_every_argument_has_a_message_and_a_row() -> None:
+    given = {next(iter(arguments)) for _, arguments, _, _ in ARGUMENTS}
+    assert given == set(_arguments._ARGUMENTS)
+    for_keras = {"name", "kwargs"}  # which it names itself
+    accepted = set(inspect.signature(SGDPlus.__init__).parameters) - {"self"}
+    assert accepted - for_keras == given
