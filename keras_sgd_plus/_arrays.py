@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sgd_plus import _checks
+from keras_sgd_plus import _arguments, _checks
 
 
 class SeededArrays(keras.utils.PyDataset):
@@ -58,7 +58,7 @@ class SeededArrays(keras.utils.PyDataset):
     ) -> None:
         super().__init__()
         _checks.positive_int("batch_size", batch_size)
-        _checks.seed(seed)
+        kept_seed = _arguments.seed(seed)
         parts = [x, y, sample_weight]
         while len(parts) > 1 and parts[-1] is None:
             parts.pop()
@@ -67,7 +67,7 @@ class SeededArrays(keras.utils.PyDataset):
         )
         leaves = [a for a in keras.tree.flatten(self._parts) if a is not None]
         self._num_examples = _checks.same_length(leaves)
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed = batch_size, kept_seed or 0
         self.next_epoch = 0
         self.on_epoch_begin()
         self.next_epoch = 0

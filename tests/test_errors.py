@@ -21,9 +21,8 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus, _arguments, _checks, _hook, _keras, _messages
+from tests import test_nonfinite, test_resume
 from tests.cases import inverse_time
-from tests.test_nonfinite import test_warns_once_per_fit_and_forgets_the_last
-from tests.test_resume import test_refused
 from tests.twins import dense_data
 
 SGD = keras.optimizers.SGD
@@ -1076,7 +1075,7 @@ ELSEWHERE = {
     "xla_reason": test_refusal_of_xla_names_the_operation,
     "many_signatures": test_many_signatures_warn_once,
     "uneven_groups": test_uneven_groups_warn_once,
-    "skipped": test_warns_once_per_fit_and_forgets_the_last,
+    "skipped": test_nonfinite.test_warns_once_per_fit_and_forgets_the_last,
     **dict.fromkeys(
         (
             "can_resume",
@@ -1088,7 +1087,7 @@ ELSEWHERE = {
             "replayable",
             "same_length",
         ),
-        test_refused,
+        test_resume.test_refused,
     ),
     "batch": test_errors_of_keras_get_a_note_with_the_batch,
 }
