@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import random
 import subprocess
@@ -279,13 +280,16 @@ TRANSFERS = {
 }
 
 
-def _compiled(cls: type, seed: int = 1) -> Any:
+# Without XLA: these compare what was transferred, the loop is compared elsewhere.
+PLAIN: dict[str, Any] = {"order": "given", "jit_compile": False}
+
+
+def _compiled(cls: type, seed: int = 1, **options: Any) -> Any:
     keras.utils.set_random_seed(seed)
     model = linear_model()
-    # Without XLA: these compare what was transferred, the loop is compared elsewhere.
-    plus = {"order": "given", "jit_compile": False} if cls is SGDPlus else {}
+    options = {**MOMENTUM, **options, **(PLAIN if cls is SGDPlus else {})}
     # A loss object: Keras cannot read the name of one back from a whole-model .h5.
-    model.compile(cls(**MOMENTUM, **plus), loss=keras.losses.MeanSquaredError())
+    model.compile(cls(**options), loss=keras.losses.MeanSquaredError())
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -296,10 +300,7 @@ def _batch_size(model: Any) -> int:
 
 @pytest.fixture(scope="module")
 def sgd_throughout() -> list[np.ndarray]:
-    model = _compiled(SGD)
-    fit(model, 0, 10, batch_size=1)
-    fit(model, 10, 20, batch_size=1)
-    return state_of(model)
+    return _sgd_throughout("momentum")
 
 
 @pytest.fixture(scope="module")
@@ -336,25 +337,57 @@ def test_state_moves_and_training_goes_on(
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_swapping_the_optimizer_of_a_loaded_model(
-    half_trained: dict[type, Any],
-    sgd_throughout: list[np.ndarray],
-    engagements: list[str],
-    tmp_path: Path,
+# Each has state that the other optimizer must take over. After the 10 updates before,
+# a sum of 3 gradients has one, and the weights have just become their average.
+MIGRATED: dict[str, dict[str, Any]] = {
+    "momentum": {},
+    "nesterov_and_averages": {
+        "nesterov": True,
+        "use_ema": True,
+        "ema_momentum": 0.8,
+        "ema_overwrite_frequency": 5,
+    },
+    "accumulation": {"gradient_accumulation_steps": 3},
+    "schedule": {
+        "learning_rate": keras.optimizers.schedules.InverseTimeDecay(0.05, 1, 0.3)
+    },
+}
+OURS_ALONE = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
+
+
+@functools.cache
+def _sgd_throughout(name: str) -> list[np.ndarray]:
+    model = _compiled(SGD, **MIGRATED[name])
+    fit(model, 0, 10, batch_size=1)
+    fit(model, 10, 20, batch_size=1)
+    return state_of(model)
+
+
+@pytest.mark.parametrize("name", MIGRATED)
+@pytest.mark.parametrize(
+    ("before", "after"), [(SGD, SGDPlus), (SGDPlus, SGD)], ids=["to_plus", "back"]
+)
+def test_swapping_the_optimizer_of_a_saved_model(
+    before: type, after: type, name: str, engagements: list[str], tmp_path: Path
 ) -> None:
-    # The recipe for a model file written by SGD: load, recompile, load the state again.
-    path = tmp_path / "sgd.keras"
-    half_trained[SGD].save(path)
-    model = keras.models.load_model(path)
-    config = {**model.optimizer.get_config(), "order": "given", "jit_compile": False}
-    model.compile(SGDPlus.from_config(config), loss="mse")
+    """For a model file: load it, compile with the other, load the state again."""
+    path = tmp_path / "model.keras"
+    model = _compiled(before, **MIGRATED[name])
+    fit(model, 0, 10, _batch_size(model))
+    model.save(path)
+    config = model.optimizer.get_config()
+    config = {key: value for key, value in config.items() if key not in OURS_ALONE}
+    plus = PLAIN if after is SGDPlus else {}
+    model = keras.models.load_model(path, compile=False)
+    model.compile(after.from_config({**config, **plus}), loss="mse")
     model.optimizer.build(model.trainable_variables)
     model.load_weights(path)
-    fit(model, 10, 20, batch_size=5)
+    fit(model, 10, 20, _batch_size(model))
+    assert type(model.optimizer) is after
     assert len(engagements) == 1
-    assert int(model.optimizer.iterations) == 20
-    for a, b in zip(state_of(model), sgd_throughout, strict=True):
+    for a, b in zip(state_of(model), _sgd_throughout(name), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert int(model.optimizer._iterations) == 20
 
 
 def test_clone_model_trains_on_its_own(

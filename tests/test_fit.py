@@ -267,7 +267,7 @@ def test_evaluation_and_prediction_are_keras_own(engagements: list[str]) -> None
             np.testing.assert_array_equal(a, b, err_msg=kind)
 
 
-# --- Callbacks. ---
+# --- Between batches; more callbacks are in test_callbacks.py. ---
 
 
 class HalvesRate(keras.callbacks.Callback):
@@ -302,48 +302,6 @@ def test_learning_rate_set_between_batches(engagements: list[str]) -> None:
     assert len(engagements) == traces  # and no new trace for a new rate
 
 
-CALLBACKS: dict[str, Callable[[], Any]] = {
-    "scheduler": lambda: keras.callbacks.LearningRateScheduler(
-        lambda epoch, rate: rate * 0.5
-    ),
-    "plateau": lambda: keras.callbacks.ReduceLROnPlateau(
-        monitor="loss", factor=0.1, patience=1, min_delta=0.2
-    ),
-    "early_stopping": lambda: keras.callbacks.EarlyStopping(
-        monitor="loss", min_delta=0.2, patience=1, restore_best_weights=True
-    ),
-}
-
-
-@pytest.mark.parametrize("make", CALLBACKS.values(), ids=list(CALLBACKS))
-def test_callback(make: Any, engagements: list[str]) -> None:
-    x, y = dense_data(N)
-    fit = lambda: {"epochs": 4, "callbacks": [make()]}  # noqa: E731
-    pair = train_pair(dense_model, x, y, fit=fit)
-    assert_same(pair)
-    epochs = len(pair.their_logs["loss"])
-    assert_engaged(pair, engagements, epochs * N)
-    rate = float(pair.ours.optimizer.learning_rate)
-    assert epochs < 4 or rate < 0.02  # the callback did something
-
-
-def test_checkpoint_callback(tmp_path: Any, engagements: list[str]) -> None:
-    """What it wrote after the first epoch goes on as the uninterrupted run did."""
-    x, y = dense_data(N)
-    model = dense_model()
-    model.compile(SGDPlus(0.05, 0.9), "mse")
-    path = str(tmp_path / "{epoch}.keras")
-    checkpoint = keras.callbacks.ModelCheckpoint(path)
-    arguments: dict[str, Any] = {"batch_size": 7, "shuffle": False, "verbose": 0}
-    model.fit(x, y, epochs=2, callbacks=[checkpoint], **arguments)
-    resumed = keras.models.load_model(tmp_path / "1.keras")
-    assert type(resumed.optimizer) is SGDPlus
-    resumed.fit(x, y, initial_epoch=1, epochs=2, **arguments)
-    for a, b in zip(model.get_weights(), resumed.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert set(engagements) == {model.name}  # a loaded model keeps its name
-
-
 # --- Stages of training: each told once, for both. ---
 
 
@@ -375,6 +333,35 @@ def _freeze_keeping_optimizer(run: Run) -> None:
     run.fit(*dense_data(N))
     run.model.layers[0].trainable = False
     run.compile(run.model.optimizer, loss="mae")
+    run.fit(*dense_data(N))
+
+
+def _freeze_without_compile(run: Run) -> None:
+    """What Keras has traced goes on: freezing asks for a new compile."""
+    run.compile()
+    run.fit(*dense_data(N))
+    run.model.layers[0].trainable = False
+    run.fit(*dense_data(N))
+
+
+def _other_optimizer_and_back(run: Run) -> None:
+    """Velocities and the count of updates are where they were left."""
+    run.compile()
+    run.fit(*dense_data(N))
+    mine = run.model.optimizer
+    run.compile(keras.optimizers.Adam(0.01))
+    run.fit(*dense_data(N, seed=4), batch_size=7)
+    run.compile(mine)
+    run.fit(*dense_data(N))
+
+
+def _other_model_of_the_same_layers(run: Run) -> None:
+    """An optimizer may go to a model of the variables it was built for."""
+    run.compile()
+    run.fit(*dense_data(N))
+    optimizer = run.model.optimizer
+    run.model = keras.Model(run.model.inputs, run.model.outputs)
+    run.compile(optimizer)
     run.fit(*dense_data(N))
 
 
@@ -415,6 +402,9 @@ STORIES = {
         _unfreeze,
         _freeze,
         _freeze_keeping_optimizer,
+        _freeze_without_compile,
+        _other_optimizer_and_back,
+        _other_model_of_the_same_layers,
         _lora,
         _other_loss_same_optimizer,
         _rate_between_fits,
@@ -430,8 +420,130 @@ def test_story(story: Callable[[Run], None], engagements: list[str]) -> None:
         pair.before = {}
     assert_same(pair)
     new_optimizer = story in (_unfreeze, _freeze, _lora)
+    if story is _other_model_of_the_same_layers:
+        assert engagements.pop(0) != pair.ours.name  # the first model
     assert_engaged(pair, engagements, N if new_optimizer else 2 * N)
-    assert len(pair.our_logs["loss"]) == 2
+    num_fits = 3 if story is _other_optimizer_and_back else 2
+    assert len(pair.our_logs["loss"]) == num_fits
+
+
+def _trunk() -> keras.Model:
+    """A part to be trained first; its `BatchNormalization` keeps statistics."""
+    norm = layers.BatchNormalization(momentum=0.9)
+    stack = [layers.Reshape((5, 1)), layers.Conv1D(4, 2), norm, layers.Flatten()]
+    return keras.Sequential([keras.Input((5,)), *stack], name="trunk")
+
+
+def test_transfer_learning(engagements: list[str]) -> None:
+    """A trained trunk under a new head: frozen at first, then all of it trained slowly.
+
+    Frozen, its `BatchNormalization` keeps its statistics and uses them.
+    """
+    kept: list[bool] = []
+
+    def make() -> keras.Model:
+        return keras.Sequential([keras.Input((5,)), _trunk(), layers.Dense(2)])
+
+    def story(run: Run) -> None:
+        run.compile(run.optimizer(learning_rate=0.005))
+        run.fit(*dense_data(N))
+        trunk, inputs = run.model.get_layer("trunk"), keras.Input((5,))
+        run.model = keras.Model(inputs, layers.Dense(3)(trunk(inputs)))
+        x, y = dense_data(N, outputs=3, seed=4)
+        trunk.trainable = False
+        run.compile(run.optimizer(learning_rate=0.005))
+        before = trunk.get_weights()
+        run.fit(x, y)
+        pairs = zip(before, trunk.get_weights(), strict=True)
+        kept.extend(np.array_equal(a, b) for a, b in pairs)
+        trunk.trainable = True
+        run.compile(run.optimizer(learning_rate=0.001))
+        run.fit(x, y)
+        assert not np.array_equal(trunk.get_weights()[0], before[0])
+
+    pair = _run_pair(make, story)
+    assert kept and all(kept)
+    pair.before = {}  # other variables were trained in the middle
+    assert_same(pair)
+    assert engagements.pop(0) != pair.ours.name  # the trunk under its first head
+    assert_engaged(pair, engagements, N)
+
+
+def _moved(optimizer: Any) -> Any:
+    """Compiled with the optimizer of another model."""
+    optimizer.build(dense_model().trainable_variables)
+    model = dense_model()
+    model.compile(optimizer, "mse")
+    return model
+
+
+def _thawed(optimizer: Any) -> Any:
+    """Compiled with the optimizer that was built while a layer was frozen."""
+    model = dense_model()
+    model.layers[0].trainable = False
+    optimizer.build(model.trainable_variables)
+    model.layers[0].trainable = True
+    model.compile(optimizer, "mse")
+    return model
+
+
+def _by_train_step(model: Any, x: Any, y: Any) -> None:
+    step = getattr(model.optimizer, "train_step", None)  # SGD has none
+    model.train_on_batch(x, y) if step is None else step(model, (x, y))
+
+
+TRAIN: dict[str, Callable[..., Any]] = {
+    "fit": lambda model, x, y: model.fit(x, y, verbose=0),
+    "train_on_batch": lambda model, x, y: model.train_on_batch(x, y),
+    "train_step": _by_train_step,
+}
+
+
+@pytest.mark.parametrize("train", TRAIN.values(), ids=list(TRAIN))
+@pytest.mark.parametrize("make", [_moved, _thawed], ids=["moved", "thawed"])
+def test_unknown_variables_are_refused_as_by_keras(make: Any, train: Any) -> None:
+    """A new optimizer is needed for new variables, and Keras's own error says so."""
+    texts = []
+    for cls in (SGDPlus, keras.optimizers.SGD):
+        optimizer = cls(0.02, 0.9)
+        model = make(optimizer)
+        state = snapshot(model)
+        with pytest.raises(ValueError, match="recreate a new optimizer") as raised:
+            train(model, *dense_data(N))
+        for kind, arrays in snapshot(model).items():
+            for a, b in zip(arrays, state[kind], strict=True):
+                np.testing.assert_array_equal(a, b, err_msg=kind)
+        text = str(raised.value)
+        for name in (model.name, model.layers[0].name):
+            text = text.replace(name, "name")
+        texts.append(text)
+    assert texts[0] == texts[1]
+
+
+def test_two_models_that_share_layers(engagements: list[str]) -> None:
+    """Two heads on one trunk, an optimizer each, trained in turns."""
+    x, y = dense_data(N)
+    heads: dict[bool, Any] = {}
+
+    def story(run: Run) -> None:
+        run.compile()
+        inputs, shared = run.model.inputs, run.model.layers[0].output
+        head = keras.Model(inputs, layers.Dense(1)(shared))
+        second = heads[run.is_ours] = Run(lambda: head, run.is_ours)
+        second.compile(run.optimizer(learning_rate=0.02, momentum=0.5))
+        for _ in range(2):
+            run.fit(x, y)
+            second.fit(x, y[:, :1])
+
+    pair = _run_pair(dense_model, story)
+    assert_same(pair)
+    ours, theirs = heads[True], heads[False]
+    other = Pair(ours.model, theirs.model, ours.logs, theirs.logs, ours.before)
+    assert_same(other)
+    names = {pair.ours.name, other.ours.name}
+    assert set(engagements) == names and len(engagements) == 2
+    for model in (pair.ours, other.ours):
+        assert int(model.optimizer.iterations) == 2 * N
 
 
 def test_two_models_in_turns(engagements: list[str]) -> None:
