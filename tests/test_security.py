@@ -42,7 +42,7 @@ def _altered(path: Path, alter: Callable[[dict[str, Any]], None]) -> Path:
     return other
 
 
-def _lambda(mark: Path) -> dict[str, Any]:
+def _lambda(mark: Path) -> Any:
     """What Keras writes for a Lambda layer: code."""
 
     del mark
