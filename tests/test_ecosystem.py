@@ -137,6 +137,7 @@ def test_cross_validation_of_a_compiled_model(engagements: list[str]) -> None:
 
 # It calls threading.currentThread().getName(), deprecated in Python 3.10.
 @pytest.mark.filterwarnings("ignore:(currentThread|getName)\\(\\):DeprecationWarning")
+@pytest.mark.usefixtures("few_objects")
 def test_tuner(tmp_path: Path, engagements: list[str]) -> None:
     """The score of every trial is that of Keras one by one, and the best one loads."""
 
@@ -156,14 +157,13 @@ def test_tuner(tmp_path: Path, engagements: list[str]) -> None:
     tuner.search(**fit, batch_size=BATCH_SIZE)
     trials = tuner.oracle.get_best_trials(9)
     assert len(trials) == len(engagements) == 4
+    twins = []
     for trial in trials:
-        twin = build(trial.hyperparameters, SGD)
-        (loss,) = twin.fit(**fit, batch_size=1).history["loss"]
+        twins.append(build(trial.hyperparameters, SGD))
+        (loss,) = twins[-1].fit(**fit, batch_size=1).history["loss"]
         assert trial.score == pytest.approx(loss, rel=1e-5)
     (best,) = tuner.get_best_models(1)
-    twin = build(trials[0].hyperparameters, SGD)
-    twin.fit(**fit, batch_size=1)
-    for a, b in zip(best.get_weights(), twin.get_weights(), strict=True):
+    for a, b in zip(best.get_weights(), twins[0].get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert int(best.optimizer.iterations) == N
 
