@@ -53,6 +53,9 @@ def _kernel(layer: Any) -> list[Any]:
         return []
     if layer.kernel_constraint is not None or layer.kernel_regularizer is not None:
         return []
+    adapted = ("lora_enabled", "quantization_mode")
+    if any(getattr(layer, name, None) for name in adapted):
+        return []  # whose kernel is computed at each look
     kernel: Any = layer.kernel
     is_plain = isinstance(kernel, keras.Variable)  # not the sum that LoRA makes
     return [kernel] if is_plain and math.prod(kernel.shape) <= MAX_ENTRIES else []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -88,7 +88,7 @@ class Update:
         guard = None
         x, y, sample_weight = _examples.pack(self.batch, list(group))
         transposed = self.transposed if lowered else ()
-        with _inlined_functions(), Scope(self.carry, values, transposed) as scope:
+        with _xla.inlined_functions(), Scope(self.carry, values, transposed) as scope:
             with scope.record() as tape:
                 y_pred = _keras.forward(self.model, x)
                 loss = _keras.compute_loss(self.model, x, y, y_pred, sample_weight)
@@ -184,18 +184,6 @@ class Update:
             for pair in zip(variables, loss_scale, strict=True):
                 scope.add_update(pair)
         self.slots.write(scope, state)
-
-
-@contextlib.contextmanager
-def _inlined_functions() -> Iterator[None]:
-    # A tf.function inside the model was traced with the variables themselves, and
-    # would read the weights from before the batch: call its Python code instead.
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
 
 
 def walk(

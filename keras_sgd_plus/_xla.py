@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -104,3 +107,37 @@ def variable(shape: tuple[int, ...]) -> Any:
 
     with tf.init_scope():
         return ResourceVariable(tf.zeros(shape, tf.int64), trainable=False)
+
+
+class _Inlining(threading.local):
+    is_on = False
+
+
+_inlining = _Inlining()
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def inlined_functions() -> Iterator[None]:
+    """Calls the Python code of each `tf.function` instead, in this thread alone.
+
+    A `tf.function` inside the model was traced with the variables themselves, and would
+    read the weights from before the batch. `tf.config.run_functions_eagerly` says it
+    for all threads, and another one that trains would run eagerly. So the class is
+    asked, which looks at the thread, too; goes when TensorFlow has such a switch.
+    """
+    cls: Any = type(tf.function(lambda: None))
+    with _lock:
+        original: Any = cls._run_functions_eagerly
+        if not hasattr(original.fget, "asks_thread"):
+
+            def runs_eagerly(self: Any) -> bool:
+                return _inlining.is_on or original.fget(self)
+
+            runs_eagerly.asks_thread = True  # type: ignore[attr-defined]
+            cls._run_functions_eagerly = property(runs_eagerly)
+    before, _inlining.is_on = _inlining.is_on, True
+    try:
+        yield
+    finally:
+        _inlining.is_on = before

@@ -239,7 +239,7 @@ def _texts() -> Iterator[tuple[Path, str]]:
         folders[:] = [
             name
             for name in folders
-            if name not in (".git", "__pycache__", "build", "dist")
+            if name not in (".git", ".hypothesis", "__pycache__", "build", "dist")
             and not name.endswith("_cache")
             and not (here / name / "pyvenv.cfg").exists()
         ]

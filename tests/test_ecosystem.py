@@ -387,3 +387,58 @@ def test_models_in_threads(engagements: list[str]) -> None:
         for v, w in zip(a, b, strict=True):
             np.testing.assert_array_equal(v, w)
         assert not np.array_equal(a[0], first[0])
+
+
+class Meanwhile(layers.Layer):
+    """Lets another thread do a job whenever it is called, so while it is traced."""
+
+    def __init__(self, job: Callable[[], None]) -> None:
+        super().__init__()
+        self.job, self.num_calls = job, 0
+
+    def call(self, x: Any) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self.job).result()
+        self.num_calls += 1
+        return x
+
+
+class Counted(layers.Dense):
+    """Counts how often Python calls it: once per trace if not run eagerly."""
+
+    num_calls = 0
+
+    def call(self, x: Any) -> Any:
+        self.num_calls += 1
+        return super().call(x)
+
+
+OTHERS = {
+    "sgd_plus": lambda: SGDPlus(0.01, seed=1),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+}
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=list(OTHERS))
+def test_a_thread_trains_while_another_traces(
+    make: Callable[[], Any], engagements: list[str]
+) -> None:
+    """That a loop is traced in one thread changes nothing in the others."""
+
+    def fit(model: Any) -> None:
+        model.fit(X, Y, batch_size=BATCH_SIZE, verbose=0)
+
+    other = keras.Sequential([keras.Input((5,)), Counted(2)])
+    other.compile(make(), "mse")
+    fit(other)
+    counted = other.layers[0]
+    num_calls, traces = counted.num_calls, engagements.count(other.name)
+    meanwhile = Meanwhile(lambda: fit(other))
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(2), meanwhile])
+    model.compile(SGDPlus(0.01), "mse")
+    fit(model)
+    assert meanwhile.num_calls >= 2  # when built, and when the loop was traced
+    assert counted.num_calls == num_calls  # and so not traced again, nor run eagerly
+    assert engagements.count(other.name) == traces
+    assert engagements.count(model.name) == 1
+    assert not tf.config.functions_run_eagerly()

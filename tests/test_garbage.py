@@ -38,7 +38,20 @@ GARBAGE: dict[str, Callable[[], Any]] = {
     **{
         repr(value): lambda value=value: value
         for value in [
-            *("0.5", "", "auto", "given", "a/b", b"1", None, True, False, NAN, INF),
+            *(
+                "0.5",
+                "",
+                "auto",
+                "given",
+                "skip",
+                "a/b",
+                b"1",
+                None,
+                True,
+                False,
+                NAN,
+                INF,
+            ),
             *(-INF, -1.0, -1, 0, 0.0, 0.5, 1, 1.0, 2, 2.0, 2.5, 3, 2**31, 2**70),
             *(1e-300, 1e300, 1j, [], [0.5], (1,), {"a": 1}, {1}, range(3), ..., float),
         ]
@@ -132,7 +145,7 @@ def test_garbage_is_refused_by_name_or_trained_with(name: str) -> None:
             if not names(error, name):
                 unnamed.append((kind, repr(error)))
             continue
-        kept = vars(optimizer).get(name, kind)
+        kept = getattr(optimizer, name, kind)
         is_number = isinstance(kept, (int, float))
         key = (type(kept), kept > 0 if is_number else repr(kept))
         if key in known:
