@@ -1,20 +1,27 @@
-"""Seeds, threads and the counter of engagements, for every test."""
+"""Seeds, threads, the counter of engagements and a summary, for every test."""
 
 from __future__ import annotations
 
 import gc
 import os
+import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import hypothesis.configuration
 import keras
 import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import _step
+
+# It keeps what it knows of Unicode and of this project in a folder of its own.
+hypothesis.configuration.set_hypothesis_home_dir(
+    os.path.join(tempfile.gettempdir(), "keras_sgd_plus_hypothesis")
+)
 
 tf.config.threading.set_inter_op_parallelism_threads(2)
 tf.config.threading.set_intra_op_parallelism_threads(2)
@@ -56,3 +63,19 @@ def engagements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_step, "_run", counted)
     return engaged
+
+
+_LINES: list[str] = []
+
+
+@pytest.fixture
+def summary() -> Callable[[str], None]:
+    """Prints a line of figures at the end of the run, whether tests pass or not."""
+    return _LINES.append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _LINES:
+        terminalreporter.section("figures")
+        for line in _LINES:
+            terminalreporter.write_line(line)

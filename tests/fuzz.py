@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -26,7 +26,7 @@ from tests.twins import Pair, train_pair
 schedules = keras.optimizers.schedules
 RATES: dict[str, Callable[[], Any]] = {
     "constant": lambda: 0.01,
-    "small": lambda: 1e-4,
+    "small": lambda: 0.004,
     "inverse_time": lambda: schedules.InverseTimeDecay(0.01, 1, 0.3),
     "exponential": lambda: schedules.ExponentialDecay(0.01, 5, 0.8, staircase=True),
     "warm_up": lambda: schedules.CosineDecay(
@@ -69,7 +69,8 @@ class Case:
     weights: str | None = None  # sample_weight: "some", or "zeros" among them
     metrics: bool = False
     jit_compile: bool | str = "auto"  # of SGDPlus
-    keras_jit: bool = False  # of compile(), for both
+    model_jit: bool = False  # of compile(), with SGDPlus
+    keras_jit: bool = True  # of compile(), with SGD
     rate: str = "constant"
     momentum: float = 0.0
     nesterov: bool = False
@@ -78,6 +79,11 @@ class Case:
     ema: tuple[float, int | None] | None = None  # ema_momentum, overwrite frequency
     accumulation: int | None = None
     loss_scale: float | None = None
+
+    @property
+    def num_updates(self) -> int:
+        """Updates, or gradients where they are accumulated."""
+        return -(-self.num_examples // self.group) * self.epochs
 
     def sgd(self) -> dict[str, Any]:
         """Arguments of both optimizers; schedules are made anew at each call."""
@@ -152,6 +158,12 @@ def cases(draw: Any) -> Case:
     # sparse gradients by the scale of a loss.
     costs = [r for r in REGULARIZERS if r != "activity" or dtype[:5] == "float"]
     scales = (2.0, 128.0) if model not in ("embedding", "masked", "attention") else ()
+    # XLA's kernels are compared with XLA's: where two elements under a maximum, or a
+    # gradient and its limit, are equal up to rounding, rounding decides. In float64
+    # they are compared with TensorFlow's, but for schedules: those are float32.
+    jit_compile = one_of("auto", "auto", False) if dtype[:5] == "float" else "auto"
+    inexact = ("exponential", "warm_up") if dtype == "float64" else ()
+    rates = [rate for rate in RATES if rate not in inexact]
     group = one_of(1, 1, 1, 2, 3)
     accumulation = rarely(2, 3)
     num_examples = draw(st.integers(group * (accumulation or 1), 24))
@@ -178,13 +190,14 @@ def cases(draw: Any) -> Case:
         dataset=one_of(False, False, True),
         weights=rarely("some", "zeros"),
         metrics=draw(st.booleans()),
-        jit_compile=one_of("auto", "auto", False),
-        keras_jit=dtype.startswith("mixed") or one_of(False, False, False, True),
-        rate=one_of(*RATES),
+        jit_compile=jit_compile,
+        model_jit=jit_compile == "auto" and one_of(False, False, False, True),
+        keras_jit=jit_compile == "auto" and dtype != "float64",
+        rate=one_of(*rates),
         momentum=one_of(0.0, 0.5, 0.9),
         nesterov=draw(st.booleans()),
         weight_decay=rarely(0.01, 0.1),
-        clip=rarely(("clipnorm", 0.1), ("clipvalue", 0.05), ("global_clipnorm", 0.2)),
+        clip=rarely(("clipnorm", 0.4), ("clipvalue", 0.2), ("global_clipnorm", 0.8)),
         ema=rarely((0.9, None), (0.5, 2), (0.8, 3)),
         accumulation=accumulation,
         loss_scale=rarely(*scales),
@@ -224,13 +237,8 @@ def train(case: Case) -> Pair:
                 "jit_compile": case.jit_compile,
             },
             compile=case.compiling,
+            our_compile={"jit_compile": case.model_jit},
             fit={"epochs": case.epochs, "sample_weight": weight},
             our_fit=ours,
             their_fit={"batch_size": case.group},
         )
-
-
-def differing(case: Case) -> dict[str, Any]:
-    """The fields of a case that are not the defaults."""
-    default = asdict(Case())
-    return {k: v for k, v in asdict(case).items() if v != default[k]}

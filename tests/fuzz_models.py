@@ -179,7 +179,7 @@ HEADS: dict[str, Head] = {
     "msle": Head(2, "softplus", lambda: "mean_squared_logarithmic_error", "positive"),
     "poisson": Head(1, "softplus", lambda: "poisson", "positive"),
     "sum": Head(2, None, lambda: keras.losses.MeanSquaredError("sum"), "real"),
-    "function": Head(2, None, lambda: _quartic, "real"),
+    "function": Head(2, None, lambda: _root, "real"),
     "squared_hinge": Head(1, None, lambda: "squared_hinge", "sign"),
     "binary": Head(1, "sigmoid", lambda: "binary_crossentropy", "bit"),
     "binary_logits": Head(
@@ -205,8 +205,8 @@ HEADS: dict[str, Head] = {
 }
 
 
-def _quartic(y: Any, y_pred: Any) -> Any:
-    return keras.ops.mean(keras.ops.power(y - y_pred, 4), axis=-1)
+def _root(y: Any, y_pred: Any) -> Any:
+    return keras.ops.mean(keras.ops.sqrt(1 + (y - y_pred) ** 2), axis=-1)
 
 
 class Subclassed(keras.Model):

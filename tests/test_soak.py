@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -28,7 +29,7 @@ def _resident() -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads resident memory from /proc")
-def test_soak(engagements: list[str]) -> None:
+def test_soak(engagements: list[str], summary: Callable[[str], None]) -> None:
     x, y = dense_data(20 * BATCH_SIZE)
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
     model.compile(SGDPlus(1e-4, momentum=0.9, nonfinite="skip"), "mse", metrics=["mae"])
@@ -44,7 +45,7 @@ def test_soak(engagements: list[str]) -> None:
         model.fit(x, y, batch_size=BATCH_SIZE, epochs=2, verbose=0)
     grown = _resident() / after_warm_up - 1
     updates = int(model.optimizer.iterations)
-    print(f"{updates:,} updates, memory {grown:+.2%}, {traces} traces")
+    summary(f"soak: {updates:,} updates, memory {grown:+.2%}, {traces} traces")
     assert updates >= NUM_UPDATES
     assert grown < 0.01
     assert len(engagements) == traces == 1
