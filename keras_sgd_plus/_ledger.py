@@ -36,10 +36,15 @@ class Skipped(NamedTuple):
 
 
 class Ledger:
-    """Counts and rows of one optimizer, for groups of one size."""
+    """Counts and rows of one optimizer, for groups of one size.
 
-    def __init__(self, group_size: int) -> None:
-        self.raises = False
+    Args:
+        group_size: k.
+        raises: whether its groups are to be raised, or were skipped.
+    """
+
+    def __init__(self, group_size: int, raises: bool) -> None:
+        self.raises = raises
         self.batch, self.in_epoch, self.total = (_xla.variable(()) for _ in range(3))
         # The last row takes what is not remembered. Columns: batch, iterations, cause,
         # positions.
@@ -101,34 +106,34 @@ class Ledger:
         self.is_reported = False
 
 
-_ledgers: weakref.WeakKeyDictionary[Any, dict[int, Ledger]] = (
+_ledgers: weakref.WeakKeyDictionary[Any, dict[tuple[int, bool], Ledger]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def of(optimizer: Any) -> Ledger:
-    """The ledger of an optimizer for its size of groups, made when first asked for."""
-    by_size = _ledgers.setdefault(optimizer, {})
-    size = optimizer.examples_per_update
-    if size not in by_size:
-        by_size[size] = Ledger(size)
-    return by_size[size]
+def of(optimizer: Any) -> Ledger | None:
+    """The ledger for an optimizer as it is set now, or None where nobody looks."""
+    if optimizer.nonfinite == "propagate":
+        return None
+    known = _ledgers.setdefault(optimizer, {})
+    key = optimizer.examples_per_update, optimizer.nonfinite == "raise"
+    if key not in known:
+        known[key] = Ledger(*key)
+    return known[key]
 
 
 def open_for(update: Any) -> Ledger | None:
     """The ledger for a walk that is being traced, or None where nobody looks."""
-    optimizer = update.optimizer
-    if optimizer.nonfinite == "propagate":
-        return None
-    ledger = of(optimizer)
-    ledger.raises = update.raises
-    ledger.causes = ["loss", *(v.path for v in update.carry.trainable)]
+    ledger = of(update.optimizer)
+    if ledger is not None:
+        ledger.causes = ["loss", *(v.path for v in update.carry.trainable)]
     return ledger
 
 
-def every(optimizer: Any) -> list[Ledger]:
-    """All ledgers of an optimizer that exist."""
-    return list(_ledgers.get(optimizer, {}).values())
+def every(optimizer: Any, raises: bool | None = None) -> list[Ledger]:
+    """The ledgers of an optimizer that exist: all, or those that raise, or do not."""
+    known = _ledgers.get(optimizer, {}).values()
+    return [ledger for ledger in known if raises in (None, ledger.raises)]
 
 
 def reset_epoch(optimizer: Any) -> None:
@@ -147,10 +152,8 @@ def begin(optimizer: Any) -> None:
 
 def report(optimizer: Any) -> str | None:
     """The warning for the end of `fit`, or None where nothing was skipped."""
-    if optimizer.nonfinite != "skip":
-        return None
     texts = []
-    for ledger in every(optimizer):
+    for ledger in every(optimizer, raises=False):
         ledger.is_reported = True
         total = int(ledger.total.numpy())
         if total:
@@ -160,9 +163,7 @@ def report(optimizer: Any) -> str | None:
 
 def raise_fault(optimizer: Any) -> None:
     """Raises FloatingPointError where `nonfinite="raise"` has ended a batch early."""
-    if optimizer.nonfinite != "raise":
-        return
-    for ledger in every(optimizer):
+    for ledger in every(optimizer, raises=True):
         if int(ledger.total.numpy()):
             entry = ledger.entries()[0]
             ledger.clear()

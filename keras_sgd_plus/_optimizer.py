@@ -299,7 +299,9 @@ class SGDPlus(keras.optimizers.SGD):
             batch as handed over; `cause`, "loss" or the path of the variable whose
             gradient was not finite. The first 1,000 of them; the logs have the count.
         """
-        return [e for ledger in _ledger.every(self) for e in ledger.entries()]
+        return [
+            e for ledger in _ledger.every(self, raises=False) for e in ledger.entries()
+        ]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor; a derived seed is among them."""

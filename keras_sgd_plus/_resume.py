@@ -153,8 +153,8 @@ class ExactResume(keras.callbacks.Callback):
                 max_to_keep=self.max_to_keep,
                 checkpoint_name=_NAME,
             )
-        skipped = sum(int(book.in_epoch.numpy()) for book in self._ledgers())
-        seed = self._optimizer.seed
+        ledger, seed = _ledger.of(self._optimizer), self._optimizer.seed
+        skipped = 0 if ledger is None else int(ledger.in_epoch.numpy())
         self._position.assign([epoch, batch, seed, self._steps, skipped])
         self._manager.save(checkpoint_number=self._number)
         self._number += 1
@@ -173,9 +173,10 @@ class ExactResume(keras.callbacks.Callback):
 
         def begin(data: Any) -> None:
             self._restore_metrics(path, data)
-            for book in self._ledgers():
-                book.in_epoch.assign(skipped)
-                book.batch.assign(batch)
+            ledger = _ledger.of(self._optimizer)
+            if ledger is not None:
+                ledger.in_epoch.assign(skipped)
+                ledger.batch.assign(batch)
 
         earlier = 0
         if self._fit is not None and self._fit.steps_per_epoch:
@@ -216,8 +217,3 @@ class ExactResume(keras.callbacks.Callback):
         for i, variable in enumerate(self._model.metrics_variables):
             name = f"metrics/{i}/.ATTRIBUTES/VARIABLE_VALUE"
             variable.assign(np.asarray(reader.get_tensor(name)))
-
-    def _ledgers(self) -> list[Any]:
-        if self._optimizer.nonfinite == "propagate":
-            return []
-        return [_ledger.of(self._optimizer)]

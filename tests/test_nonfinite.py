@@ -501,3 +501,20 @@ def test_kernel_gradients_are_judged_by_their_factors(
     model.fit(x, y, verbose=0)
     assert {is_outer for rank, is_outer in found if rank == 2} == {True}
     assert {is_outer for rank, is_outer in found if rank == 1} == {False}
+
+
+def test_what_was_skipped_before_is_not_raised_later() -> None:
+    x, y = _data()
+    model = _compiled(_dense, SGDPlus(0.02, nonfinite="skip"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.train_on_batch(x, y)
+    model.optimizer.nonfinite = "raise"
+    clean = dense_data(NUM_EXAMPLES)
+    model.train_on_batch(*clean)
+    assert int(model.optimizer.iterations) == 2 * NUM_EXAMPLES
+    with pytest.raises(FloatingPointError, match="of batch 0"):
+        model.train_on_batch(x, y)
+    model.optimizer.nonfinite = "skip"
+    model.train_on_batch(*clean)
+    assert len(model.optimizer.skipped_examples()) == len(BAD)
