@@ -14,6 +14,7 @@ import tensorflow as tf
 
 ORDERS = ("reshuffle", "given")
 NONFINITE = ("propagate", "skip", "raise")
+MAX_INT = 2**63 - 1  # of the counters in which Keras and TensorFlow hold them
 
 # What each must be, and what to give instead.
 _CLIP = "a number below infinity, or None"
@@ -68,48 +69,30 @@ _MAX_SHOWN = 200  # characters of a value
 
 def examples_per_update(value: Any) -> int | None:
     """Gives None or a Python int; raises if the argument is no int or out of range."""
-    if value is None:
-        return None
-    found = _integer(value)
     # TensorFlow holds the positions of a group as a constant: more take gigabytes.
-    if found is None or not 1 <= found <= 2**24:
-        error = TypeError if found is None else ValueError
-        raise error(_text(examples_per_update=value))
-    return found
+    return None if value is None else _int_in(1, 2**24, examples_per_update=value)
 
 
 def order(value: Any) -> str:
     """Gives one of the orders; raises for others."""
-    if not isinstance(value, str) or value not in ORDERS:
-        raise ValueError(_text(order=value))
-    return value
+    return _one_of(ORDERS, order=value)
 
 
 def seed(value: Any) -> int | None:
     """Gives None or a Python int; raises if the argument is no int of 63 bits."""
-    if value is None:
-        return None
-    found = _integer(value)
-    if found is None or not 0 <= found < 2**63:
-        error = TypeError if found is None else ValueError
-        raise error(_text(seed=value))
-    return found
+    return None if value is None else _int_in(0, MAX_INT, seed=value)
 
 
 def nonfinite(value: Any) -> str:
     """Gives one of the ways to treat what is not finite; raises for others."""
-    if not isinstance(value, str) or value not in NONFINITE:
-        raise ValueError(_text(nonfinite=value))
-    return value
+    return _one_of(NONFINITE, nonfinite=value)
 
 
 def jit_compile(value: Any) -> bool | str:
     """Gives "auto", True or False; raises if the argument is none of them."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    if not isinstance(value, str) or value != "auto":
-        raise ValueError(_text(jit_compile=value))
-    return value
+    return _one_of(("auto",), jit_compile=value)
 
 
 # Arguments of keras.optimizers.SGD: what it cannot train with, though it says so late,
@@ -174,15 +157,11 @@ def count(**argument: Any) -> Any:
 
     What Keras takes for "off" comes back.
     """
-    ((_, value),) = argument.items()
+    ((name, value),) = argument.items()
     if _is_false(value) or isinstance(value, (bool, np.bool_)):
         return value
     one = isinstance(value, np.ndarray) and value.size == 1
-    found = _integer(value.item() if one else value)
-    if found is None or found >= 2**63:
-        error = TypeError if found is None else ValueError
-        raise error(_text(**argument))
-    return found
+    return _int_in(-math.inf, MAX_INT, **{name: value.item() if one else value})
 
 
 def flag(**argument: Any) -> bool:
@@ -192,6 +171,23 @@ def flag(**argument: Any) -> bool:
         return bool(value)
     except Exception:  # of an array, a variable, a symbolic tensor
         raise TypeError(_text(**argument)) from None
+
+
+def _int_in(low: float, high: int, **argument: Any) -> int:
+    ((_, value),) = argument.items()
+    found = _integer(value)
+    if found is None:
+        raise TypeError(_text(**argument))
+    if not low <= found <= high:
+        raise ValueError(_text(**argument))
+    return found
+
+
+def _one_of(words: tuple[str, ...], **argument: Any) -> str:
+    ((_, value),) = argument.items()
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(_text(**argument))
+    return value
 
 
 def _float(value: Any) -> float:

@@ -67,16 +67,14 @@ class Guard:
         The update rule has chosen its own by `is_held`, unless the model assigned to
         them before.
         """
-        slots = self.slots
-        columns = (slots.weights, slots.velocities, slots.averages, slots.accumulators)
-        of_rule = {id(v) for column in columns for v in column if v is not None}
+        of_rule = {id(v) for column in self.slots.columns for v in column}
         chosen = []
         for variable, after, before in zip(variables, new, old, strict=True):
             if after is before:
                 pass
             elif id(variable) in of_rule and id(before) in self._at_rule:
                 pass
-            elif not self.raises and variable is slots.iterations:
+            elif not self.raises and variable is self.slots.iterations:
                 after = tf.where(self.bad, before + 1, after)
             elif self.raises or not _keras.is_seed(variable):
                 after = tf.where(self.bad, before, after)

@@ -32,10 +32,9 @@ def transposed(model: Any, variables: Sequence[Any], slots: Any) -> frozenset[in
     if any(layer.compute_dtype in _HALF for layer in _keras.layers(model)):
         return frozenset()
     kernels = {id(k) for layer in _keras.layers(model) for k in _kernel(layer)}
-    columns = (slots.weights, slots.velocities, slots.averages, slots.accumulators)
     chosen = {
         id(variable)
-        for row in zip(*columns, strict=True)
+        for row in zip(*slots.columns, strict=True)
         if id(row[0]) in kernels
         for variable in row
     }

@@ -233,15 +233,14 @@ def walk(
             positions = tf.gather(order, positions)
         group = [_examples.take(leaf, positions) for leaf in leaves]
         with _lowering.active(one) if lowered else contextlib.nullcontext():
-            values, new_logs, guard = update(values, group, lowered, faults or None)
-        if guard is not None:
-            new_logs = guard.logs(new_logs, logs)
-            faults = _nonfinite.note(faults, guard.cause, positions, guard.started)
+            values, (logs, faults) = walk_group(
+                update, values, group, positions, logs, faults, lowered
+            )
         if compiled:
             graph = tf.compat.v1.get_default_graph()
             update.compiles = _xla.surely_takes(graph)
             fence = _kernel.fenced(graph, fence, i)
-        return i + 1, values, new_logs, faults, fence
+        return i + 1, values, logs, faults, fence
 
     logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
     start = update.swapped(values) if lowered else list(values)
@@ -259,23 +258,26 @@ def walk(
     return values, (logs, faults), fence
 
 
-def short_walk(
+def walk_group(
     update: Update,
     values: Values,
     group: Sequence[Any],
     positions: Any,
     logs: Logs,
     faults: Any,
+    lowered: bool = False,
 ) -> tuple[Values, tuple[Logs, Any]]:
-    """Updates once more, with what is left over of a batch.
+    """Updates once: with a full group, or what is left over of a batch.
 
     Args:
-        update, values: as for `walk`.
-        group: tensors of the last examples, (rest, ...).
-        positions: (rest,) int32, theirs in the batch.
-        logs, faults: of the groups before.
+        update: the update.
+        values: the carry's; where it is lowered, as `Update.swapped` gives them.
+        group: tensors of examples, (k or fewer, ...).
+        positions: (k or fewer,) int32, theirs in the batch.
+        logs, faults: of the groups before; no faults, (), where nobody looks.
+        lowered: whether forms that suit XLA are used.
     """
-    values, new_logs, guard = update(values, group, faults=faults or None)
+    values, new_logs, guard = update(values, group, lowered, faults or None)
     if guard is not None:
         new_logs = guard.logs(new_logs, logs)
         faults = _nonfinite.note(faults, guard.cause, positions, guard.started)

@@ -263,7 +263,6 @@ class SGDPlus(keras.optimizers.SGD):
         for name in ("update_step", "apply", "apply_gradients"):
             if getattr(type(self), name) is not getattr(SGDPlus, name):
                 raise NotImplementedError(_messages.overridden(name))
-        _checks.kinds(model, data)
         self._loop_engaged = True
         owner = getattr(model, "optimizer", None)
         outer = owner if owner is not None and _hook.unwrap(owner) is self else self

@@ -186,6 +186,11 @@ class Slots:
             constraints=tuple(v.constraint for v in self.weights),
         )
 
+    @property
+    def columns(self) -> tuple[list[Any], ...]:
+        """The variables in the order of `_update.State`, but for the counter."""
+        return self.weights, self.velocities, self.averages, self.accumulators
+
     def _of(self, argument: str, variables: Any) -> list[Any]:
         value = getattr(self.optimizer, argument)
         if not value:
@@ -209,8 +214,7 @@ class Slots:
     def write(self, scope: Scope, state: _update.State) -> None:
         """Puts new values in the scope, leaving alone what did not change."""
         pairs = [(self.iterations, state.iterations)]
-        columns = (self.weights, self.velocities, self.averages, self.accumulators)
-        for variables, values in zip(columns, state[:4], strict=True):
+        for variables, values in zip(self.columns, state[:4], strict=True):
             pairs += zip(variables, values, strict=True)
         for variable, value in pairs:
             if variable is not None and value is not scope.stored(variable):

@@ -40,10 +40,9 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
         model: the model to train.
         data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
     """
-    if tf.executing_eagerly():
-        _checks.rectangular(data)
     if not tf.executing_eagerly():
         return _run(optimizer, outer, model, data)
+    _checks.rectangular(data)
     with _ledger.watched():
         step = _run if model.run_eagerly else _eager_step
         logs = step(optimizer, outer, model, data)
@@ -54,6 +53,7 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
 def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     # 1. Check what can be known before the model is touched.
     _checks.strategy()
+    _checks.kinds(model, data)
     batch = _examples.unpack(data)
     num_examples, checks = _checks.batch(_examples.named_leaves(batch))
     _checks.model(model, optimizer.examples_per_update)
@@ -148,7 +148,7 @@ def _walk(
         def walk(values: Any, positions: Any, *others: Any) -> Any:
             logs, faults = tf.nest.pack_sequence_as(result, others[len(leaves) :])
             group = others[: len(leaves)]
-            return _loop.short_walk(update, values, group, positions, logs, faults)
+            return _loop.walk_group(update, values, group, positions, logs, faults)
 
         others = [*group, *tf.nest.flatten(result)]
         return runner(walk, changed, [positions, *others])
