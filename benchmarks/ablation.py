@@ -7,7 +7,6 @@ traced; then both models take turns. One thread, so that the times are steady.
 from __future__ import annotations
 
 import contextlib
-import statistics
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -89,6 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Prints the table; the exit code is 1 if a form changes the loss."""
     import tensorflow as tf
 
+    from benchmarks import measuring, record
+
     tf.config.threading.set_intra_op_parallelism_threads(1)
     workloads = {
         form: workload for form, (_, workload) in {**_LAYERS, **_PARTS}.items()
@@ -99,23 +100,15 @@ def main(arguments: list[str] | None = None) -> int:
     for form in arguments or list(workloads):
         workload = workloads[form]
         with _without(form):
-            slow, slow_loss = _loop(workload)
-        fast, fast_loss = _loop(workload)
-        times: tuple[list[float], list[float]] = ([], [])
-        for _ in range(REPEATS):
-            times[0].append(slow())
-            times[1].append(fast())
-        without, all_forms = (statistics.median(found) for found in times)
+            slow = _loop(workload)
+        loops = [slow, _loop(workload)]
+        (without, all_forms), agree = measuring.in_turn(form, loops, REPEATS)
+        failed = failed or not agree
         print(
             f"| {form} | {workload} | {without:.3g} | {all_forms:.3g} | "
             f"{without / all_forms:.2f} |",
             flush=True,
         )
-        if abs(slow_loss - fast_loss) > 1e-4 * abs(slow_loss):
-            print(f"{form}: the losses differ: {slow_loss}, {fast_loss}")
-            failed = True
-    from benchmarks import record
-
     line = record.line(record.environment())
     print(f"\nMicroseconds per example, the loop alone, medians of {REPEATS}. {line}")
     return int(failed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,3 +143,25 @@ def table(rows: list[Row]) -> str:
             f"{said[row.agrees]} |"
         )
     return "\n".join(lines)
+
+
+Loop = tuple[Callable[[], float], float]  # a pass, microseconds per example; a loss
+
+
+def in_turn(name: str, loops: Sequence[Loop], repeats: int) -> tuple[list[float], bool]:
+    """The median time of each loop, pass by pass in turn; whether the losses agree.
+
+    Args:
+        name: what is printed if they do not.
+        loops: as from `keras_arms.timed_loop`, of the same training.
+        repeats: passes of each.
+    """
+    times: list[list[float]] = [[] for _ in loops]
+    for _ in range(repeats):
+        for found, (run, _) in zip(times, loops, strict=True):
+            found.append(run())
+    losses = [loss for _, loss in loops]
+    agree = max(losses) - min(losses) <= 1e-4 * abs(losses[0])
+    if not agree:
+        print(f"{name}: the losses differ: {losses}")
+    return [statistics.median(found) for found in times], agree
