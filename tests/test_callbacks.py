@@ -17,6 +17,8 @@ import tensorflow as tf
 from keras_sgd_plus import SGDPlus
 from tests.twins import (
     BATCH_SIZE,
+    Interrupt,
+    Interrupted,
     Pair,
     assert_engaged,
     assert_same,
@@ -447,27 +449,12 @@ def test_checkpoint_of_weights_by_batches(
     assert len(engagements) == 1
 
 
-class Interrupt(Callback):
-    """Raises at the end of a batch."""
-
-    def __init__(self, epoch: int, batch: int) -> None:
-        super().__init__()
-        self.where = epoch, batch
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if (self.epoch, batch) == self.where:
-            raise InterruptedError
-
-
 def _backup(folder: Path, **kwargs: Any) -> Callback:
     return keras.callbacks.BackupAndRestore(str(folder / "backup"), **kwargs)
 
 
 def _interrupted(folder: Path, where: tuple[int, int], **kwargs: Any) -> None:
-    with pytest.raises(InterruptedError):
+    with pytest.raises(Interrupted):
         _fit(
             _with_dropout(),
             epochs=3,

@@ -17,27 +17,10 @@ import tensorflow as tf
 from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
 from tests import resume_run
 from tests.resume_run import EPOCHS, KINDS, NUM_BATCHES
-from tests.twins import dense_data, dense_model
+from tests.twins import Interrupt, Interrupted, dense_data, dense_model
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_KILLS = 20
-
-
-class Interrupted(Exception):
-    """In place of a kill, where one process has to do."""
-
-
-class Interrupt(keras.callbacks.Callback):
-    def __init__(self, epoch: int, batch: int) -> None:
-        super().__init__()
-        self.place = epoch, batch
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if (self.epoch, batch) == self.place:
-            raise Interrupted
 
 
 def assert_bits(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
