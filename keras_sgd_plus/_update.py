@@ -79,9 +79,7 @@ def apply_gradients(
     is_update, counts = None, None if is_held is None else tf.logical_not(is_held)
     if rule.accumulation_steps:
         is_update = tf.equal((state.iterations + 1) % rule.accumulation_steps, 0)
-    applies = is_update if counts is None else counts
-    if is_update is not None and counts is not None:
-        applies = tf.logical_and(is_update, counts)
+    applies = _both(is_update, counts)
     stepped = []
     for i, gradient in enumerate(gradients):
         if gradient is None:
@@ -100,13 +98,9 @@ def apply_gradients(
             picked = [g / rule.loss_scale_factor for g in picked]
         # 3. Accumulate; the rest of an update happens every accumulation_steps.
         if is_update is not None:
-            picked = [
-                tf.convert_to_tensor(g) + accumulators[i]
-                for g, i in zip(picked, stepped, strict=True)
-            ]
-            sums, picked = picked, [g / rule.accumulation_steps for g in picked]
-            for total, i in zip(sums, stepped, strict=True):
-                accumulators[i] = total
+            for gradient, i in zip(picked, stepped, strict=True):
+                accumulators[i] = tf.convert_to_tensor(gradient) + accumulators[i]
+            picked = [accumulators[i] / rule.accumulation_steps for i in stepped]
             accumulators = [
                 None if a is None else tf.where(is_update, tf.zeros_like(a), a)
                 for a in accumulators
@@ -118,14 +112,8 @@ def apply_gradients(
             )
         # 5. Average.
         if rule.use_ema:
-            count = state.iterations
-            if rule.accumulation_steps:
-                count = count // rule.accumulation_steps
-            goes_on = tf.not_equal(count, 0)
-            if has_started is not None:
-                goes_on = tf.logical_and(goes_on, has_started)
             weights, averages = _averaged(
-                rule, count, goes_on, counts, weights, averages
+                rule, state.iterations, weights, averages, counts, has_started
             )
         # 6. Constrain.
         for i in stepped:
@@ -227,12 +215,16 @@ def step(
 
 def _averaged(
     rule: Rule,
-    count: Tensor,
-    goes_on: Tensor,
-    counts: Tensor | None,
+    iterations: Tensor,
     weights: list[Tensor],
     averages: list[Tensor | None],
+    counts: Tensor | None,
+    has_started: Tensor | None,
 ) -> tuple[list[Tensor], list[Tensor | None]]:
+    count = iterations
+    if rule.accumulation_steps:
+        count = iterations // rule.accumulation_steps
+    goes_on = _both(tf.not_equal(count, 0), has_started)
     weights, averages = list(weights), list(averages)
     for i, average in enumerate(averages):
         if average is None:
@@ -242,9 +234,8 @@ def _averaged(
         new = momentum * average + (1 - momentum) * weight
         averages[i] = average = _select(counts, new, average)
         if rule.ema_overwrite_frequency:
-            overwrite = tf.equal((count + 1) % rule.ema_overwrite_frequency, 0)
-            if counts is not None:
-                overwrite = tf.logical_and(overwrite, counts)
+            is_due = tf.equal((count + 1) % rule.ema_overwrite_frequency, 0)
+            overwrite = _both(is_due, counts)
             weights[i] = tf.where(overwrite, average, weight)
     return weights, averages
 
@@ -260,6 +251,13 @@ def _overwritten(
         tf.where(is_update, largest, weight),
         tf.where(is_update, tf.zeros_like(largest), largest),
     )
+
+
+def _both(one: Tensor | None, other: Tensor | None) -> Any:
+    # None stands for what is always so.
+    if one is None or other is None:
+        return other if one is None else one
+    return tf.logical_and(one, other)
 
 
 def _select(condition: Any, new: Any, old: Any) -> Any:
