@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _examples, _keras, _loop, _messages, _watch
+from keras_sgd_plus import _examples, _group, _keras, _messages, _watch
 
 # XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
 # kernel, and interprets it op by op above. XLA's default is 1024.
@@ -84,7 +84,7 @@ class Runner:
 
     def __init__(
         self,
-        update: _loop.Update,
+        update: _group.Update,
         use_xla: bool,
         jit_compile: bool | str,
         in_place: bool,

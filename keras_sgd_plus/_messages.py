@@ -226,7 +226,7 @@ def built_without(argument: str, value: Any) -> str:
 
 
 def no_gradients(paths: list[str]) -> str:
-    """`_loop`: the loss depends on no trainable variable."""
+    """`_group`: the loss depends on no trainable variable."""
     return (
         "The loss must depend on at least one trainable variable. Received: no "
         f"gradient for any of {paths}. Check `loss` in compile() and `compute_loss`."
@@ -234,7 +234,7 @@ def no_gradients(paths: list[str]) -> str:
 
 
 def missing_gradients(paths: list[str]) -> str:
-    """`_loop`: as Keras, which also goes on."""
+    """`_group`: as Keras, which also goes on."""
     return (
         f"Gradients do not exist for variables {paths} when minimizing the loss; they "
         "are left as they are. If that is not meant, check `loss` in compile()."

@@ -11,6 +11,7 @@ from keras_sgd_plus import (
     _checks,
     _compile,
     _examples,
+    _group,
     _keras,
     _ledger,
     _loop,
@@ -66,11 +67,11 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
             _keras.build(model, outer, group)
             # 3. Walk; a trace that wrote unknown variables is done again with them.
             carry = Carry(model, outer, extras.values())
-            update = _loop.Update(model, optimizer, outer, carry, batch)
+            update = _group.Update(model, optimizer, outer, carry, batch)
             ledger = _ledger.open_for(update)
             before = tf.convert_to_tensor(_keras.raw_iterations(optimizer).value)
             changed, (logs, faults) = _walk(update, batch, num_examples, ledger)
-        except _loop.UndeclaredState as found:
+        except _group.UndeclaredState as found:
             extras.update({id(v): v for v in found.variables})
             continue
         except ValueError as error:
@@ -86,7 +87,7 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
 
 
 def _walk(
-    update: _loop.Update, batch: Any, num_examples: Any, ledger: Any
+    update: _group.Update, batch: Any, num_examples: Any, ledger: Any
 ) -> tuple[dict[int, Any], tuple[Any, Any]]:
     """Walks a batch; gives what is left to commit, by position, and logs and faults."""
     model, optimizer = update.model, update.optimizer
