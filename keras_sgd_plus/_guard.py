@@ -21,7 +21,7 @@ class Guard:
         slots: the `Slots` of the optimizer.
         cause: () int32, of `_nonfinite.first_cause`.
         faults: of the batch so far.
-        raises: whether the first fault ends the batch.
+        raises: whether nothing changes any more after the first fault.
     """
 
     def __init__(self, slots: Any, cause: Any, faults: Faults, raises: bool) -> None:

@@ -42,8 +42,8 @@ def walk(
         log_specs: as the function `log_specs` returns them; zeros are the logs of no
             group at all.
         compiled: whether XLA compiles the loop, and forms that suit it are used.
-        is_halted: () bool, whether to walk nothing, for a fault that came before; None
-            where nobody looks for faults.
+        is_halted: () bool, whether to change nothing, for a fault that came before;
+            None where nobody looks for faults.
 
     Returns:
         The carry after the batch; the logs of the last group and the faults (or ());
@@ -56,10 +56,9 @@ def walk(
     counter = values[update.carry.index(_keras.raw_iterations(update.optimizer))]
     one = tf.cast(counter >= 0, tf.int32)  # which XLA cannot know
 
-    def cond_fn(i: Any, values: Any, logs: Any, faults: Any, fence: Any) -> Any:
-        del values, logs, fence
-        goes_on = i < num_groups
-        return tf.logical_and(goes_on, faults.count < 1) if update.raises else goes_on
+    def cond_fn(i: Any, *carry: Any) -> Any:
+        del carry
+        return i < num_groups
 
     def body_fn(i: Any, values: Values, logs: Logs, faults: Any, fence: Any) -> Any:
         positions = i * size + tf.range(size, dtype=tf.int32)

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.compare import difference, snapshot
-from keras_sgd_plus import SGDPlus, _nonfinite
+from keras_sgd_plus import SGDPlus, _nonfinite, _update
 from tests.cases import inverse_time_schedule
 from tests.twins import dense_data, dense_model
 
@@ -518,3 +518,44 @@ def test_what_was_skipped_before_is_not_raised_later() -> None:
     model.optimizer.nonfinite = "skip"
     model.train_on_batch(*clean)
     assert len(model.optimizer.skipped_examples()) == len(BAD)
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("steps", [None, 2])
+def test_a_held_update_only_counts(is_held: bool, steps: int | None) -> None:
+    """The rule with everything on; the second variable is one that is overwritten."""
+    rule = _update.Rule(
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=0.1,
+        clipnorm=None,
+        clipvalue=0.5,
+        global_clipnorm=None,
+        use_ema=True,
+        ema_momentum=0.9,
+        ema_overwrite_frequency=1,
+        loss_scale_factor=2.0,
+        accumulation_steps=steps,
+        decays=(True, False),
+        overwrites=(False, True),
+        constraints=(keras.constraints.MaxNorm(0.1), None),
+    )
+
+    def tensors(value: float) -> list[Any]:
+        return [tf.fill((2,), value), tf.fill((2,), value)]
+
+    sums = tensors(0.25) if steps else [None, None]
+    counter = tf.constant(3, tf.int64)
+    state = _update.State(
+        tensors(1.0), [tf.fill((2,), 0.5), None], tensors(2.0), sums, counter
+    )
+    rates = [tf.constant(0.1)] * 2
+    new = _update.apply_gradients(
+        rule, state, tensors(7.0), rates, tf.constant(is_held), tf.constant(True)
+    )
+    assert int(new.iterations) == 4
+    for name in ("weights", "velocities", "averages", "accumulators"):
+        pairs = zip(getattr(new, name), getattr(state, name), strict=True)
+        for after, before in pairs:
+            if before is not None:
+                assert np.array_equal(after, before) == is_held, name
