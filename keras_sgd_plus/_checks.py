@@ -64,6 +64,15 @@ def can_resume(optimizer: Any) -> None:
         )
 
 
+def same_saves(numbers: Sequence[int]) -> None:
+    """Raises ValueError where workers found different last saves in a directory."""
+    if len(set(numbers)) > 1:
+        raise ValueError(
+            "`directory` must be one that all workers see. Received: workers whose "
+            f"last saves there are {list(numbers)}. Use a folder that they share."
+        )
+
+
 def replayable(fit: _keras.Fit) -> None:
     """Raises ValueError where a restart would not see the same batches again."""
     if fit.steps_per_epoch and fit.num_batches is not None:
@@ -86,11 +95,26 @@ def replayable(fit: _keras.Fit) -> None:
         )
 
 
-def strategy() -> None:
-    """Raises NotImplementedError under several replicas of `tf.distribute`."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas > 1:
-        raise NotImplementedError(_messages.several_replicas(replicas))
+def replicas(model: Any, optimizer: Any, num_replicas: int) -> None:
+    """Raises NotImplementedError for what several replicas cannot do together."""
+    steps = optimizer.gradient_accumulation_steps
+    if steps:
+        raise NotImplementedError(
+            "gradient_accumulation_steps must be None with several replicas, whose "
+            f"average would cut its windows. Received: {num_replicas} replicas and "
+            f"gradient_accumulation_steps={steps}. Use examples_per_update={steps}, "
+            "which averages the gradients of as many examples inside a batch."
+        )
+    calls, received = model.steps_per_execution, []
+    received += ["jit_compile=True"] if model.jit_compile else []
+    received += [f"steps_per_execution={calls}"] if calls > 1 else []
+    if received:  # Keras fails with these whatever the optimizer
+        raise NotImplementedError(
+            "The steps of several replicas must be neither one XLA computation nor one "
+            f"loop. Received: {num_replicas} replicas and compile("
+            f"{', '.join(received)}). Leave that out: SGDPlus compiles the loop over "
+            "examples itself."
+        )
 
 
 def rectangular(data: Any) -> None:
@@ -137,7 +161,9 @@ def _refuse_text(name: str, part: Any) -> None:
             raise TypeError(_messages.text(name, leaf.shape))
 
 
-def batch(named_leaves: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:
+def batch(
+    named_leaves: Sequence[tuple[str, Any]], may_be_empty: bool
+) -> tuple[Any, list[Any]]:
     """The number of examples, an int or () int32, and the assertions it rests on.
 
     What is known while tracing raises ValueError; the rest is asserted when the batch
@@ -156,14 +182,14 @@ def batch(named_leaves: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:
             raise ValueError(_messages.lengths(known[0], (name, size)))
     if known:
         num_examples = known[0][1]
-        if num_examples == 0:
+        if num_examples == 0 and not may_be_empty:
             raise ValueError(_messages.empty(known[0][0], 0))
     checks = []
     for name, size in counts:
         if not isinstance(size, int) and size is not num_examples:
             text = _messages.lengths((first_name, "m"), (name, "n"))
             checks.append(tf.debugging.assert_equal(size, num_examples, message=text))
-    if not isinstance(num_examples, int):
+    if not isinstance(num_examples, int) and not may_be_empty:
         text = _messages.empty(first_name, 0)
         checks.append(tf.debugging.assert_positive(num_examples, message=text))
     return num_examples, [c for c in checks if c is not None]

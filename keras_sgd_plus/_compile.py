@@ -42,6 +42,9 @@ def wants_xla(jit_compile: bool | str, model: Any, leaves: Sequence[Any]) -> boo
     """Whether to compile: not for eager runs, nor for what XLA is known not to take."""
     if jit_compile is False or model.run_eagerly or tf.config.functions_run_eagerly():
         return False
+    if tf.executing_eagerly():
+        _watch.warn_once(model, "eager replicas", _messages.eager_replicas())
+        return False
     if not all(_examples.is_dense(leaf) for leaf in leaves):
         return False
     return jit_compile is True or all(

@@ -16,6 +16,7 @@ from keras_sgd_plus import (
     _layout,
     _messages,
     _nonfinite,
+    _strategy,
     _update,
     _xla,
 )
@@ -78,7 +79,11 @@ class Update:
         guard = None
         x, y, sample_weight = _examples.pack(self.batch, list(group))
         transposed = self.transposed if lowered else ()
-        with _xla.inlined_functions(), Scope(self.carry, values, transposed) as scope:
+        with (
+            _strategy.alone(),
+            _xla.inlined_functions(),
+            Scope(self.carry, values, transposed) as scope,
+        ):
             with scope.record() as tape:
                 y_pred = _keras.forward(self.model, x)
                 loss = _keras.compute_loss(self.model, x, y, y_pred, sample_weight)

@@ -15,18 +15,28 @@ import inspect
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from keras_sgd_plus import _backend, _keras, _ledger, _lowering, _messages
+from keras_sgd_plus import (
+    _backend,
+    _keras,
+    _ledger,
+    _lowering,
+    _messages,
+    _strategy,
+)
 from keras_sgd_plus._train_function import TrainFunction
 
 _MARK = "_keras_sgd_plus_original"
 
 
 def install() -> None:
-    """Wraps three methods of Keras's trainer, each once.
+    """Wraps methods of Keras's trainer, each once.
 
     `train_step` to hand batches over, `make_train_function` to notice settings that
-    change on a live optimizer, `reset_metrics` to count per epoch, as metrics do.
+    change on a live optimizer, `reset_metrics` to count per epoch, as metrics do;
+    `_make_function` and `_maybe_symbolic_build` so that `fit` runs on several workers
+    and on parts of unequal size.
 
     Raises:
         RuntimeError: this version of Keras has one of another signature.
@@ -96,10 +106,43 @@ def _reset_metrics(original: Any) -> Any:
     return reset_metrics
 
 
+def _make_function(original: Any) -> Any:
+    def make_function(self: Any, step_function: Any) -> Any:
+        # Keras averages logs over an axis that scalars have not, where there are
+        # several workers (https://github.com/keras-team/keras/issues/20585).
+        def step(data: Any) -> Any:
+            logs = step_function(data)
+            return keras.tree.map_structure(lambda v: tf.expand_dims(v, 0), logs)
+
+        return original(self, step if _has_workers(self) else step_function)
+
+    return make_function
+
+
+def _maybe_symbolic_build(original: Any) -> Any:
+    def build(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
+        several = self.distribute_strategy.num_replicas_in_sync > 1
+        if several and iterator is not None and _is_ours(self):
+            return _keras.build_from_first_part(self, iterator)
+        return original(self, iterator, data_batch)
+
+    return build
+
+
+def _is_ours(model: Any) -> bool:
+    return hasattr(unwrap(getattr(model, "optimizer", None)), "loop_settings")
+
+
+def _has_workers(model: Any) -> bool:
+    return _is_ours(model) and _strategy.has_workers(model.distribute_strategy)
+
+
 _WRAPPERS = {
     "train_step": _train_step,
     "make_train_function": _make_train_function,
     "reset_metrics": _reset_metrics,
+    "_make_function": _make_function,
+    "_maybe_symbolic_build": _maybe_symbolic_build,
 }
 
 

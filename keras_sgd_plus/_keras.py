@@ -23,6 +23,11 @@ def trainer_methods() -> dict[str, tuple[type, list[str]]]:
         "train_step": (_definer("train_step"), ["self", "data"]),
         "make_train_function": (_definer("make_train_function"), ["self", "force"]),
         "reset_metrics": (_definer("reset_metrics"), ["self"]),
+        "_make_function": (_definer("_make_function"), ["self", "step_function"]),
+        "_maybe_symbolic_build": (
+            _definer("_maybe_symbolic_build"),
+            ["self", "iterator", "data_batch"],
+        ),
     }
 
 
@@ -126,6 +131,24 @@ def build(model: Any, optimizer: Any, data: tuple[Any, Any, Any]) -> None:
         if not optimizer.built:
             with keras.name_scope(optimizer.name):
                 optimizer.build(model.trainable_variables)
+
+
+def build_from_first_part(model: Any, iterator: Any) -> None:
+    """Builds a model from the first replica's part of a first batch.
+
+    Keras tries to average the parts, which fails if they are of unequal size, and on
+    several workers (https://github.com/keras-team/keras/issues/20585). Goes when that
+    is mended.
+    """
+    strategy = model.distribute_strategy
+    data = None
+    for _, _, batches in iterator:
+        data = keras.tree.map_structure(
+            lambda part: strategy.experimental_local_results(part)[0], next(batches)
+        )
+        break
+    with strategy.scope():
+        model._symbolic_build(data_batch=data)
 
 
 def is_about_creation(error: ValueError) -> bool:
@@ -278,7 +301,7 @@ def decays(optimizer: Any, variable: Any) -> bool:
     The name that `exclude_from_weight_decay` matches is that of the `tf.Variable`, so
     the test has to see that, outside any scope that hides it.
     """
-    return optimizer._use_weight_decay(_native(variable))
+    return optimizer._use_weight_decay(native(variable))
 
 
 def variable_index(optimizer: Any, variable: Any) -> int:
@@ -291,5 +314,6 @@ def variable_index(optimizer: Any, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
-def _native(variable: Any) -> Any:
+def native(variable: Any) -> Any:
+    """The `tf.Variable` of a Keras variable, which may be one per replica."""
     return variable if isinstance(variable, tf.Variable) else variable.value

@@ -6,17 +6,17 @@ A ledger belongs to an optimizer and is none of its variables: nothing here is s
 from __future__ import annotations
 
 import contextlib
-import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_sgd_plus import _messages, _xla
+from keras_sgd_plus import _messages, _strategy, _xla
 from keras_sgd_plus._nonfinite import LOSS, NO_POSITION, Faults
 
 CAPACITY = 1_000  # groups that are remembered singly
+NO_REPLICA = -1
 
 
 class Skipped(NamedTuple):
@@ -27,12 +27,15 @@ class Skipped(NamedTuple):
         iterations: the number of updates before that batch, raw.
         positions: positions of its examples in the batch as handed over.
         cause: "loss", or the path of the variable whose gradient was not finite.
+        replica: which replica of `tf.distribute` visited it; the positions are those in
+            its part of the batch. None where there is one.
     """
 
     batch: int
     iterations: int
     positions: tuple[int, ...]
     cause: str
+    replica: int | None = None
 
 
 class Ledger:
@@ -46,47 +49,67 @@ class Ledger:
     def __init__(self, group_size: int, raises: bool) -> None:
         self.raises = raises
         self.batch, self.in_epoch, self.total = (_xla.variable(()) for _ in range(3))
-        # The last row takes what is not remembered. Columns: batch, iterations, cause,
-        # positions.
-        self.rows = _xla.variable((CAPACITY + 1, 3 + group_size))
+        # The last row takes what is not remembered. Columns: batch, iterations,
+        # replica, cause, positions.
+        self.rows = _xla.variable((CAPACITY + 1, 4 + group_size))
         self.causes = ["loss"]
         self.is_reported = False
+        self.watchers = 0  # callers that look for faults themselves
 
     def is_halted(self) -> Any:
         """() bool: whether a fault waits to be raised, and no batch may train."""
         return self.total > 0 if self.raises else tf.constant(False)
 
-    def close(self, iterations: Any, faults: Faults, logs: Any) -> Any:
+    def note(self, faults: Faults) -> Any:
+        """What other replicas have to know: the count and the first row, (2 + k,)."""
+        row = tf.cast(faults.rows[tf.cast(self.is_halted(), tf.int32)], tf.int64)
+        return tf.concat([[self._count(faults)], row], 0)
+
+    def close(self, iterations: Any, faults: Faults, logs: Any, notes: Any) -> Any:
         """Adds a batch, in the graph that walks it; its logs, with the count of groups.
 
         Args:
             iterations: () int64, the raw counter before the batch.
-            faults: of the batch.
+            faults: of the batch; of this replica's shard.
             logs: of the batch.
+            notes: (replicas, 2 + k), those of all replicas, or None if there is one.
         """
-        before = tf.cast(self.is_halted(), tf.int64)
-        count = tf.cast(faults.count, tf.int64) - before
+        count = everyone = self._count(faults)
+        rows: Any = tf.cast(faults.rows, tf.int64)
+        replica, is_first, is_last = NO_REPLICA, True, True
+        if notes is not None:
+            replica, local = _strategy.replica(), _strategy.local_replica()
+            is_first, is_last = local == 0, local == _strategy.num_local_replicas() - 1
+            everyone = tf.reduce_sum(notes[:, 0])
+            if self.raises:  # on every worker, wherever it was
+                replica = tf.argmax(notes[:, 0] > 0)
+                count, rows = tf.minimum(everyone, 1), notes[replica, 1:][None]
 
         def write() -> Any:
             first = tf.cast(self.total.read_value(), tf.int64)
-            i = tf.range(tf.shape(faults.rows)[0], dtype=tf.int64)
+            i = tf.range(tf.shape(rows)[0], dtype=tf.int64)
             places = tf.where(i < count, tf.minimum(first + i, CAPACITY), CAPACITY)
-            batch = tf.fill(tf.shape(i), self.batch.read_value())
-            columns = [batch, tf.fill(tf.shape(i), tf.cast(iterations, tf.int64))]
-            rows = tf.cast(faults.rows, tf.int64)
-            rows = tf.concat([tf.stack(columns, 1), rows], 1)
-            self.rows.scatter_nd_update(places[:, None], rows)
+            same = (self.batch.read_value(), iterations, replica)
+            columns = [tf.fill(tf.shape(i), tf.cast(value, tf.int64)) for value in same]
+            values = tf.concat([tf.stack(columns, 1), rows], 1)
+            self.rows.scatter_nd_update(places[:, None], values)
             return tf.constant(0)
 
         tf.cond(count > 0, write, lambda: tf.constant(0))
-        self.batch.assign_add(1)
-        self.in_epoch.assign_add(count)
+        # The replicas of a process come here one after the other.
+        if is_last:
+            self.batch.assign_add(1)
+        if is_first:
+            self.in_epoch.assign_add(everyone)
         self.total.assign_add(count)
         if self.raises:
             _raise_in_graph(self)
         elif isinstance(logs, dict):
             logs = {**logs, "skipped": self.in_epoch.read_value()}
         return logs
+
+    def _count(self, faults: Faults) -> Any:
+        return tf.cast(faults.count, tf.int64) - tf.cast(self.is_halted(), tf.int64)
 
     def entries(self) -> list[Skipped]:
         """What is remembered, in order of visit."""
@@ -95,9 +118,11 @@ class Ledger:
 
     def entry(self, row: Any) -> Skipped:
         """A row of the ledger in words."""
-        batch, iterations, cause, *positions = (int(i) for i in row)
+        batch, iterations, replica, cause, *positions = (int(i) for i in row)
         known = tuple(i for i in positions if i != NO_POSITION)
-        return Skipped(batch, iterations, known, self.causes[max(cause, LOSS)])
+        text = self.causes[max(cause, LOSS)]
+        known_replica = None if replica == NO_REPLICA else replica
+        return Skipped(batch, iterations, known, text, known_replica)
 
     def clear(self) -> None:
         """Forgets everything but the number of the batch."""
@@ -170,21 +195,18 @@ def raise_fault(optimizer: Any) -> None:
             raise FloatingPointError(_messages.not_finite(entry))
 
 
-class _Watched(threading.local):
-    by_caller = False
-
-
-_watched = _Watched()
-
-
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def watched(optimizer: Any) -> Iterator[None]:
     """Tells `_raise_in_graph` that the caller looks for faults after each batch."""
-    before, _watched.by_caller = _watched.by_caller, True
+    ledger = of(optimizer)
+    if ledger is None:
+        yield
+        return
+    ledger.watchers += 1
     try:
         yield
     finally:
-        _watched.by_caller = before
+        ledger.watchers -= 1
 
 
 def _raise_in_graph(ledger: Ledger) -> None:
@@ -192,7 +214,7 @@ def _raise_in_graph(ledger: Ledger) -> None:
 
     TensorFlow hands it on as `tf.errors.OpError` with the same text.
     """
-    if _watched.by_caller or tf.executing_eagerly():
+    if ledger.watchers or tf.executing_eagerly():
         return
 
     def fail() -> Any:

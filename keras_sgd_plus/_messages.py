@@ -78,12 +78,12 @@ def empty(name: str, size: int) -> str:
     )
 
 
-def several_replicas(replicas: int) -> str:
-    """`_checks`: the loop runs on one device."""
+def eager_replicas() -> str:
+    """`_compile`: replicas that are called one by one, op by op."""
     return (
-        "SGDPlus steps per example on one device. Received: a tf.distribute "
-        f"strategy with {replicas} replicas. Use examples_per_update=None for one "
-        "synchronous update per batch, or train outside the strategy's scope."
+        "Under several replicas SGDPlus should be called inside a tf.function. "
+        "Received: strategy.run called eagerly, which walks op by op, slowly. Call "
+        "strategy.run in a function decorated with @tf.function."
     )
 
 
@@ -174,13 +174,16 @@ _CAUSES = "NaN or infinities in it, and labels out of range"
 
 def not_finite(entry: Any) -> str:
     """`_ledger`: a group of examples that ended training."""
-    place = f"batch {entry.batch} of the epoch, which began after {entry.iterations}"
+    several = entry.replica is not None
+    part = f"replica {entry.replica}'s part of " if several else ""
+    place = f"{part}batch {entry.batch} of the epoch, which began after "
+    kept = "before this batch" if several else "just before it"
     return (
         'Every loss and gradient must be finite under nonfinite="raise". Received: '
-        f"{_cause(entry.cause)} at {_positions(entry.positions)} of {place} updates "
-        f"(both from 0, as handed over). Look there for {_CAUSES}, or lower the "
-        'learning_rate; nonfinite="skip" leaves such examples out. The model holds the '
-        "weights from just before it, and can be trained on."
+        f"{_cause(entry.cause)} at {_positions(entry.positions)} of {place}"
+        f"{entry.iterations} updates (both from 0, as handed over). Look there for "
+        f'{_CAUSES}, or lower the learning_rate; nonfinite="skip" leaves such examples '
+        f"out. The model holds the weights from {kept}, and can be trained on."
     )
 
 

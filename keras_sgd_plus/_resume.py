@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_sgd_plus import _checks, _examples, _hook, _keras, _ledger, _messages
+from keras_sgd_plus import (
+    _checks,
+    _examples,
+    _hook,
+    _keras,
+    _ledger,
+    _messages,
+    _strategy,
+)
 from keras_sgd_plus._arrays import SeededArrays
 from keras_sgd_plus._train_function import FastForward, TrainFunction
 
@@ -63,6 +72,8 @@ class ExactResume(keras.callbacks.Callback):
           save starts anew.
         - Put it last in the list of callbacks. Counters inside other callbacks
           (patience of `EarlyStopping`) are not saved.
+        - On several workers the directory is one that all of them see; the chief alone
+          writes to it. All workers have to be started again.
         - Bit-equality holds on the same machine with the same versions, threads and
           XLA flags.
     """
@@ -98,6 +109,14 @@ class ExactResume(keras.callbacks.Callback):
         self._reached = (0, 0)  # what the save had, and is not trained again
         latest = tf.train.latest_checkpoint(self.directory)
         self._number = 1 if latest is None else int(latest.rsplit("-", 1)[1]) + 1
+        strategy = model.distribute_strategy
+        _checks.same_saves(_strategy.gathered(strategy, self._number - 1))
+        # Reading metrics takes all workers, so all save, but one save counts.
+        self._is_chief = _strategy.is_chief(strategy)
+        self._written = self.directory
+        if not self._is_chief:
+            self._temporary = tempfile.TemporaryDirectory()
+            self._written = self._temporary.name
         if latest is not None:
             self._restore(latest)
 
@@ -129,6 +148,8 @@ class ExactResume(keras.callbacks.Callback):
         """Leaves nothing for a `fit` without this callback."""
         del logs
         _keras.set_initial_epoch(self.model, None)
+        if not self._is_chief:
+            self._temporary.cleanup()
 
     def _parts(self) -> dict[str, Any]:
         states = [v for v in self._model.variables if _keras.is_seed(v)]
@@ -149,14 +170,15 @@ class ExactResume(keras.callbacks.Callback):
             metrics = [v.value for v in self._model.metrics_variables]
             self._manager = tf.train.CheckpointManager(
                 tf.train.Checkpoint(**parts, metrics=metrics),
-                self.directory,
-                max_to_keep=self.max_to_keep,
+                self._written,
+                max_to_keep=self.max_to_keep if self._is_chief else 1,
                 checkpoint_name=_NAME,
             )
         ledger, seed = _ledger.of(self._optimizer), self._optimizer.seed
         skipped = 0 if ledger is None else int(ledger.in_epoch.numpy())
         self._position.assign([epoch, batch, seed, self._steps, skipped])
-        self._manager.save(checkpoint_number=self._number)
+        with _strategy.lost_workers(self._model.distribute_strategy):
+            self._manager.save(checkpoint_number=self._number)
         self._number += 1
         self._unsaved = 0
 
@@ -210,7 +232,12 @@ class ExactResume(keras.callbacks.Callback):
 
     def _restore_metrics(self, path: str, data: Any) -> None:
         # They may be made by the first batch only, and are reset before each epoch.
-        batch = _examples.unpack(data)
+        strategy = self._model.distribute_strategy
+        batch = _examples.unpack(
+            keras.tree.map_structure(
+                lambda part: strategy.experimental_local_results(part)[0], data
+            )
+        )
         size = self._optimizer.examples_per_update or 1
         _keras.build(self._model, self._outer, _examples.specs(batch, size))
         reader = tf.train.load_checkpoint(path)

@@ -17,6 +17,8 @@ from keras_sgd_plus import (
     _loop,
     _messages,
     _order,
+    _replicas,
+    _strategy,
     _watch,
 )
 from keras_sgd_plus._state import Carry
@@ -44,8 +46,10 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     if not tf.executing_eagerly():
         return _run(optimizer, outer, model, data)
     _checks.rectangular(data)
-    with _ledger.watched():
-        step = _run if model.run_eagerly else _eager_step
+    with _ledger.watched(optimizer):
+        # Replicas cannot meet inside functions of their own.
+        is_plain = model.run_eagerly or _strategy.num_replicas() > 1
+        step = _run if is_plain else _eager_step
         logs = step(optimizer, outer, model, data)
     _ledger.raise_fault(optimizer)
     return logs
@@ -53,10 +57,15 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
 
 def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     # 1. Check what can be known before the model is touched.
-    _checks.strategy()
+    _strategy.check()
+    num_replicas = _strategy.num_replicas()
+    if num_replicas > 1:
+        _checks.replicas(model, optimizer, num_replicas)
     _checks.kinds(model, data)
     batch = _examples.unpack(data)
-    num_examples, checks = _checks.batch(_examples.named_leaves(batch))
+    # A replica may have no examples in the last batch.
+    named, may_be_empty = _examples.named_leaves(batch), num_replicas > 1
+    num_examples, checks = _checks.batch(named, may_be_empty)
     _checks.model(model, optimizer.examples_per_update)
     batch = _examples.waiting_for(checks, batch)
     group = _examples.specs(batch, optimizer.examples_per_update)
@@ -70,7 +79,8 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
             update = _group.Update(model, optimizer, outer, carry, batch)
             ledger = _ledger.open_for(update)
             before = tf.convert_to_tensor(_keras.raw_iterations(optimizer).value)
-            changed, (logs, faults) = _walk(update, batch, num_examples, ledger)
+            start = _replicas.folded_seeds(carry)
+            changed, (logs, faults) = _walk(update, batch, num_examples, ledger, start)
         except _group.UndeclaredState as found:
             extras.update({id(v): v for v in found.variables})
             continue
@@ -80,14 +90,46 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
             _keras.trace_once(model, batch)
             continue
         # 4. Commit what the compiled function has not committed itself.
-        carry.commit(changed)
-        logs = logs if update.keeps_logs else model.get_metrics_result()
-        return logs if ledger is None else ledger.close(before, faults, logs)
+        if num_replicas > 1:
+            walked = _replicas.Walked(carry, start, changed, num_examples)
+            logs, notes = _meet(update, walked, ledger, logs, faults)
+        else:
+            carry.commit(changed)
+            logs = logs if update.keeps_logs else model.get_metrics_result()
+            notes = None
+        return logs if ledger is None else ledger.close(before, faults, logs, notes)
     raise RuntimeError(_messages.undeclared_state([v.path for v in extras.values()]))
 
 
+def _meet(
+    update: _group.Update, walked: _replicas.Walked, ledger: Any, logs: Any, faults: Any
+) -> tuple[Any, Any]:
+    """Averages over the replicas and commits; gives the logs and notes of all."""
+    model, outer = update.model, update.outer
+    note = tf.zeros((0,), tf.int64) if ledger is None else ledger.note(faults)
+    is_scaled = outer is not update.optimizer
+    smallest = (outer.step_counter, outer.dynamic_scale) if is_scaled else ()
+    if update.keeps_logs:
+        parts = _replicas.log_parts(logs, walked)
+    else:
+        parts = _replicas.metric_parts(model, walked)
+    met = _replicas.meet(walked, note, parts, smallest)
+    changed = met.changed
+    if update.raises:
+        is_over = tf.reduce_any(met.notes[:, 0] > 0)
+        changed = _replicas.held(walked.carry, changed, is_over)
+    _replicas.commit(walked.carry, changed)
+    if update.keeps_logs:
+        return _replicas.mean_logs(logs, met), met.notes
+    return _replicas.metrics(model, walked, met.sums), met.notes
+
+
 def _walk(
-    update: _group.Update, batch: Any, num_examples: Any, ledger: Any
+    update: _group.Update,
+    batch: Any,
+    num_examples: Any,
+    ledger: Any,
+    start: dict[int, Any],
 ) -> tuple[dict[int, Any], tuple[Any, Any]]:
     """Walks a batch; gives what is left to commit, by position, and logs and faults."""
     model, optimizer = update.model, update.optimizer
@@ -102,12 +144,14 @@ def _walk(
     order = []
     if optimizer.order == "reshuffle":
         counter = _keras.raw_iterations(optimizer).value
-        order = [_order.visiting_order(optimizer.seed, counter, num_examples)]
+        seed = _replicas.fold(optimizer.seed, 63)
+        order = [_order.visiting_order(seed, counter, num_examples)]
     padded = [*leaves, *order]
     if use_xla and not model.jit_compile:  # else Keras compiles, for each batch size
         _watch.watch_shapes(model, leaves)
-        if not isinstance(num_examples, int):
-            # A power of two of examples: one compilation serves many batch sizes.
+        if not isinstance(num_examples, int) or not num_examples:
+            # A power of two of examples: one compilation serves many batch sizes. XLA
+            # takes none at all badly.
             size = _examples.bucket(num_examples)
             padded = [_examples.pad(tensor, size) for tensor in padded]
 
@@ -135,7 +179,7 @@ def _walk(
     )
     is_halted = tf.constant(False) if ledger is None else ledger.is_halted()
     arguments = [tf.convert_to_tensor(num_examples), is_halted, *padded]
-    changed, result = runner(full_groups, {}, arguments)
+    changed, result = runner(full_groups, start, arguments)
     if group_size == 1:
         return changed, result
 
@@ -152,7 +196,7 @@ def _walk(
             return _loop.walk_group(update, values, group, positions, logs, faults)
 
         others = [*group, *tf.nest.flatten(result)]
-        return runner(walk, changed, [positions, *others])
+        return runner(walk, {**start, **changed}, [positions, *others])
 
     if isinstance(rest, int):
         return short_group() if rest else (changed, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras_sgd_plus import _ledger
+from keras_sgd_plus import _ledger, _strategy
 
 
 class TrainFunction:
@@ -40,7 +40,8 @@ class TrainFunction:
         if self.is_stale(self._optimizer):
             self._model.make_train_function(force=True)
             return self._model.train_function(iterator)
-        with _ledger.watched():
+        lost_workers = _strategy.lost_workers(self._model.distribute_strategy)
+        with _ledger.watched(self._optimizer), lost_workers:
             logs = self._function(iterator)
         _ledger.raise_fault(self._optimizer)
         return logs

@@ -25,6 +25,11 @@ hypothesis.configuration.set_hypothesis_home_dir(
 
 tf.config.threading.set_inter_op_parallelism_threads(2)
 tf.config.threading.set_intra_op_parallelism_threads(2)
+# For tests of several replicas; all others stay on the first.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
+)
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
-import subprocess
-import sys
 import types
 import warnings
 from collections.abc import Callable
@@ -21,7 +18,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus, _arguments, _checks, _hook, _keras, _messages
-from tests import test_nonfinite, test_resume
+from tests import test_nonfinite, test_replicas, test_resume, test_workers
 from tests.cases import inverse_time
 from tests.twins import dense_data
 
@@ -782,44 +779,6 @@ def test_fixed_batch_size_works_in_groups_of_it(engagements: list[str]) -> None:
     assert int(model.optimizer.iterations) == 2
 
 
-_REPLICAS = """
-import keras, numpy as np, tensorflow as tf
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 2,
-)
-from keras_sgd_plus import SGDPlus
-
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-for k in (1, None):
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        model.compile(SGDPlus(examples_per_update=k), loss="mse")
-    before = model.get_weights()[0]
-    try:
-        model.fit(np.ones((8, 2)), np.ones((8, 1)), batch_size=4, verbose=0)
-    except NotImplementedError as error:
-        assert k == 1
-        assert (model.get_weights()[0] == before).all()
-        print(error)
-    else:
-        assert k is None
-        assert int(model.optimizer.iterations.numpy()) == 2
-"""
-
-
-def test_several_replicas() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", _REPLICAS],
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert "with 2 replicas. Use examples_per_update=None" in run.stdout
-
-
 # Warnings: once each
 
 
@@ -1066,8 +1025,9 @@ def test_short_last_batch_is_silent() -> None:
 # The table is complete
 
 ELSEWHERE = {
-    "strategy": test_several_replicas,
-    "several_replicas": test_several_replicas,
+    "replicas": test_replicas.test_refused,
+    "same_saves": test_workers.test_workers_must_share_the_directory,
+    "eager_replicas": test_replicas.test_by_hand,
     "doubts": test_lonely_batch_normalization_warns_once,
     "missing_gradients": test_missing_gradients_warn_as_keras_does,
     "bypassed": test_bypassed,
