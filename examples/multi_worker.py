@@ -81,8 +81,8 @@ def train(directory: str | None, epochs: int) -> None:
 
         def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
             flat = np.concatenate([w.ravel() for w in self.model.get_weights()])
-            print(f"epoch {epoch + 1} worker {index} weights {flat.sum():.9f}")
-            sys.stdout.flush()
+            line = f"epoch {epoch + 1} worker {index} weights {flat.sum():.9f}\n"
+            print(line, end="", flush=True)  # at once: workers share the screen
 
     index = strategy.cluster_resolver.task_id
     callbacks: list[keras.callbacks.Callback] = [Digest()]

@@ -158,8 +158,17 @@ CASES: dict[str, Callable[[], Any]] = {
 }
 
 
+SLOW = ("schedule", "ema", "regularizers")
+
+
 @pytest.mark.filterwarnings("ignore:Every batch of an epoch but the last")
-@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, make in CASES.items()
+    ],
+)
 def test_equals_replicas_one_after_the_other(
     make: Callable[[], Any], engagements: list[str]
 ) -> None:
