@@ -16,6 +16,7 @@ COMMANDS = (
     "ablation",
     "profile",
     "nonfinite",
+    "replicas",
     "figures",
 )
 

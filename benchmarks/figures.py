@@ -76,6 +76,42 @@ def growth(points: list[dict[str, Any]]) -> None:
     _save(figure, "growth")
 
 
+def replicas(results: dict[str, Any]) -> None:
+    """Loss against epochs and seconds as measured, and an epoch on paper."""
+    import matplotlib.pyplot as plt
+
+    from benchmarks.replicas import ARMS, FAR, on_paper
+
+    figure, (by_epoch, by_time, paper) = plt.subplots(1, 3, figsize=(14, 4.2))
+    for arm, dashes in zip(ARMS, ("-", "--", ":"), strict=True):
+        for (workers, found), mark in zip(results.items(), "os^", strict=True):
+            losses = found["arms"][arm]["loss"]
+            each = statistics.median(found["arms"][arm]["seconds"])
+            epochs = range(1, len(losses) + 1)
+            style = {"linestyle": dashes, "marker": mark, "markersize": 3.5}
+            label = f"{arm}, {workers} workers"
+            by_epoch.plot(epochs, losses, label=label, **style)
+            by_time.plot([each * e for e in epochs], losses, **style)
+    by_epoch.set(xlabel="epochs", ylabel="test loss (nats)", yscale="log")
+    by_epoch.legend(fontsize=6, frameon=False)
+    by_time.set(xlabel="seconds, compilation left out", ylabel="test loss (nats)")
+    by_time.set(xscale="log", yscale="log")
+    for batch, dashes in ((500, "-"), (2_000, "--")):
+        times = [on_paper(results, batch, r) for r in FAR]
+        label = f"an average per {batch:,} examples"
+        paper.plot(FAR, times, dashes, marker="o", markersize=3.5, label=label)
+    ideal = [on_paper(results, 500, 1) / r for r in FAR]
+    paper.plot(FAR, ideal, ":", color="0.5", label="averages for nothing")
+    paper.set(xscale="log", yscale="log", title="On paper: a core per worker")
+    paper.set(xlabel="workers", ylabel="seconds per epoch")
+    paper.set_xticks(FAR, [str(r) for r in FAR])
+    paper.legend(fontsize=7, frameon=False)
+    for axes in (by_epoch, by_time, paper):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    _save(figure, "replicas")
+
+
 def _save(figure: Any, name: str) -> None:
     FIGURES.mkdir(exist_ok=True)
     # No date in it, and ids that do not change: the same results give the same file.
@@ -100,11 +136,12 @@ def draw(*names: str) -> None:
         elif name == "speed":
             speed(json.loads(path.read_text())["results"]["rows"])
         else:
-            growth(json.loads(path.read_text())["results"])
+            drawing = {"growth": growth, "replicas": replicas}[name]
+            drawing(json.loads(path.read_text())["results"])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws all."""
     del arguments
-    draw("speed", "growth")
+    draw("speed", "growth", "replicas")
     return 0

@@ -132,6 +132,8 @@ class SGDPlus(keras.optimizers.SGD):
         - The first batch is traced and compiled, which takes seconds. Batches of other
           sizes share compilations: they are padded to powers of two. Under
           `compile(jit_compile=True)` Keras compiles each batch size anew.
+        - Under `tf.distribute` each replica walks its part of a batch by itself, and at
+          its end all are averaged (local SGD; https://arxiv.org/abs/1805.09767).
         - Activations take the memory of one example whatever the batch.
         - On a CPU some layers (convolution, pooling, dropout, batch normalization,
           Dense) are compiled in forms that suit XLA better, equal up to the order of
@@ -254,7 +256,7 @@ class SGDPlus(keras.optimizers.SGD):
                 no y for a loss; a model built for another batch size than
                 `examples_per_update`.
             TypeError: strings where the model or the loss needs numbers.
-            NotImplementedError: several replicas under `tf.distribute`.
+            NotImplementedError: what several replicas cannot do; see the message.
             FloatingPointError: an example that is not finite, under
                 `nonfinite="raise"`.
         """
