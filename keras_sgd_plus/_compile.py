@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _examples, _group, _keras, _messages, _watch
+from keras_sgd_plus import _examples, _group, _keras, _messages, _strategy, _watch
 
 # XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
 # kernel, and interprets it op by op above. XLA's default is 1024.
@@ -93,7 +93,7 @@ class Runner:
         in_place: bool,
     ) -> None:
         self.update, self.use_xla, self.probes = update, use_xla, jit_compile == "auto"
-        self.in_place = in_place and not tf.distribute.has_strategy()
+        self.in_place = in_place and not _strategy.is_open()
 
     def __call__(
         self,

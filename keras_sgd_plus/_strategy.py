@@ -28,6 +28,11 @@ def check() -> None:
         )
 
 
+def is_open() -> bool:
+    """Whether there is one; variables under it cannot be written inside XLA."""
+    return tf.distribute.has_strategy()
+
+
 def num_replicas() -> int:
     """The replicas that train together where the caller runs; 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync

@@ -296,12 +296,12 @@ def _distribution(distribution: Any) -> Any:
 
 
 def _data_parallel() -> AbstractContextManager[Any]:
-    devices = keras.distribution.list_devices("cpu")
+    devices = keras.distribution.list_devices("cpu")[:1]
     return _distribution(keras.distribution.DataParallel(devices=devices))
 
 
 def _model_parallel() -> AbstractContextManager[Any]:
-    devices = keras.distribution.list_devices("cpu")
+    devices = keras.distribution.list_devices("cpu")[:1]
     mesh = keras.distribution.DeviceMesh((1, 1), ("batch", "model"), devices)
     layout = keras.distribution.LayoutMap(mesh)
     layout[".*kernel"] = (None, "model")
