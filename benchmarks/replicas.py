@@ -95,7 +95,8 @@ def _work() -> None:
             "accuracy": accuracies,
             "parameters": model.count_params(),
         }
-    found["averages"] = {size: _average_seconds(strategy, size) for size in SIZES}
+    if strategy.num_replicas_in_sync > 1:
+        found["averages"] = {size: _average_seconds(strategy, size) for size in SIZES}
     if strategy.cluster_resolver.task_id in (None, 0):
         print(_MARK + json.dumps(found), flush=True)
 
@@ -106,7 +107,7 @@ def _average_seconds(strategy: Any, size: int, calls: int = 30) -> float:
 
     def step(value: Any) -> Any:
         context: Any = tf.distribute.get_replica_context()
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, [value])[0]
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, [value + 1.0])[0]
 
     run = tf.function(lambda v: strategy.run(step, args=(v,)), autograph=False)
     value, seconds = tf.zeros(size), []

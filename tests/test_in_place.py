@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_sgd_plus import SGDPlus, _state, _xla
+from keras_sgd_plus import SGDPlus, _state, _strategy, _xla
 
 ROWS = 1_000
 STEPS: dict[str, Callable[..., Any]] = {
