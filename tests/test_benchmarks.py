@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import measuring, record, speed, targets
+from benchmarks import measuring, record, replicas, speed, targets
 from benchmarks.worker import Peer, Worker
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -104,3 +104,15 @@ def test_the_readmes_table_is_that_of_the_recorded_run() -> None:
     details = (ROOT / "benchmarks" / "README.md").read_text()
     for line in recorded["targets"]:
         assert f"| {' | '.join(line)} |" in details
+
+
+def test_the_tables_of_replicas_are_those_of_the_results() -> None:
+    results = json.loads((record.RESULTS / "replicas.json").read_text())["results"]
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
+    assert replicas.table(results) in readme
+    # On paper: one worker is what was measured, and the shortest epochs are as said.
+    times = {r: replicas.on_paper(results, 500, r) for r in replicas.FAR}
+    assert f"{times[1]:.3f}" in readme
+    assert min(times, key=lambda r: times[r]) == 4
+    times = {r: replicas.on_paper(results, 2_000, r) for r in replicas.FAR}
+    assert min(times, key=lambda r: times[r]) == 8
