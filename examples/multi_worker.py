@@ -16,6 +16,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -36,8 +37,16 @@ def launch(num_workers: int, arguments: list[str]) -> int:
         command = [sys.executable, os.path.abspath(__file__), *arguments]
         workers.append(subprocess.Popen(command, env=environment, cwd=ROOT))
     print("started", *(worker.pid for worker in workers), flush=True)
-    codes = [worker.wait() for worker in workers]
-    return max(abs(code) for code in codes)
+    failed = 0.0
+    while any(worker.poll() is None for worker in workers):
+        codes = [worker.poll() for worker in workers]
+        if any(codes) and not failed:
+            failed = time.monotonic() + 30  # for the others to say what they miss
+        if failed and time.monotonic() > failed:
+            for worker in workers:
+                worker.terminate()
+        time.sleep(0.2)
+    return max(worker.returncode for worker in workers)
 
 
 def train(directory: str | None, epochs: int) -> None:

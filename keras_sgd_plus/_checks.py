@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_sgd_plus import _examples, _keras, _messages
+from keras_sgd_plus import _examples, _keras, _messages, _strategy
 
 
 def backend() -> None:
@@ -104,6 +104,14 @@ def replicas(model: Any, optimizer: Any, num_replicas: int) -> None:
             f"average would cut its windows. Received: {num_replicas} replicas and "
             f"gradient_accumulation_steps={steps}. Use examples_per_update={steps}, "
             "which averages the gradients of as many examples inside a batch."
+        )
+    variables = [*model.variables, *model.metrics_variables, *optimizer.variables]
+    alone = [v.path for v in variables if not _strategy.has_copies(_keras.native(v))]
+    if alone:
+        raise ValueError(
+            "Model, compile() and metrics must be made inside strategy.scope(). "
+            f"Received: one {alone[0]!r} for all {num_replicas} replicas. Make them "
+            "inside it."
         )
     calls, received = model.steps_per_execution, []
     received += ["jit_compile=True"] if model.jit_compile else []

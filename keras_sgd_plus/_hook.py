@@ -80,6 +80,8 @@ def _make_train_function(original: Any) -> Any:
         optimizer = unwrap(getattr(self, "optimizer", None))
         if not hasattr(optimizer, "loop_settings"):
             return original(self, force)
+        # Derived seeds are of each process: all take that of the first worker.
+        optimizer.seed = _strategy.gathered(self.distribute_strategy, optimizer.seed)[0]
         _ledger.begin(optimizer)
         current = self.train_function
         if isinstance(current, TrainFunction):

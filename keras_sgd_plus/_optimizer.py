@@ -18,6 +18,7 @@ from keras_sgd_plus import (
     _order,
     _settings,
     _step,
+    _strategy,
 )
 from keras_sgd_plus._settings import Setting
 
@@ -44,9 +45,9 @@ class SGDPlus(keras.optimizers.SGD):
     The result is that of `keras.optimizers.SGD` with `batch_size=1` over the same
     order: weights, velocities, statistics, loss and metrics, up to float rounding.
     `batch_size` no longer changes the algorithm, only how many examples one compiled
-    call walks. Logged loss and metrics use each example's prediction *before* its own
-    update (progressive validation): in the first epoch they are an honest estimate on
-    data not yet seen.
+    call walks; activations take the memory of one example. Logged loss and metrics use
+    each example's prediction *before* its own update (progressive validation): in the
+    first epoch they are an honest estimate on data not yet seen.
 
     The first thirteen arguments are those of `keras.optimizers.SGD`. **Whatever counts
     updates counts examples here**: learning-rate schedules, weight decay, EMA and
@@ -76,10 +77,10 @@ class SGDPlus(keras.optimizers.SGD):
             examples into one step of the rule. Defaults to `None`.
         name: String or None. Defaults to `None`, a name made from the class.
         examples_per_update: Int k from 1 to 2**24, or None. k > 1 averages k
-            examples into one update inside the same loop (mini-batch SGD of size k);
-            what is left over at a batch's end is one shorter group, so choose a
-            `batch_size` that k divides. `None` is stock `keras.optimizers.SGD`, one
-            update per batch. Defaults to `1`.
+            examples into one update inside the same loop (mini-batch SGD of size k),
+            and what is left over of a batch into a shorter one: choose a `batch_size`
+            that k (times the replicas) divides. `None` is stock
+            `keras.optimizers.SGD`, one update per batch. Defaults to `1`.
         order: `"reshuffle"`, a fresh uniform permutation of each batch, or `"given"`,
             as handed over. With arrays and `fit(shuffle=True)` the two compose to a
             uniform permutation of the epoch. The optimizer cannot see `fit`'s
@@ -108,6 +109,7 @@ class SGDPlus(keras.optimizers.SGD):
         TypeError: an argument of the wrong kind, such as a string for a number, or a
             callable `learning_rate` that takes arguments.
         RuntimeError: Keras runs on another backend than TensorFlow.
+        NotImplementedError: a `tf.distribute` strategy that it cannot train under.
 
     Example:
 
@@ -124,17 +126,15 @@ class SGDPlus(keras.optimizers.SGD):
     ```
 
     Notes:
-        - Unchecked: losses that relate the examples of a batch (contrastive losses,
-          in-batch negatives) lose their meaning on one example. Under XLA, asserts in
-          the model are dropped, and a label out of range gives NaN instead of an error.
-        - A zero `sample_weight` makes the gradient zero, but momentum and weight decay
-          still move the weights, as in Keras at `batch_size=1`.
-        - The first batch is traced and compiled, which takes seconds. Batches of other
-          sizes share compilations: they are padded to powers of two. Under
-          `compile(jit_compile=True)` Keras compiles each batch size anew.
-        - Under `tf.distribute` each replica walks its part of a batch by itself, and at
-          its end all are averaged (local SGD; https://arxiv.org/abs/1805.09767).
-        - Activations take the memory of one example whatever the batch.
+        - Unchecked: losses that relate the examples of a batch (contrastive losses)
+          lose their meaning on one example. Under XLA, asserts in the model are
+          dropped, and a label out of range gives NaN instead of an error.
+        - With a zero `sample_weight`, momentum and weight decay still move weights.
+        - The first batch is compiled, which takes seconds. Batches of other sizes are
+          padded to powers of two, and share compilations; under
+          `compile(jit_compile=True)` Keras compiles each size anew.
+        - Under `tf.distribute` each replica walks its part of a batch, then all are
+          averaged (local SGD; https://arxiv.org/abs/1805.09767).
         - On a CPU some layers (convolution, pooling, dropout, batch normalization,
           Dense) are compiled in forms that suit XLA better, equal up to the order of
           additions. `KERAS_SGD_PLUS_LOWERING=0` in the environment switches them off.
@@ -218,9 +218,11 @@ class SGDPlus(keras.optimizers.SGD):
             _compile.raise_small_loop_threshold()
 
     def check_settings(self) -> None:
-        """Raises ValueError for settings that contradict each other; called by them."""
-        if self.examples_per_update is not None:
+        """Raises for settings that contradict each other; called by them."""
+        if self.examples_per_update is not None or _strategy.is_open():
             _hook.install()
+        if self.examples_per_update is not None:
+            _strategy.check()
         elif getattr(self, "nonfinite", None) in ("skip", "raise"):
             raise ValueError(_messages.not_per_example(self.nonfinite))
 
@@ -240,25 +242,23 @@ class SGDPlus(keras.optimizers.SGD):
                 return self.optimizer.train_step(self, data)
         ```
 
-        The variables of the model are written once, when the whole batch is done.
+        Variables are written once, when the whole batch is done.
 
         Args:
             model: A `keras.Model`. Trained with `model.optimizer` if that is, or
                 wraps, this optimizer, else with this optimizer.
-            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`; structures of
-                tensors of shape `(num_examples, ...)`.
+            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, with a batch axis.
 
         Returns:
-            The logs: a dict of scalar tensors, as from `compute_metrics`.
+            The logs, as from `compute_metrics`.
 
         Raises:
             ValueError: a batch without examples or batch axis, or of unequal lengths;
                 no y for a loss; a model built for another batch size than
                 `examples_per_update`.
             TypeError: strings where the model or the loss needs numbers.
-            NotImplementedError: what several replicas cannot do; see the message.
-            FloatingPointError: an example that is not finite, under
-                `nonfinite="raise"`.
+            NotImplementedError: what several replicas cannot do.
+            FloatingPointError: not finite, under `nonfinite="raise"`.
         """
         if not self.steps_per_example():
             return _hook.stock_train_step(model, data)
@@ -305,7 +305,7 @@ class SGDPlus(keras.optimizers.SGD):
         ]
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor; a derived seed is among them."""
+        """The constructor's arguments; a derived seed is among them."""
         return {
             **super().get_config(),
             "examples_per_update": self.examples_per_update,

@@ -52,7 +52,7 @@ class Setting:
         setattr(instance, self._name, value)
         try:
             instance.check_settings()
-        except ValueError:
+        except (ValueError, NotImplementedError):
             setattr(instance, self._name, before)
             raise
 

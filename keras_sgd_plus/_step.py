@@ -58,6 +58,7 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
 def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     # 1. Check what can be known before the model is touched.
     _strategy.check()
+    _strategy.check_replica()
     num_replicas = _strategy.num_replicas()
     if num_replicas > 1:
         _checks.replicas(model, optimizer, num_replicas)
@@ -91,6 +92,9 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
             continue
         # 4. Commit what the compiled function has not committed itself.
         if num_replicas > 1:
+            if tf.executing_eagerly():  # a part of none has walked nothing
+                whole = dict(enumerate(carry.read()))
+                changed = {**whole, **start, **changed}
             walked = _replicas.Walked(carry, start, changed, num_examples)
             logs, notes = _meet(update, walked, ledger, logs, faults)
         else:

@@ -28,6 +28,16 @@ def check() -> None:
         )
 
 
+def check_replica() -> None:
+    """Raises RuntimeError where several replicas train, and the caller is none."""
+    if num_replicas() > 1 and tf.distribute.in_cross_replica_context():
+        raise RuntimeError(
+            "train_step must be called by each replica. Received: a call inside "
+            "strategy.scope() alone. Use strategy.run(lambda part: "
+            "optimizer.train_step(model, part), args=(batch,))."
+        )
+
+
 def is_open() -> bool:
     """Whether there is one; variables under it cannot be written inside XLA."""
     return tf.distribute.has_strategy()
@@ -36,6 +46,11 @@ def is_open() -> bool:
 def num_replicas() -> int:
     """The replicas that train together where the caller runs; 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def num_replicas_of(model: Any) -> int:
+    """The replicas that a model trains on."""
+    return model.distribute_strategy.num_replicas_in_sync
 
 
 def num_local_replicas() -> int:
@@ -59,6 +74,13 @@ def is_chief(strategy: Any) -> bool:
     resolver: Any = strategy.cluster_resolver
     has_own = "chief" in resolver.cluster_spec().jobs
     return resolver.task_type == "chief" if has_own else resolver.task_id == 0
+
+
+def has_copies(variable: Any) -> bool:
+    """Whether each replica of this process has a copy of a `tf.Variable`."""
+    strategy = tf.distribute.get_strategy()
+    copies = strategy.experimental_local_results(variable)
+    return len(copies) == num_local_replicas()
 
 
 def gathered(strategy: Any, value: int) -> list[int]:

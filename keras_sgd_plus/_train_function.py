@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,13 @@ class TrainFunction:
         return known != (optimizer, optimizer.loop_settings())
 
     def __call__(self, iterator: Any) -> Any:
+        if inspect.isgenerator(iterator) and _strategy.num_replicas_of(self._model) > 1:
+            raise NotImplementedError(
+                "train_on_batch must be called with one replica: Keras hands the whole "
+                "batch to each of several. Received: "
+                f"{_strategy.num_replicas_of(self._model)} replicas. Use fit, or "
+                "strategy.run with optimizer.train_step."
+            )
         if self.forward is not None:
             is_spent = self.forward(iterator)
             if self.forward.has_arrived:

@@ -41,6 +41,7 @@ ALLOWED = {
         "_order",
         "_settings",
         "_step",
+        "_strategy",
     },
     "_settings": set(),
     "_step": {
@@ -116,7 +117,7 @@ ALLOWED = {
     "_channels": {"_lowering"},
     "_losses": set(),
     "_random": {"_lowering"},
-    "_checks": {"_examples", "_keras", "_messages"},
+    "_checks": {"_examples", "_keras", "_messages", "_strategy"},
     "_kernel": {"_lowering"},
     "_layout": {"_keras"},
     "_lowering": set(),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -355,7 +358,7 @@ def _scope(num_replicas: int) -> Any:
 @pytest.mark.parametrize("in_function", [True, False], ids=["tf.function", "eager"])
 def test_by_hand(in_function: bool) -> None:
     """`strategy.run` of `optimizer.train_step`: as `fit`."""
-    x, y = dense_data(14)
+    x, y = dense_data(8)
     make = _compiled(dense_model, order="given")
     results = []
     for by_hand in (True, False):
@@ -394,7 +397,7 @@ def test_by_hand(in_function: bool) -> None:
 
 
 def test_an_eager_model() -> None:
-    x, y = dense_data(14)
+    x, y = dense_data(8)  # the last batch leaves a replica without
     results = []
     for arguments in ({}, {"run_eagerly": True}):
         strategy = mirrored(2)
@@ -515,12 +518,66 @@ def test_refused(plus: dict[str, Any], compile: dict[str, Any], text: str) -> No
 
 def test_another_strategy_is_refused() -> None:
     strategy = tf.distribute.experimental.CentralStorageStrategy(["CPU:0", "CPU:1"])
+    text = "Received: CentralStorageStrategy"
     x, y = dense_data(14)
     with strategy.scope():
+        with pytest.raises(NotImplementedError, match=text):
+            SGDPlus()
+        optimizer = SGDPlus(examples_per_update=None)
+        with pytest.raises(NotImplementedError, match=text):
+            optimizer.examples_per_update = 1
+        assert optimizer.examples_per_update is None
         model = dense_model()
-        model.compile(SGDPlus(), "mse")
-    with pytest.raises(NotImplementedError, match="Received: CentralStorageStrategy"):
+    model.compile(SGDPlus(), "mse")
+    with pytest.raises(NotImplementedError, match=text):
         model.fit(x, y, batch_size=7, verbose=0)
+
+
+def test_made_outside_the_scope() -> None:
+    x, y = dense_data(14)
+    with mirrored(2).scope():
+        model = dense_model()
+    model.compile(SGDPlus(), "mse")
+    with pytest.raises(ValueError, match=r"inside strategy.scope\(\). Received: one"):
+        model.fit(x, y, batch_size=7, verbose=0)
+
+
+def test_called_by_no_replica() -> None:
+    with mirrored(2).scope():
+        model = _compiled(dense_model)()
+        with pytest.raises(RuntimeError, match="Use strategy.run"):
+            model.optimizer.train_step(model, dense_data(14))
+
+
+def test_train_on_batch_is_refused() -> None:
+    with mirrored(2).scope():
+        model = _compiled(dense_model)()
+    with pytest.raises(NotImplementedError, match="Use fit"):
+        model.train_on_batch(*dense_data(14))
+
+
+_ONLY_NONE = """
+import keras, numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+from keras_sgd_plus import SGDPlus
+
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(SGDPlus(examples_per_update=None), loss="mse")
+model.fit(np.ones((14, 2)), np.ones((14, 1)), batch_size=7, verbose=0)
+assert int(model.optimizer.iterations.numpy()) == 2
+"""
+
+
+def test_none_with_parts_of_unequal_size() -> None:
+    """In a process that has made no other SGDPlus."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", _ONLY_NONE]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
 
 
 def test_the_simulated_mean_is_by_examples() -> None:
