@@ -17,6 +17,7 @@ from keras_sgd_plus import (
     _messages,
     _nonfinite,
     _strategy,
+    _tables,
     _update,
     _xla,
 )
@@ -45,15 +46,23 @@ class Update:
         outer: the `LossScaleOptimizer` around it, or the same object again.
         carry: the variables that the values stand for.
         batch: `(x, y, sample_weight)`; only its structure is used.
+        known: of tables, as for `_tables.Plan`.
     """
 
     def __init__(
-        self, model: Any, optimizer: Any, outer: Any, carry: Carry, batch: Any
+        self,
+        model: Any,
+        optimizer: Any,
+        outer: Any,
+        carry: Carry,
+        batch: Any,
+        known: dict[int, str | None] | None = None,
     ) -> None:
         self.model, self.optimizer, self.outer = model, optimizer, outer
         self.carry, self.batch = carry, batch
         self.slots = Slots(optimizer)
         self.transposed = _layout.transposed(model, carry.variables, self.slots)
+        self.plan = _tables.Plan(carry, self.slots, model, known or {})
         self.index = [_keras.variable_index(optimizer, v) for v in carry.trainable]
         self.keeps_logs = not _keras.has_default_metrics(model)
         self.raises = optimizer.nonfinite == "raise"
@@ -67,6 +76,7 @@ class Update:
         group: Sequence[Any],
         lowered: bool = False,
         faults: Faults | None = None,
+        tables: _tables.Tables | None = None,
     ) -> tuple[Values, Logs, Guard | None]:
         """Values and logs after the update, and the guard, where there are faults.
 
@@ -75,14 +85,18 @@ class Update:
             group: the tensors of examples, (k, ...).
             lowered: whether forms that suit XLA are used.
             faults: of the batch so far, or None where nobody looks for them.
+            tables: where some are moved in parts; they have their state after it.
         """
         guard = None
+        if tables is not None:
+            values = tables.shown(values)
         x, y, sample_weight = _examples.pack(self.batch, list(group))
         transposed = self.transposed if lowered else ()
         with (
             _strategy.alone(),
             _xla.inlined_functions(),
             Scope(self.carry, values, transposed) as scope,
+            _tables.looking_up(tables, scope) as looked_up,
         ):
             with scope.record() as tape:
                 y_pred = _keras.forward(self.model, x)
@@ -102,18 +116,23 @@ class Update:
                 cause = _nonfinite.first_cause(loss, looked_at)
                 guard = Guard(self.slots, cause, faults, self.raises)
             if self.carry.trainable:
-                self._apply(scope, gradients, readers, guard)
+                self._apply(scope, gradients, readers, guard, tables)
             else:
                 warnings.warn("The model does not have any trainable weights.")
             logs = self.model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
             new = scope.values(self.carry.variables)
         if scope.undeclared:
             raise UndeclaredState(list(scope.undeclared.values()))
+        if lowered:
+            self._check_tables(scope, gradients, tables, looked_up.taken)
         if guard is not None:
             new = guard.choose(self.carry.variables, new, values)
         self.changed |= {
             i for i, (a, b) in enumerate(zip(new, values, strict=True)) if a is not b
         }
+        if tables is not None:
+            new = tables.carried(new)
+            self.changed |= tables.positions()
         if not self.keeps_logs:
             return new, (), guard
         return new, keras.tree.map_structure(tf.convert_to_tensor, logs), guard
@@ -143,6 +162,7 @@ class Update:
         gradients: list[Any],
         readers: _kernel.Readers | None,
         guard: Guard | None,
+        tables: _tables.Tables | None,
     ) -> None:
         pairs = zip(gradients, self.carry.trainable, strict=True)
         missing = [v.path for g, v in pairs if g is None]
@@ -154,7 +174,7 @@ class Update:
         for position, gradient in zip(self.index, gradients, strict=True):
             by_slot[position] = gradient
         rule, state = self.slots.rule, self.slots.read(scope)
-        choices: tuple[Any, ...] = ()
+        choices: tuple[Any, ...] = (None, None)
         if guard is not None:
             has_started = guard.started
             by_slot = guard.gradients(by_slot, state)
@@ -164,7 +184,9 @@ class Update:
         if readers is not None:
             rates = [readers.rate_after(w, learning_rate) for w in state.weights]
         if self.outer is self.optimizer:
-            state = _update.apply_gradients(rule, state, by_slot, rates, *choices)
+            state = _update.apply_gradients(
+                rule, state, by_slot, rates, *choices, tables
+            )
         else:
             variables = (self.outer.step_counter, self.outer.dynamic_scale)
             state, loss_scale = _update.apply_scaled_gradients(
@@ -175,7 +197,17 @@ class Update:
                 _update.LossScale(*scope.values(variables)),
                 self.outer.dynamic_growth_steps,
                 *choices,
+                tables,
             )
             for pair in zip(variables, loss_scale, strict=True):
                 scope.add_update(pair)
         self.slots.write(scope, state)
+
+    def _check_tables(
+        self, scope: Scope, gradients: list[Any], tables: Any, taken: dict[int, Any]
+    ) -> None:
+        # Before the choices of the guard, after everything that looks at variables.
+        if tables is not None:
+            pairs = zip(self.index, gradients, strict=True)
+            tables.check(scope, dict(pairs))
+        self.plan.welcome(taken, gradients, self.carry.trainable)

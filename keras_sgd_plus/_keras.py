@@ -258,8 +258,17 @@ def lowered_functions() -> dict[str, tuple[Any, list[str]]]:
         ),
         "add": (numpy, ["x1", "x2"]),
         "matmul": (numpy, ["x1", "x2"]),
+        "take": (numpy, ["x", "indices", "axis"]),
         "dropout": (random, ["inputs", "rate", "noise_shape", "seed"]),
     }
+
+
+def has_constant_rate(optimizer: Any) -> bool:
+    """Whether the learning rate is a variable, which callbacks set between batches.
+
+    Goes when Keras tells schedules from values in public.
+    """
+    return isinstance(optimizer._learning_rate, keras.Variable)
 
 
 def draw_seed(seed: Any) -> Any:

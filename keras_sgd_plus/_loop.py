@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _examples, _keras, _kernel, _lowering, _nonfinite, _xla
+from keras_sgd_plus import _examples, _keras, _kernel, _lowering, _nonfinite, _tables, _xla
 from keras_sgd_plus._group import Logs, Update, Values
 
 
@@ -60,20 +60,30 @@ def walk(
         del carry
         return i < num_groups
 
-    def body_fn(i: Any, values: Values, logs: Logs, faults: Any, fence: Any) -> Any:
+    plan = update.plan if lowered and update.plan.places else None
+    clocks = [] if plan is None else plan.clocks(_examples.count(leaves[0]) // size)
+
+    def tables_of(state: Any, values: Values) -> _tables.Tables | None:
+        return None if plan is None else _tables.Tables(plan, clocks, state, values)
+
+    def body_fn(
+        i: Any, values: Values, logs: Logs, faults: Any, fence: Any, rows: Any
+    ) -> Any:
         positions = i * size + tf.range(size, dtype=tf.int32)
         if order is not None:
             positions = tf.gather(order, positions)
         group = [_examples.take(leaf, positions) for leaf in leaves]
         with _lowering.active(one) if lowered else contextlib.nullcontext():
+            tables = tables_of(rows, values)
             values, (logs, faults) = walk_group(
-                update, values, group, positions, logs, faults, lowered
+                update, values, group, positions, logs, faults, lowered, tables
             )
         if compiled:
             graph = tf.compat.v1.get_default_graph()
-            update.compiles = _xla.surely_takes(graph)
+            update.compiles = _xla.surely_takes(graph, _lowering.TAKEN)
             fence = _kernel.fenced(graph, fence, i)
-        return i + 1, values, logs, faults, fence
+        rows = () if tables is None else tables.state
+        return i + 1, values, logs, faults, fence, rows
 
     logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
     start = update.swapped(values) if lowered else list(values)
@@ -81,12 +91,18 @@ def walk(
     if is_halted is not None:
         rows = 2 if update.raises else _examples.count(leaves[0]) // size + 2
         faults = update.no_faults(values, rows, is_halted)
-    _, values, logs, faults, fence = tf.while_loop(
+    rows = () if plan is None else plan.start(clocks)
+    _, values, logs, faults, fence, rows = tf.while_loop(
         cond_fn,
         body_fn,
-        (tf.constant(0), start, logs, faults, _kernel.new_fence()),
+        (tf.constant(0), start, logs, faults, _kernel.new_fence(), rows),
         parallel_iterations=1,
     )
+    if plan is not None:
+        with _lowering.active(one):
+            tables = _tables.Tables(plan, clocks, rows, values)
+            tables.finish()
+            values = tables.carried(values)
     values = update.swapped(values) if lowered else values
     return values, (logs, faults), fence
 
@@ -99,6 +115,7 @@ def walk_group(
     logs: Logs,
     faults: Any,
     lowered: bool = False,
+    tables: _tables.Tables | None = None,
 ) -> tuple[Values, tuple[Logs, Any]]:
     """Updates once: with a full group, or what is left over of a batch.
 
@@ -109,8 +126,9 @@ def walk_group(
         positions: (k or fewer,) int32, theirs in the batch.
         logs, faults: of the groups before; no faults, (), where nobody looks.
         lowered: whether forms that suit XLA are used.
+        tables: where some are moved in parts.
     """
-    values, new_logs, guard = update(values, group, lowered, faults or None)
+    values, new_logs, guard = update(values, group, lowered, faults or None, tables)
     if guard is not None:
         new_logs = guard.logs(new_logs, logs)
         faults = _nonfinite.note(faults, guard.cause, positions, guard.started)

@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 SWITCH = "KERAS_SGD_PLUS_LOWERING"
+TAKEN = "keras_sgd_plus_rows"  # in the names of loops that XLA surely takes
 _CHEAP = 3  # operations that may as well be repeated
 _SHORT = range(16, 64)  # lengths of dot products that gain from partial sums
 _FREE = ("Reshape", "Identity", "Squeeze", "ExpandDims", "Cast")
@@ -50,6 +51,11 @@ def is_on() -> bool:
 def is_active() -> bool:
     """Whether this thread is tracing a loop."""
     return _scope.one is not None
+
+
+def one() -> Any:
+    """() int32 that is 1 at run time, which the compiler cannot know."""
+    return _scope.one
 
 
 def never() -> Any:

@@ -90,6 +90,8 @@ class Scope(keras.StatelessScope):
             if id(variable) in self._transposed:
                 self._versions[id(variable)].insert(0, self.stored(variable))
         self.undeclared: dict[int, Any] = {}
+        # Per table, the rows that were looked up in it, with their indices.
+        self._leaves: dict[int, list[tuple[Any, Any]]] = {}
 
     def add_update(self, update: tuple[Any, Any]) -> None:
         """Keeps a new value (called by Keras for each assignment in the scope).
@@ -110,6 +112,23 @@ class Scope(keras.StatelessScope):
                 self._versions[id(variable)].append(value)
         super().add_update((variable, value))
 
+    def is_here(self) -> bool:
+        """Whether what is traced now belongs to the scope, not to a branch or loop."""
+        return _graph() is self._graph
+
+    def leaf(self, variable: Any, indices: Any, rows: Any) -> Any:
+        """Makes rows of a table what its gradient is taken by; gives them back.
+
+        Args:
+            variable: the table.
+            indices: (k,) int32, which rows.
+            rows: (k, width).
+        """
+        if self._tape is not None:
+            self._tape.watch(rows)
+            self._leaves.setdefault(id(variable), []).append((indices, rows))
+        return rows
+
     @contextlib.contextmanager
     def record(self) -> Iterator[tf.GradientTape]:
         """A tape that watches the trainable variables."""
@@ -120,12 +139,33 @@ class Scope(keras.StatelessScope):
 
     def gradients(self, tape: tf.GradientTape, loss: Any) -> list[Any]:
         """The gradient of each trainable variable, over all its values; or None."""
-        versions: Any = [self._versions[id(v)] for v in self._trainable]
+        versions: Any = [self._sources(v) for v in self._trainable]
         found = tape.gradient(loss, versions)
         for variable, parts in zip(self._trainable, found, strict=True):
             if id(variable) in self._transposed:
                 parts[1:] = [None if g is None else tf.transpose(g) for g in parts[1:]]
-        return [_sum(parts) for parts in found]
+        return [
+            self._slices(v, parts) if id(v) in self._leaves else _sum(parts)
+            for v, parts in zip(self._trainable, found, strict=True)
+        ]
+
+    def _sources(self, variable: Any) -> list[Any]:
+        leaves = self._leaves.get(id(variable))
+        if leaves is None:
+            return self._versions[id(variable)]
+        return [rows for _, rows in leaves]
+
+    def _slices(self, variable: Any, parts: list[Any]) -> Any:
+        if all(part is None for part in parts):
+            return None
+        indices = [indices for indices, _ in self._leaves[id(variable)]]
+        rows = [rows for _, rows in self._leaves[id(variable)]]
+        values = [
+            tf.zeros_like(r) if g is None else tf.convert_to_tensor(g)
+            for g, r in zip(parts, rows, strict=True)
+        ]
+        shape = tf.constant([int(d) for d in variable.shape])
+        return tf.IndexedSlices(tf.concat(values, 0), tf.concat(indices, 0), shape)
 
     def stored(self, variable: Any) -> Any:
         """The current value in the layout in which the loop carries it."""

@@ -15,15 +15,17 @@ from keras_sgd_plus import (
     _keras,
     _ledger,
     _loop,
+    _lowering,
     _messages,
     _order,
     _replicas,
     _strategy,
+    _tables,
     _watch,
 )
 from keras_sgd_plus._state import Carry
 
-_MAX_TRACES = 3  # a first trace may create variables that the next one has to carry
+_MAX_TRACES = 5  # a trace may find what the next one has to know
 
 # Compiled steps of callers outside tf.function: model -> optimizer -> (state, step).
 # Keys are weak and steps hold weak references, so nothing is kept alive; it is not on
@@ -71,19 +73,23 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     batch = _examples.waiting_for(checks, batch)
     group = _examples.specs(batch, optimizer.examples_per_update)
     extras: dict[int, Any] = {}
+    known: dict[int, str | None] = {}
     for attempt in range(_MAX_TRACES):
         try:
             # 2. Build whatever has no variables yet: a loop may create none.
             _keras.build(model, outer, group)
             # 3. Walk; a trace that wrote unknown variables is done again with them.
             carry = Carry(model, outer, extras.values())
-            update = _group.Update(model, optimizer, outer, carry, batch)
+            update = _group.Update(model, optimizer, outer, carry, batch, known)
             ledger = _ledger.open_for(update)
             before = tf.convert_to_tensor(_keras.raw_iterations(optimizer).value)
             start = _replicas.folded_seeds(carry)
             changed, (logs, faults) = _walk(update, batch, num_examples, ledger, start)
         except _group.UndeclaredState as found:
             extras.update({id(v): v for v in found.variables})
+            continue
+        except _tables.Whole as found:
+            known.update(found.reasons)
             continue
         except ValueError as error:
             if attempt or not _keras.is_about_creation(error):
@@ -145,6 +151,8 @@ def _walk(
     use_xla = _compile.wants_xla(optimizer.jit_compile, model, leaves)
     if group_size > 1 and not model.jit_compile:
         _watch.watch_groups(model, group_size, num_examples)
+    if use_xla and update.plan.refusals and _lowering.is_on():
+        _watch.warn_once(model, "tables", _messages.whole(update.plan.refusals))
     order = []
     if optimizer.order == "reshuffle":
         counter = _keras.raw_iterations(optimizer).value

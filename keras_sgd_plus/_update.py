@@ -62,6 +62,7 @@ def apply_gradients(
     learning_rates: list[Tensor],
     is_held: Tensor | None = None,
     has_started: Tensor | None = None,
+    tables: Any = None,
 ) -> State:
     """One update. The lists have an entry per variable.
 
@@ -73,6 +74,8 @@ def apply_gradients(
             scattered must be zero then; a choice would copy the table.
         has_started: () bool, whether any update came before, where the counter alone
             does not say it.
+        tables: makes the step for weights that have a `tf.IndexedSlices` and are among
+            its `slots`, in place of the entries of the state, which stay as they are.
     """
     # 1. Overwrite the variables whose "gradient" is their next value.
     weights, velocities, averages, accumulators = (list(v) for v in state[:4])
@@ -95,7 +98,8 @@ def apply_gradients(
         # 2. Unscale.
         picked = [gradients[i] for i in stepped]
         if rule.loss_scale_factor is not None:
-            picked = [g / rule.loss_scale_factor for g in picked]
+            factor = rule.loss_scale_factor
+            picked = [_entries(g, lambda v: v / factor) for g in picked]
         # 3. Accumulate; the rest of an update happens every accumulation_steps.
         if is_update is not None:
             for gradient, i in zip(picked, stepped, strict=True):
@@ -106,7 +110,13 @@ def apply_gradients(
                 for a in accumulators
             ]
         # 4. Clip, decay, step.
-        for gradient, i in zip(clip(rule, picked), stepped, strict=True):
+        apart = () if tables is None else tables.slots
+        clipped = dict(zip(stepped, clip(rule, picked), strict=True))
+        if apart:
+            tables.step(clipped, learning_rates, applies)
+        for i, gradient in clipped.items():
+            if i in apart:
+                continue
             weights[i], velocities[i] = step(
                 rule, i, weights[i], velocities[i], gradient, learning_rates[i], applies
             )
@@ -138,17 +148,22 @@ def apply_scaled_gradients(
     dynamic_growth_steps: int,
     is_held: Tensor | None = None,
     has_started: Tensor | None = None,
+    tables: Any = None,
 ) -> tuple[State, LossScale]:
     """One update under dynamic loss scaling: skipped where a gradient is not finite."""
     counter, scale = loss_scale
     present = [g for g in gradients if g is not None]
-    finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in present]))
+    # Rows without a gradient are zeros, and finite.
+    entries = [g.values if isinstance(g, tf.IndexedSlices) else g for g in present]
+    finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in entries]))
     unscaled = [
         g if g is None or overwrites else ops.divide(g, scale)
         for g, overwrites in zip(gradients, rule.overwrites, strict=True)
     ]
+    if tables is not None:
+        tables.hold(tf.logical_not(finite))
     applied = apply_gradients(
-        rule, state, unscaled, learning_rates, is_held, has_started
+        rule, state, unscaled, learning_rates, is_held, has_started, tables
     )
     kept = tf.nest.map_structure(
         lambda new, old: _select(finite, new, old), applied, state
@@ -166,11 +181,14 @@ def clip(rule: Rule, gradients: list[Tensor]) -> list[Tensor]:
         return [tf.clip_by_norm(g, rule.clipnorm) for g in gradients]
     if rule.global_clipnorm and rule.global_clipnorm > 0:
         limit = rule.global_clipnorm
-        squares = [ops.sum(ops.square(g)) for g in gradients]
+        squares = [
+            ops.sum(ops.square(g.values if isinstance(g, tf.IndexedSlices) else g))
+            for g in gradients
+        ]
         norm = ops.sqrt(ops.sum(ops.stack(squares)))
         # The added zero turns NaN where the norm is not finite, as in Keras.
         scale = limit * ops.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
-        return [g * scale for g in gradients]
+        return [_entries(g, lambda v: v * scale) for g in gradients]
     if rule.clipvalue and rule.clipvalue > 0:
         return [ops.clip(g, -rule.clipvalue, rule.clipvalue) for g in gradients]
     return gradients
@@ -251,6 +269,14 @@ def _overwritten(
         tf.where(is_update, largest, weight),
         tf.where(is_update, tf.zeros_like(largest), largest),
     )
+
+
+def _entries(gradient: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    # An entrywise function that leaves zero alone, also of what is sparse.
+    if not isinstance(gradient, tf.IndexedSlices):
+        return function(gradient)
+    values = function(gradient.values)
+    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
 
 def _both(one: Tensor | None, other: Tensor | None) -> Any:

@@ -25,7 +25,7 @@ _OPERATIONS = frozenset(
     SparseSoftmaxCrossEntropyWithLogits Split Sqrt SqrtGrad Square SquaredDifference
     Squeeze StopGradient StridedSlice StridedSliceGrad Sub Sum Tanh TanhGrad
     TensorScatterAdd TensorScatterSub TensorScatterUpdate Tile Transpose Unpack
-    UnsortedSegmentSum ZerosLike
+    UnsortedSegmentSum XlaDynamicUpdateSlice ZerosLike
     """.split()
 )
 # Positions of the inputs that XLA has to know.
@@ -54,14 +54,16 @@ def is_tracing() -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
-def surely_takes(graph: Any) -> bool:
+def surely_takes(graph: Any, trusted: str) -> bool:
     """Whether XLA:CPU is known to take a graph; False says nothing.
+
+    A loop is taken if its name has `trusted` in it.
 
     Every shape is known while tracing, and what XLA has to know while compiling comes
     from constants and shapes.
     """
     return all(
-        op.type in _OPERATIONS
+        (op.type in _OPERATIONS or trusted in op.name)
         and all(t.dtype in _TYPES for t in op.outputs)
         and (_is_static(op) or _is_taken_from(op) or _is_of_shapes(op))
         and all(_is_known(op.inputs[i]) for i in _CONSTANT_INPUTS.get(op.type, ()))
@@ -76,7 +78,8 @@ def _is_static(op: Any) -> bool:
 def _is_taken_from(op: Any) -> bool:
     # A batch of unknown length, of which one example is taken.
     consumers = op.outputs[0].consumers()
-    return op.type == "Placeholder" and {c.type for c in consumers} == {"GatherV2"}
+    takers = {"GatherV2", "While", "StatelessWhile"}  # of which loops are looked at
+    return op.type == "Placeholder" and {c.type for c in consumers} <= takers
 
 
 def _is_of_shapes(op: Any) -> bool:
