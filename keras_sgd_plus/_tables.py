@@ -80,7 +80,7 @@ class Plan:
         self.slots, self.known = slots, known
         self.refusals: list[tuple[Any, str]] = []  # tables that cost their size
         trainable = {id(v) for v in carry.trainable}
-        kinds: list[bool] = []  # whether weights decay, per clock
+        kinds: list[tuple[bool, str]] = []  # whether weights decay, type; per clock
         self.places: list[Place] = []
         tables = {id(v) for v in _embeddings(model)}
         for slot, variable in enumerate(slots.weights):
@@ -97,8 +97,9 @@ class Plan:
                 if reason:
                     self.refusals.append((variable, reason))
                 continue
-            if decays not in kinds:
-                kinds.append(decays)
+            kind = (decays, variable.dtype)
+            if kind not in kinds:
+                kinds.append(kind)
             velocity = slots.velocities[slot]
             self.places.append(
                 Place(
@@ -106,7 +107,7 @@ class Plan:
                     slot,
                     carry.index(variable),
                     None if velocity is None else carry.index(velocity),
-                    kinds.index(decays),
+                    kinds.index(kind),
                 )
             )
         self.kinds = kinds
@@ -130,13 +131,14 @@ class Plan:
         decays = rule.weight_decay is not None and rule.decays[slot]
         return bool(rule.momentum or decays) and _refusal(rule, slot, variable) is None
 
-    def single(self, decays: bool) -> _idle.Idle:
-        """One idle update, at the learning rate of now."""
+    def single(self, kind: tuple[bool, str]) -> _idle.Idle:
+        """One idle update of a clock, at the learning rate of now."""
         rule, optimizer = self.slots.rule, self.slots.optimizer
+        decays, dtype = kind
         decay = tf.constant(0.0, tf.float64)
         if decays:
-            # As float32 numbers, which is what the update rule multiplies.
-            rate = tf.cast(tf.convert_to_tensor(optimizer.learning_rate), tf.float32)
+            # The numbers that the update rule multiplies, rounded as there.
+            rate = tf.cast(tf.convert_to_tensor(optimizer.learning_rate), dtype)
             amount = tf.cast(tf.constant(rule.weight_decay, tf.float32), tf.float64)
             decay = tf.cast(rate, tf.float64) * amount
         return _idle.once(rule.momentum, rule.nesterov, decay)
@@ -146,9 +148,9 @@ class Plan:
         is_steady = _keras.has_constant_rate(self.slots.optimizer)
         return [
             _idle.Changing(num_updates)
-            if decays and not is_steady
-            else _idle.Steady(self.single(decays), num_updates)
-            for decays in self.kinds
+            if kind[0] and not is_steady
+            else _idle.Steady(self.single(kind), num_updates)
+            for kind in self.kinds
         ]
 
     def start(self, clocks: Sequence[Any]) -> State:
@@ -262,8 +264,8 @@ class Tables:
         if self._is_held is not None:
             goes_on = tf.logical_not(self._is_held)
             applies = goes_on if applies is None else tf.logical_and(applies, goes_on)
-        for k, decays in enumerate(self.plan.kinds):
-            single = self.plan.single(decays)
+        for k, kind in enumerate(self.plan.kinds):
+            single = self.plan.single(kind)
             self._clocks[k] = self.clocks[k].advance(self._clocks[k], single, applies)
         for k, place in enumerate(self.plan.places):
             gradient = gradients[place.slot]
@@ -294,7 +296,8 @@ class Tables:
         return _idle.Idle(*(tf.cast(c, dtype)[:, None] for c in found))
 
     def _moved(self, k: int, since: _idle.Idle, weight: Any, velocity: Any) -> Any:
-        if self.plan.kinds[self.plan.places[k].clock]:
+        decays, _ = self.plan.kinds[self.plan.places[k].clock]
+        if decays:
             weight = since.weight * weight
         return weight if velocity is None else weight + since.carried * velocity
 
@@ -370,22 +373,24 @@ class Tables:
         # In blocks of rows: each is read once, and changed in place.
         last, num_rows = self._last[k], self.plan.places[k].variable.shape[0]
         size = min(_ROWS_AT_ONCE, num_rows)
+        shape = (size, self._weights[k].shape[1])
         clock = self.plan.places[k].clock
         number = self.clocks[clock].count(self._clocks[clock])
 
         def body(i: Any, weights: Any, *velocities: Any) -> Any:
             first = tf.minimum(i * size, num_rows - size)
             places = first + tf.range(size)
-            behind = tf.where(places >= i * size, tf.gather(last, places), number)
+            behind = tf.slice(last, [first], [size])
+            behind = tf.where(places >= i * size, behind, number)
             since = self._since(k, behind)
             start = tf.stack([first, 0])
-            velocity = tf.gather(velocities[0], places) if velocities else None
-            rows = self._moved(k, since, tf.gather(weights, places), velocity)
+            weight, *velocity = (tf.slice(t, start, shape) for t in (weights, *velocities))
+            rows = self._moved(k, since, weight, *(velocity or [None]))
             weights = put(weights, start, rows)
             if not velocities:
                 return i + 1, weights
-            seen = tf.gather(weights, places * _lowering.one())
-            rows = tf.where(_lowering.never(), seen, since.velocity * velocity)
+            seen = tf.gather(weights, start[:1] * _lowering.one())
+            rows = tf.where(_lowering.never(), seen, since.velocity * velocity[0])
             return i + 1, weights, put(velocities[0], start, rows)
 
         old = [t for t in (self._weights[k], self._velocities[k]) if t is not None]
