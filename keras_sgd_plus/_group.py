@@ -16,6 +16,7 @@ from keras_sgd_plus import (
     _layout,
     _messages,
     _nonfinite,
+    _plan,
     _strategy,
     _tables,
     _update,
@@ -46,7 +47,7 @@ class Update:
         outer: the `LossScaleOptimizer` around it, or the same object again.
         carry: the variables that the values stand for.
         batch: `(x, y, sample_weight)`; only its structure is used.
-        known: of tables, as for `_tables.Plan`.
+        known: of tables, as for `Plan`.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Update:
         self.carry, self.batch = carry, batch
         self.slots = Slots(optimizer)
         self.transposed = _layout.transposed(model, carry.variables, self.slots)
-        self.plan = _tables.Plan(carry, self.slots, model, known or {})
+        self.plan = _plan.Plan(carry, self.slots, model, known or {})
         self.index = [_keras.variable_index(optimizer, v) for v in carry.trainable]
         self.keeps_logs = not _keras.has_default_metrics(model)
         self.raises = optimizer.nonfinite == "raise"
@@ -132,7 +133,7 @@ class Update:
         }
         if tables is not None:
             new = tables.carried(new)
-            self.changed |= tables.positions()
+            self.changed |= tables.positions
         if not self.keeps_logs:
             return new, (), guard
         return new, keras.tree.map_structure(tf.convert_to_tensor, logs), guard

@@ -263,14 +263,6 @@ def lowered_functions() -> dict[str, tuple[Any, list[str]]]:
     }
 
 
-def has_constant_rate(optimizer: Any) -> bool:
-    """Whether the learning rate is a variable, which callbacks set between batches.
-
-    Goes when Keras tells schedules from values in public.
-    """
-    return isinstance(optimizer._learning_rate, keras.Variable)
-
-
 def draw_seed(seed: Any) -> Any:
     """The seed tensor of the next draw, which a `SeedGenerator` counts; (2,)."""
     from keras.src.backend.tensorflow.random import _cast_seed

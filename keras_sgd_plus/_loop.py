@@ -16,7 +16,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _examples, _keras, _kernel, _lowering, _nonfinite, _tables, _xla
+from keras_sgd_plus import (
+    _examples,
+    _keras,
+    _kernel,
+    _lowering,
+    _nonfinite,
+    _tables,
+    _xla,
+)
 from keras_sgd_plus._group import Logs, Update, Values
 
 

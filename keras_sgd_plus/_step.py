@@ -18,9 +18,9 @@ from keras_sgd_plus import (
     _lowering,
     _messages,
     _order,
+    _plan,
     _replicas,
     _strategy,
-    _tables,
     _watch,
 )
 from keras_sgd_plus._state import Carry
@@ -88,7 +88,7 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
         except _group.UndeclaredState as found:
             extras.update({id(v): v for v in found.variables})
             continue
-        except _tables.Whole as found:
+        except _plan.Whole as found:
             known.update(found.reasons)
             continue
         except ValueError as error:
