@@ -88,7 +88,7 @@ def walk(
             )
         if compiled:
             graph = tf.compat.v1.get_default_graph()
-            update.compiles = _xla.surely_takes(graph, _lowering.TAKEN)
+            update.compiles = _xla.surely_takes(graph)
             fence = _kernel.fenced(graph, fence, i)
         rows = () if tables is None else tables.state
         return i + 1, values, logs, faults, fence, rows

@@ -16,7 +16,6 @@ from typing import Any
 import tensorflow as tf
 
 SWITCH = "KERAS_SGD_PLUS_LOWERING"
-TAKEN = "keras_sgd_plus_rows"  # in the names of loops that XLA surely takes
 _CHEAP = 3  # operations that may as well be repeated
 _SHORT = range(16, 64)  # lengths of dot products that gain from partial sums
 _FREE = ("Reshape", "Identity", "Squeeze", "ExpandDims", "Cast")

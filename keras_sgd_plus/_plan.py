@@ -126,7 +126,9 @@ class Plan:
         if decays:
             # The numbers that the update rule multiplies, rounded as there.
             rate = tf.cast(tf.convert_to_tensor(optimizer.learning_rate), dtype)
-            amount = tf.cast(tf.constant(rule.weight_decay, tf.float32), tf.float64)
+            amount = tf.cast(
+                tf.constant(rule.weight_decay or 0.0, tf.float32), tf.float64
+            )
             decay = tf.cast(rate, tf.float64) * amount
         return _idle.once(rule.momentum, rule.nesterov, decay)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _lowering
+from keras_sgd_plus import _lowering, _xla
 from keras_sgd_plus._idle import Idle
 
 _ROWS_AT_ONCE = 512  # at the end of a batch
@@ -139,7 +139,7 @@ def _moved(idle: Idle, weight: Any, velocity: Any) -> Any:
 
 def _table(tensors: list[Any]) -> Table:
     weight, *velocity, last = tensors
-    return Table(weight, *(velocity or [None]), last)
+    return Table(weight, velocity[0] if velocity else None, last)
 
 
 def _for_each(ids: Any, body: Callable[..., Any], *state: Any) -> list[Any]:
@@ -153,6 +153,6 @@ def _loop(num: Any, body: Callable[..., Any], *state: Any) -> list[Any]:
         body,
         (tf.constant(0), *state),
         parallel_iterations=1,
-        name=_lowering.TAKEN,
+        name=_xla.TAKEN,
     )
     return found

@@ -112,7 +112,7 @@ def apply_gradients(
         # 4. Clip, decay, step.
         apart = () if tables is None else tables.slots
         clipped = dict(zip(stepped, clip(rule, picked), strict=True))
-        if apart:
+        if tables is not None:
             tables.step(clipped, learning_rates, applies)
         for i, gradient in clipped.items():
             if i in apart:

@@ -103,7 +103,7 @@ ALLOWED = {
     },
     "_idle": set(),
     "_plan": {"_idle", "_keras", "_state"},
-    "_rows": {"_idle", "_lowering"},
+    "_rows": {"_idle", "_lowering", "_xla"},
     "_tables": {"_idle", "_plan", "_rows", "_state"},
     "_state": {"_keras", "_lowering", "_messages", "_update"},
     "_hook": {
