@@ -17,6 +17,7 @@ COMMANDS = (
     "profile",
     "nonfinite",
     "replicas",
+    "embeddings",
     "figures",
 )
 

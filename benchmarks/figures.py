@@ -112,6 +112,25 @@ def replicas(results: dict[str, Any]) -> None:
     _save(figure, "replicas")
 
 
+def embeddings(points: list[dict[str, Any]]) -> None:
+    """Time per example against the vocabulary, a line per arm."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    styles = zip(dict.fromkeys(p["arm"] for p in points), "os^vD", strict=False)
+    for arm, mark in styles:
+        line = [(p["at"], p["value"]) for p in points if p["arm"] == arm]
+        width = 2.5 if arm.startswith("SGDPlus") else 1.2
+        axes.plot(*zip(*line, strict=True), marker=mark, label=arm, linewidth=width)
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="rows of the embedding table, 32 wide", ylabel="us/example")
+    axes.set_title("20 ids per example, momentum 0.9, one update per example")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    _save(figure, "embeddings")
+
+
 def _save(figure: Any, name: str) -> None:
     FIGURES.mkdir(exist_ok=True)
     # No date in it, and ids that do not change: the same results give the same file.
@@ -136,12 +155,16 @@ def draw(*names: str) -> None:
         elif name == "speed":
             speed(json.loads(path.read_text())["results"]["rows"])
         else:
-            drawing = {"growth": growth, "replicas": replicas}[name]
+            drawing = {
+                "growth": growth,
+                "replicas": replicas,
+                "embeddings": embeddings,
+            }[name]
             drawing(json.loads(path.read_text())["results"])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws all."""
     del arguments
-    draw("speed", "growth", "replicas")
+    draw("speed", "growth", "replicas", "embeddings")
     return 0
