@@ -106,8 +106,10 @@ def main():
             f"(learning rate {run['rate']:g})"
         )
     ours, theirs = best.values()
-    assert ours["test"] > 0.5, "far above chance"
-    assert ours["test"] > theirs["test"] - 0.02, "as good as minibatches, or better"
+    assert ours["test"] > 0.6, "far above chance"
+    # Files of one package are alike, so a few points between arms are chance.
+    assert ours["test"] > theirs["test"] - 0.05, "about as good as minibatches"
+    assert ours["seconds"] < theirs["seconds"] / 2, "in less than half the time"
 
 
 if __name__ == "__main__":

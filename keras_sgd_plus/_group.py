@@ -175,7 +175,7 @@ class Update:
         for position, gradient in zip(self.index, gradients, strict=True):
             by_slot[position] = gradient
         rule, state = self.slots.rule, self.slots.read(scope)
-        choices: tuple[Any, ...] = (None, None)
+        choices: tuple[Any, Any] = (None, None)
         if guard is not None:
             has_started = guard.started
             by_slot = guard.gradients(by_slot, state)

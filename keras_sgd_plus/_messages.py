@@ -309,17 +309,3 @@ def xla_reason(error: str) -> str:
     if found:
         return "unsupported operations " + ", ".join(sorted(found))
     return error.strip().splitlines()[0][:200] if error.strip() else "unknown reason"
-
-
-def whole(refusals: list[tuple[Any, str]]) -> str:
-    """`_step`: tables that are moved as a whole at each update."""
-    named = "; ".join(
-        f"{v.path} of shape {tuple(v.shape)}, because {reason}"
-        for v, reason in refusals
-    )
-    return (
-        "With momentum or weight decay, SGDPlus moves only the rows of an embedding "
-        f"table that an example looks up, and the rest later. Received: {named}. So "
-        "every update moves all of its rows, which is correct, and takes time in "
-        "proportion to them. Leave that out if the table is large."
-    )

@@ -118,6 +118,21 @@ class Plan:
         decays = rule.weight_decay is not None and rule.decays[slot]
         return bool(rule.momentum or decays) and _refusal(rule, slot, variable) is None
 
+    def warning(self) -> str | None:
+        """What to say of tables that are moved as a whole, if there are any."""
+        if not self.refusals:
+            return None
+        named = "; ".join(
+            f"{v.path} of shape {tuple(v.shape)}, because {reason}"
+            for v, reason in self.refusals
+        )
+        return (
+            "With momentum or weight decay, SGDPlus moves only the rows of an "
+            f"embedding table that an example looks up, and the rest later. Received: "
+            f"{named}. So every update moves all of its rows, which is correct, and "
+            "takes time in proportion to them. Leave that out if the table is large."
+        )
+
     def single(self, kind: tuple[bool, str]) -> _idle.Idle:
         """One idle update of a clock, at the learning rate of now."""
         rule, optimizer = self.slots.rule, self.slots.optimizer

@@ -151,8 +151,9 @@ def _walk(
     use_xla = _compile.wants_xla(optimizer.jit_compile, model, leaves)
     if group_size > 1 and not model.jit_compile:
         _watch.watch_groups(model, group_size, num_examples)
-    if use_xla and update.plan.refusals and _lowering.is_on():
-        _watch.warn_once(model, "tables", _messages.whole(update.plan.refusals))
+    warning = update.plan.warning()
+    if warning is not None and use_xla and _lowering.is_on():
+        _watch.warn_once(model, "tables", warning)
     order = []
     if optimizer.order == "reshuffle":
         counter = _keras.raw_iterations(optimizer).value

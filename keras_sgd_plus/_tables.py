@@ -179,7 +179,8 @@ class Tables:
         decays, dtype = self.plan.kinds[c]
         found = self.clocks[c].since(self._times[c], last)
         columns = _idle.Idle(*(tf.cast(each, dtype)[:, None] for each in found))
-        return columns if decays else columns._replace(weight=None)
+        weight = columns.weight if decays else None
+        return _idle.Idle(weight, columns.carried, columns.velocity)
 
 
 class _Active(threading.local):

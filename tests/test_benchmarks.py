@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import measuring, record, replicas, speed, targets
+from benchmarks import embeddings, growth, measuring, record, replicas, speed, targets
 from benchmarks.worker import Peer, Worker
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -116,3 +116,12 @@ def test_the_tables_of_replicas_are_those_of_the_results() -> None:
     assert min(times, key=lambda r: times[r]) == 4
     times = {r: replicas.on_paper(results, 2_000, r) for r in replicas.FAR}
     assert min(times, key=lambda r: times[r]) == 8
+
+
+def test_the_table_of_embeddings_is_that_of_the_results() -> None:
+    found = json.loads((record.RESULTS / "embeddings.json").read_text())["results"]
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
+    assert growth.table([measuring.Point(**point) for point in found]) in readme
+    for size, more in embeddings.grown(found).items():
+        assert more <= embeddings.BOUNDS[size]
+        assert f"{size:,} rows take {more:.1f} us/example more than 1,000" in readme

@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus, _arguments, _checks, _hook, _keras, _messages
-from tests import test_nonfinite, test_tables, test_replicas, test_resume, test_workers
+from tests import test_nonfinite, test_replicas, test_resume, test_workers
 from tests.cases import inverse_time
 from tests.twins import dense_data
 
@@ -1031,7 +1031,6 @@ ELSEWHERE = {
     "doubts": test_lonely_batch_normalization_warns_once,
     "missing_gradients": test_missing_gradients_warn_as_keras_does,
     "bypassed": test_bypassed,
-    "whole": test_tables.test_falls_back_and_says_so,
     "without_xla": test_refusal_of_xla_names_the_operation,
     "xla_reason": test_refusal_of_xla_names_the_operation,
     "many_signatures": test_many_signatures_warn_once,
