@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from keras import layers
 from benchmarks.compare import difference, snapshot
 from keras_sgd_plus import SGDPlus, _lowering, _plan
 from tests import hlo
+from tests.replicas import mirrored
 from tests.twins import assert_engaged, train_pair
 
 ROWS, WIDTH, LENGTH, UPDATES = 1_100, 8, 7, 500
@@ -210,18 +212,27 @@ def test_mixed_precision(tables: list[int], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _train(
-    model: Any, x: Any, y: Any, settings: dict[str, Any], scaled: bool = False
+    model: Any,
+    x: Any,
+    y: Any,
+    settings: dict[str, Any],
+    scaled: bool = False,
+    replicas: int = 1,
 ) -> Any:
     """Trains a copy with the same start; gives what it was and what it became."""
     keras.utils.set_random_seed(1)
-    model = model()
-    optimizer: Any = SGDPlus(**{"learning_rate": 0.05, "order": "given", **settings})
-    if scaled:
-        optimizer = keras.optimizers.LossScaleOptimizer(
-            optimizer, initial_scale=2.0**127, dynamic_growth_steps=40
-        )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss)
+    with contextlib.ExitStack() as stack:
+        if replicas > 1:
+            stack.enter_context(mirrored(replicas).scope())
+        model = model()
+        rate = {"learning_rate": 0.05, "order": "given"}
+        optimizer: Any = SGDPlus(**{**rate, **settings})
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, initial_scale=2.0**127, dynamic_growth_steps=40
+            )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss)
     before = snapshot(model)
     model.fit(x, y, batch_size=120, shuffle=False, verbose=0)
     return before, snapshot(model)
@@ -261,6 +272,12 @@ def test_loss_scale_that_overflows(
     """A skipped update is no update to the rows that wait, either."""
     arguments = (_bag, _ids(), _labels(), ALL)
     _assert_whole_is_same(tables, monkeypatch, *arguments, scaled=True)
+
+
+def test_replicas(tables: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each replica's rows are up to date when all are averaged."""
+    arguments = (_bag, _ids(), _labels(), ALL)
+    _assert_whole_is_same(tables, monkeypatch, *arguments, replicas=2)
 
 
 def _weighted_inputs(bad: tuple[int, ...]) -> Any:
