@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -435,12 +432,6 @@ def test_not_where_it_does_not_help(settings: Any, tables: list[int]) -> None:
         warnings.simplefilter("error")
         _train(_bag, _ids(), _labels(), settings)
     assert len(tables) == (0 if settings["momentum"] == 0 else 1)
-
-
-@pytest.mark.slow
-def test_example() -> None:
-    path = Path(__file__).parents[1] / "examples" / "large_vocabulary.py"
-    subprocess.run([sys.executable, str(path)], check=True)
 
 
 @pytest.mark.parametrize("rows", [2_000, 100_000])
