@@ -12,6 +12,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["large_vocabulary", "textbook_sgd"])
+@pytest.mark.parametrize(
+    "name",
+    ["custom_train_step", "large_vocabulary", "sklearn_pipeline", "textbook_sgd"],
+)
 def test_example(name: str) -> None:
     subprocess.run([sys.executable, str(EXAMPLES / f"{name}.py")], check=True)
