@@ -111,6 +111,8 @@ class Update:
             if self.carry.trainable:
                 readers = _kernel.Readers() if lowered else None
                 gradients = scope.gradients(tape, scaled)
+            if tables is not None:
+                tables.check(scope, self._by_slot(gradients))
             if faults is not None:
                 # A gradient that is too large for loss scaling is Keras's to skip.
                 looked_at = gradients if self.outer is self.optimizer else []
@@ -204,11 +206,13 @@ class Update:
                 scope.add_update(pair)
         self.slots.write(scope, state)
 
+    def _by_slot(self, gradients: list[Any]) -> dict[int, Any]:
+        return dict(zip(self.index, gradients, strict=True))
+
     def _check_tables(
         self, scope: Scope, gradients: list[Any], tables: Any, taken: dict[int, Any]
     ) -> None:
         # Before the choices of the guard, after everything that looks at variables.
         if tables is not None:
-            pairs = zip(self.index, gradients, strict=True)
-            tables.check(scope, dict(pairs))
+            tables.check(scope, self._by_slot(gradients))
         self.plan.welcome(taken, gradients, self.carry.trainable)

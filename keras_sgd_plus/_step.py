@@ -25,7 +25,7 @@ from keras_sgd_plus import (
 )
 from keras_sgd_plus._state import Carry
 
-_MAX_TRACES = 5  # a trace may find what the next one has to know
+_MAX_TRACES = 7  # a trace may find what the next one has to know
 
 # Compiled steps of callers outside tf.function: model -> optimizer -> (state, step).
 # Keys are weak and steps hold weak references, so nothing is kept alive; it is not on

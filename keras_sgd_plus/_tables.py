@@ -23,6 +23,10 @@ from keras_sgd_plus._plan import Plan, State, Whole, is_large
 from keras_sgd_plus._rows import Table
 from keras_sgd_plus._state import Scope
 
+_OTHERWISE = (
+    "the model, a regularizer or a loss uses it in another way than by keras.ops.take"
+)
+
 
 class Tables:
     """The tables of a plan while one update is traced.
@@ -93,7 +97,10 @@ class Tables:
             return None
         (k,) = found
         num_rows, width = variable.shape
-        ids = tf.cast(tf.where(indices < 0, indices + num_rows, indices), tf.int32)
+        ids = tf.cast(indices, tf.int64)
+        ids = tf.where(ids < 0, ids + num_rows, ids)
+        # Out of range stays so, and fits.
+        ids = tf.cast(tf.clip_by_value(ids, -1, num_rows), tf.int32)
         flat = _rows.fetched(self._tables[k], tf.reshape(ids, (-1,)))
         rows = _rows.read(self._tables[k], flat, lambda last: self._since(k, last))
         rows = scope.leaf(variable, flat, rows)
@@ -103,17 +110,18 @@ class Tables:
         return tf.cast(tf.reshape(rows, shape), variable.dtype)  # of an autocast scope
 
     def check(self, scope: Scope, gradients: dict[int, Any]) -> None:
-        """Raises `Whole` for tables that were read otherwise, or have no gradient."""
+        """Raises `Whole` for tables that were read otherwise, or have no gradient.
+
+        Called before the step, and at the end of the update, when all reads are known.
+        """
         found: dict[int, str | None] = {}
         for place, shown in zip(self.plan.places, self._shown, strict=True):
             variable, gradient = place.variable, gradients[place.slot]
-            if scope.get_current_value(variable) is not shown or shown.consumers():
-                found[id(variable)] = (
-                    "the model, a regularizer or a loss uses it in another way than "
-                    "by keras.ops.take"
-                )
+            is_read = scope.get_current_value(variable) is not shown
+            if is_read or shown.consumers():
+                found[id(variable)] = _OTHERWISE
             elif not isinstance(gradient, tf.IndexedSlices):
-                found[id(variable)] = ""
+                found[id(variable)] = "" if gradient is None else _OTHERWISE
             elif 2 * (gradient.indices.shape[0] or 0) >= variable.shape[0]:
                 found[id(variable)] = ""  # as much work in parts as on the whole
         if found:
@@ -214,7 +222,10 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     here = _active.looking_up
     if here is None or axis != 0 or not isinstance(x, keras.Variable):
         return None
-    if not isinstance(indices, tf.Tensor) or not indices.dtype.is_integer:
+    if isinstance(indices, (tf.SparseTensor, tf.RaggedTensor)):
+        return None
+    indices = tf.convert_to_tensor(indices)
+    if not indices.dtype.is_integer:
         return None
     rows = None
     if here.tables is not None:

@@ -384,6 +384,48 @@ def _tied() -> keras.Model:
     return keras.Model(inputs, _Tied()(inputs))
 
 
+class _Projection(layers.Layer):
+    """The rows are looked at as a whole, and never looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = _embedding()
+
+    def build(self, shape: Any) -> None:
+        self.table.build()
+
+    def call(self, ids: Any) -> Any:
+        rows = keras.ops.one_hot(ids, ROWS)
+        return keras.ops.mean(keras.ops.matmul(rows, self.table.embeddings), axis=1)
+
+
+def _projection() -> keras.Model:
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    return keras.Model(inputs, layers.Dense(4)(_Projection()(inputs)))
+
+
+class _Branch(layers.Layer):
+    """Looks up in a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = _embedding()
+
+    def build(self, shape: Any) -> None:
+        self.table.build()
+
+    def call(self, ids: Any) -> Any:
+        def rows() -> Any:
+            return keras.ops.mean(self.table(ids), axis=1)
+
+        return keras.ops.cond(ids[0, 0] % 2 == 0, rows, lambda: 2 * rows())
+
+
+def _branch() -> keras.Model:
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    return keras.Model(inputs, layers.Dense(4)(_Branch()(inputs)))
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "named"),
     [
@@ -392,6 +434,8 @@ def _tied() -> keras.Model:
         (_constrained, {}, "constraint"),
         (_regularized, {}, "regularizer"),
         (_tied, {}, "another way"),
+        (_projection, {}, "another way"),
+        (_branch, {}, "another way"),
     ],
 )
 @pytest.mark.filterwarnings("default:With momentum or weight decay")
@@ -413,6 +457,38 @@ def test_falls_back_and_says_so(
     assert named in text and f"({ROWS}, {WIDTH})" in text
     assert engagements
     # A first trace may find it out; the one that is run has no table in parts.
+    assert pair.difference().relative <= 1e-5
+
+
+class _Stopped(layers.Layer):
+    """Looks up rows that get no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = _embedding()
+
+    def call(self, ids: Any) -> Any:
+        return keras.ops.stop_gradient(keras.ops.mean(self.table(ids), axis=1))
+
+
+def _stopped() -> keras.Model:
+    inputs = keras.Input((LENGTH,), dtype="int32")
+    both = [layer(inputs) for layer in (_Stopped(), _Lookup())]
+    return keras.Model(inputs, layers.Dense(4)(layers.Concatenate()(both)))
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_table_without_gradient_stays(tables: list[int]) -> None:
+    """As in Keras, where not even weight decay moves it; the other one is moved."""
+    loss = keras.losses.SparseCategoricalCrossentropy
+    pair = train_pair(
+        _stopped,
+        _ids(60).astype("int64"),
+        _labels(60),
+        sgd={"learning_rate": 0.05, **MOMENTUM},
+        compile=lambda: {"loss": loss(from_logits=True)},
+    )
+    assert tables[-1] == 1
     assert pair.difference().relative <= 1e-5
 
 
