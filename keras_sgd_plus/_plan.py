@@ -165,7 +165,8 @@ class Plan:
 
 def _embeddings(model: Any) -> list[Any]:
     layers = [e for e in _keras.layers(model) if isinstance(e, keras.layers.Embedding)]
-    return [v for layer in layers for v in layer.trainable_variables]
+    tables = [layer.embeddings for layer in layers if layer.built]
+    return [v for v in tables if isinstance(v, keras.Variable)]  # not sums of LoRA
 
 
 def is_large(variable: Any) -> bool:
