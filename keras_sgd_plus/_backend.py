@@ -115,10 +115,6 @@ def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) 
     return tf.where(kept, scaled, tf.zeros_like(scaled))
 
 
-def _take(x: Any, indices: Any, axis: int | None = None) -> Any:
-    return _tables.take(x, indices, axis)
-
-
 LOWERINGS = {
     "conv": _conv,
     "max_pool": _max_pool,
@@ -128,5 +124,5 @@ LOWERINGS = {
     "add": _add,
     "matmul": _matmul,
     "dropout": _dropout,
-    "take": _take,
+    "take": _tables.take,
 }

@@ -111,8 +111,9 @@ class Update:
             if self.carry.trainable:
                 readers = _kernel.Readers() if lowered else None
                 gradients = scope.gradients(tape, scaled)
+            by_slot = dict(zip(self.index, gradients, strict=True)) if gradients else {}
             if tables is not None:
-                tables.check(scope, self._by_slot(gradients))
+                tables.check(scope, by_slot)
             if faults is not None:
                 # A gradient that is too large for loss scaling is Keras's to skip.
                 looked_at = gradients if self.outer is self.optimizer else []
@@ -126,8 +127,10 @@ class Update:
             new = scope.values(self.carry.variables)
         if scope.undeclared:
             raise UndeclaredState(list(scope.undeclared.values()))
+        if tables is not None:  # once more, for what `compute_metrics` looked at
+            tables.check(scope, by_slot)
         if lowered:
-            self._check_tables(scope, gradients, tables, looked_up.taken)
+            self.plan.welcome(looked_up.taken, by_slot)
         if guard is not None:
             new = guard.choose(self.carry.variables, new, values)
         self.changed |= {
@@ -205,14 +208,3 @@ class Update:
             for pair in zip(variables, loss_scale, strict=True):
                 scope.add_update(pair)
         self.slots.write(scope, state)
-
-    def _by_slot(self, gradients: list[Any]) -> dict[int, Any]:
-        return dict(zip(self.index, gradients, strict=True))
-
-    def _check_tables(
-        self, scope: Scope, gradients: list[Any], tables: Any, taken: dict[int, Any]
-    ) -> None:
-        # Before the choices of the guard, after everything that looks at variables.
-        if tables is not None:
-            tables.check(scope, self._by_slot(gradients))
-        self.plan.welcome(taken, gradients, self.carry.trainable)

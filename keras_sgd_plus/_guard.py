@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _keras
+from keras_sgd_plus import _keras, _update
 from keras_sgd_plus._nonfinite import NONE, Faults
 
 
@@ -88,7 +88,6 @@ class Guard:
     def _masked(self, gradient: Any) -> Any:
         if gradient is None:
             return None
-        if isinstance(gradient, tf.IndexedSlices):
-            values = self._masked(gradient.values)
-            return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-        return tf.where(self.bad, tf.zeros_like(gradient), gradient)
+        return _update.entrywise(
+            gradient, lambda v: tf.where(self.bad, tf.zeros_like(v), v)
+        )

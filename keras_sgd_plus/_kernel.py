@@ -63,7 +63,7 @@ class Readers:
         ]
         if not found:
             return learning_rate
-        return tf.where(_lowering.never(), tf.add_n(found), learning_rate)
+        return _lowering.after(tf.add_n(found), learning_rate)
 
     def _products(self, tensor: Any) -> list[Any]:
         outputs = []

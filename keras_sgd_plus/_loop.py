@@ -71,18 +71,15 @@ def walk(
     plan = update.plan if lowered and update.plan.places else None
     clocks = [] if plan is None else plan.clocks(_examples.count(leaves[0]) // size)
 
-    def tables_of(state: Any, values: Values) -> _tables.Tables | None:
-        return None if plan is None else _tables.Tables(plan, clocks, state, values)
-
     def body_fn(
-        i: Any, values: Values, logs: Logs, faults: Any, fence: Any, rows: Any
+        i: Any, values: Values, logs: Logs, faults: Any, fence: Any, behind: Any
     ) -> Any:
         positions = i * size + tf.range(size, dtype=tf.int32)
         if order is not None:
             positions = tf.gather(order, positions)
         group = [_examples.take(leaf, positions) for leaf in leaves]
         with _lowering.active(one) if lowered else contextlib.nullcontext():
-            tables = tables_of(rows, values)
+            tables = plan and _tables.Tables(plan, clocks, behind, values)
             values, (logs, faults) = walk_group(
                 update, values, group, positions, logs, faults, lowered, tables
             )
@@ -90,8 +87,8 @@ def walk(
             graph = tf.compat.v1.get_default_graph()
             update.compiles = _xla.surely_takes(graph)
             fence = _kernel.fenced(graph, fence, i)
-        rows = () if tables is None else tables.state
-        return i + 1, values, logs, faults, fence, rows
+        behind = () if tables is None else tables.state
+        return i + 1, values, logs, faults, fence, behind
 
     logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
     start = update.swapped(values) if lowered else list(values)
@@ -99,16 +96,16 @@ def walk(
     if is_halted is not None:
         rows = 2 if update.raises else _examples.count(leaves[0]) // size + 2
         faults = update.no_faults(values, rows, is_halted)
-    rows = () if plan is None else plan.start(clocks)
-    _, values, logs, faults, fence, rows = tf.while_loop(
+    behind = () if plan is None else plan.start(clocks)
+    _, values, logs, faults, fence, behind = tf.while_loop(
         cond_fn,
         body_fn,
-        (tf.constant(0), start, logs, faults, _kernel.new_fence(), rows),
+        (tf.constant(0), start, logs, faults, _kernel.new_fence(), behind),
         parallel_iterations=1,
     )
     if plan is not None:
         with _lowering.active(one):
-            tables = _tables.Tables(plan, clocks, rows, values)
+            tables = _tables.Tables(plan, clocks, behind, values)
             tables.finish()
             values = tables.carried(values)
     values = update.swapped(values) if lowered else values

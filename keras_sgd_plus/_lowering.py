@@ -62,6 +62,11 @@ def never() -> Any:
     return _scope.one < 1
 
 
+def after(seen: Any, value: Any) -> Any:
+    """`value`, which XLA cannot compute before `seen`: a choice that never falls."""
+    return tf.where(never(), tf.cast(seen, value.dtype), value)
+
+
 def is_below_one(i: Any) -> Any:
     """`i < 1`, unknown to the compiler."""
     return i < _scope.one

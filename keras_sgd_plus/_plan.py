@@ -19,8 +19,8 @@ from keras_sgd_plus._state import Carry, Slots
 MIN_ENTRIES = 8_192  # of a table; smaller ones are moved as a whole
 
 
-class Whole(Exception):
-    """A trace found that tables have to be moved as a whole, or need not be.
+class Replan(Exception):
+    """A trace found tables that have to be moved as a whole, or need not be.
 
     Args:
         reasons: per variable why it must be whole; None where it may be in parts.
@@ -71,20 +71,17 @@ class Plan:
         self.places: list[Place] = []
         tables = {id(v) for v in _embeddings(model)}
         for slot, variable in enumerate(slots.weights):
-            decays = rule.weight_decay is not None and rule.decays[slot]
-            moves = rule.momentum or decays
-            if id(variable) not in trainable or not (moves and is_large(variable)):
+            if id(variable) not in trainable or not is_large(variable):
                 continue
-            # Found to be a table, or to be one that must be whole; or not known yet.
-            found = known.get(id(variable), None)
-            if id(variable) not in tables and id(variable) not in known:
+            if id(variable) not in tables | known.keys() or not _moves(rule, slot):
                 continue
+            found = known.get(id(variable))
             reason = found if found is not None else _refusal(rule, slot, variable)
             if reason is not None:
                 if reason:
                     self.refusals.append((variable, reason))
                 continue
-            kind = (decays, variable.dtype)
+            kind = (rule.decay(slot) is not None, variable.dtype)
             if kind not in kinds:
                 kinds.append(kind)
             velocity = slots.velocities[slot]
@@ -99,24 +96,22 @@ class Plan:
             )
         self.kinds = kinds
 
-    def welcome(
-        self, taken: dict[int, Any], gradients: Sequence[Any], variables: Sequence[Any]
-    ) -> None:
-        """Raises `Whole` for variables that turn out to be tables."""
-        new: dict[int, str | None] = {
-            id(v): None
-            for g, v in zip(gradients, variables, strict=True)
-            if id(v) in taken and id(v) not in self.known
-            if isinstance(g, tf.IndexedSlices) and self._moves(v)
-        }
-        if new:
-            raise Whole(new)
+    def welcome(self, taken: dict[int, Any], gradients: dict[int, Any]) -> None:
+        """Raises `Replan` for variables that turn out to be tables.
 
-    def _moves(self, variable: Any) -> bool:
-        rule, slots = self.slots.rule, self.slots
-        slot = next(i for i, v in enumerate(slots.weights) if v is variable)
-        decays = rule.weight_decay is not None and rule.decays[slot]
-        return bool(rule.momentum or decays) and _refusal(rule, slot, variable) is None
+        Args:
+            taken: the variables that were looked up and are no tables, by id.
+            gradients: by slot.
+        """
+        rule, new = self.slots.rule, {}
+        for slot, gradient in gradients.items():
+            variable = self.slots.weights[slot]
+            is_new = id(variable) in taken and id(variable) not in self.known
+            if is_new and isinstance(gradient, tf.IndexedSlices):
+                if _moves(rule, slot) and _refusal(rule, slot, variable) is None:
+                    new[id(variable)] = None
+        if new:
+            raise Replan(new)
 
     def warning(self) -> str | None:
         """What to say of tables that are moved as a whole, if there are any."""
@@ -173,6 +168,11 @@ def is_large(variable: Any) -> bool:
     """Whether a variable has the size and shape of a table."""
     shape = variable.shape
     return len(shape) == 2 and shape[0] * shape[1] >= MIN_ENTRIES
+
+
+def _moves(rule: Any, slot: int) -> bool:
+    # Whether an update moves rows without a gradient.
+    return bool(rule.momentum) or rule.decay(slot) is not None
 
 
 def _refusal(rule: Any, slot: int, variable: Any) -> str | None:

@@ -41,7 +41,7 @@ def fetched(table: Table, ids: Any) -> Any:
     tables = [t for t in table[:2] if t is not None]
 
     def body(r: Any, total: Any) -> Any:
-        at = tf.gather(ids, tf.reshape(r, (1,)))
+        at = _one(ids, r)
         parts = [tf.cast(tf.gather(table.last, at), total.dtype)]
         for each in tables:
             step = _LINE // each.dtype.size
@@ -51,7 +51,7 @@ def fetched(table: Table, ids: Any) -> Any:
         return r + 1, total + tf.add_n(parts)
 
     (total,) = _for_each(ids, body, tf.zeros((1,), tables[0].dtype))
-    return tf.where(_lowering.never(), tf.cast(total, tf.int32), ids)
+    return _lowering.after(total, ids)
 
 
 def read(table: Table, ids: Any, since: Since) -> Any:
@@ -59,7 +59,7 @@ def read(table: Table, ids: Any, since: Since) -> Any:
     width = table.weight.shape[1]
 
     def body(r: Any, rows: Any) -> Any:
-        at = tf.gather(ids, tf.reshape(r, (1,)))
+        at = _one(ids, r)
         weight, velocity = (t if t is None else tf.gather(t, at) for t in table[:2])
         row = _moved(since(tf.gather(table.last, at)), weight, velocity)
         return r + 1, put(rows, tf.stack([r, 0]), row)
@@ -86,9 +86,9 @@ def move(
 
     def body(r: Any, *old: Any) -> Any:
         weights, velocities, last = old[0], old[1:-1], old[-1]
-        at = tf.gather(ids, tf.reshape(r, (1,)))
+        at = _one(ids, r)
         start, hidden = tf.stack([at[0], 0]), at * _lowering.one()
-        due = tf.gather(change, tf.reshape(r, (1,)))
+        due = _one(change, r)
         before = tf.gather(last, at)
         idle = since(before)
         velocity = tf.gather(velocities[0], at) if velocities else None
@@ -96,12 +96,11 @@ def move(
         new = [put(weights, start, row - factor * due)]
         seen = tf.gather(new[0], hidden)
         if velocities:
-            row = tf.where(_lowering.never(), seen, idle.velocity * velocity - due)
+            row = _lowering.after(seen, idle.velocity * velocity - due)
             new.append(put(velocities[0], start, row))
             seen = tf.gather(new[1], hidden)
-        after = tf.maximum(before, number)
-        after = tf.where(_lowering.never(), tf.cast(seen[0, :1], tf.int32), after)
-        return r + 1, *new, put(last, at, after)
+        now = _lowering.after(seen[0, :1], tf.maximum(before, number))
+        return r + 1, *new, put(last, at, now)
 
     return _table(_for_each(ids, body, *(t for t in table if t is not None)))
 
@@ -124,11 +123,15 @@ def finish(table: Table, since: Since, number: Any) -> Table:
         if not velocities:
             return i + 1, weights
         seen = tf.gather(weights, start[:1] * _lowering.one())
-        rows = tf.where(_lowering.never(), seen, idle.velocity * velocity[0])
+        rows = _lowering.after(seen, idle.velocity * velocity[0])
         return i + 1, weights, put(velocities[0], start, rows)
 
     old = [t for t in table[:2] if t is not None]
     return _table([*_loop(-(-num_rows // size), body, *old), table.last])
+
+
+def _one(tensor: Any, r: Any) -> Any:
+    return tf.gather(tensor, tf.reshape(r, (1,)))  # a slice would fix r for XLA
 
 
 def _moved(idle: Idle, weight: Any, velocity: Any) -> Any:

@@ -88,7 +88,7 @@ def _run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
         except _group.UndeclaredState as found:
             extras.update({id(v): v for v in found.variables})
             continue
-        except _plan.Whole as found:
+        except _plan.Replan as found:
             known.update(found.reasons)
             continue
         except ValueError as error:

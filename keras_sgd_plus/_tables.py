@@ -6,7 +6,7 @@ rows that its examples look up, each together with the updates that it has misse
 every row at once gives, up to rounding.
 
 Looking rows up goes through `keras.ops.take`, which asks `take` while a loop is traced.
-A table that is read in any other way has to be complete at each update: `Whole`.
+A table that is read in any other way has to be complete at each update: `Replan`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from keras_sgd_plus import _idle, _rows
-from keras_sgd_plus._plan import Plan, State, Whole, is_large
+from keras_sgd_plus._plan import Plan, Replan, State, is_large
 from keras_sgd_plus._rows import Table
 from keras_sgd_plus._state import Scope
 
@@ -110,7 +110,7 @@ class Tables:
         return tf.cast(tf.reshape(rows, shape), variable.dtype)  # of an autocast scope
 
     def check(self, scope: Scope, gradients: dict[int, Any]) -> None:
-        """Raises `Whole` for tables that were read otherwise, or have no gradient.
+        """Raises `Replan` for tables that were read otherwise, or have no gradient.
 
         Called before the step, and at the end of the update, when all reads are known.
         """
@@ -125,7 +125,7 @@ class Tables:
             elif 2 * (gradient.indices.shape[0] or 0) >= variable.shape[0]:
                 found[id(variable)] = ""  # as much work in parts as on the whole
         if found:
-            raise Whole(found)
+            raise Replan(found)
 
     def hold(self, is_held: Any) -> None:
         """Makes the next step change nothing where `is_held`, () bool."""

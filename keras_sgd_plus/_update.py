@@ -37,6 +37,10 @@ class Rule:
     overwrites: tuple[bool, ...]  # `overwrite_with_gradient` (float8 scales)
     constraints: tuple[Callable[[Tensor], Tensor] | None, ...]
 
+    def decay(self, index: int) -> float | None:
+        """The weight decay of a variable."""
+        return self.weight_decay if self.decays[index] else None
+
 
 class State(NamedTuple):
     """Weights and optimizer state; each list has an entry per trainable variable."""
@@ -99,7 +103,7 @@ def apply_gradients(
         picked = [gradients[i] for i in stepped]
         if rule.loss_scale_factor is not None:
             factor = rule.loss_scale_factor
-            picked = [_entries(g, lambda v: v / factor) for g in picked]
+            picked = [entrywise(g, lambda v: v / factor) for g in picked]
         # 3. Accumulate; the rest of an update happens every accumulation_steps.
         if is_update is not None:
             for gradient, i in zip(picked, stepped, strict=True):
@@ -154,8 +158,7 @@ def apply_scaled_gradients(
     counter, scale = loss_scale
     present = [g for g in gradients if g is not None]
     # Rows without a gradient are zeros, and finite.
-    entries = [g.values if isinstance(g, tf.IndexedSlices) else g for g in present]
-    finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in entries]))
+    finite = ops.all(ops.stack([ops.all(ops.isfinite(_values(g))) for g in present]))
     unscaled = [
         g if g is None or overwrites else ops.divide(g, scale)
         for g, overwrites in zip(gradients, rule.overwrites, strict=True)
@@ -181,14 +184,11 @@ def clip(rule: Rule, gradients: list[Tensor]) -> list[Tensor]:
         return [tf.clip_by_norm(g, rule.clipnorm) for g in gradients]
     if rule.global_clipnorm and rule.global_clipnorm > 0:
         limit = rule.global_clipnorm
-        squares = [
-            ops.sum(ops.square(g.values if isinstance(g, tf.IndexedSlices) else g))
-            for g in gradients
-        ]
+        squares = [ops.sum(ops.square(_values(g))) for g in gradients]
         norm = ops.sqrt(ops.sum(ops.stack(squares)))
         # The added zero turns NaN where the norm is not finite, as in Keras.
         scale = limit * ops.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
-        return [_entries(g, lambda v: v * scale) for g in gradients]
+        return [entrywise(g, lambda v: v * scale) for g in gradients]
     if rule.clipvalue and rule.clipvalue > 0:
         return [ops.clip(g, -rule.clipvalue, rule.clipvalue) for g in gradients]
     return gradients
@@ -211,8 +211,9 @@ def step(
     Both stay as they are unless it applies, () bool, but for what is scattered.
     """
     before, lr = weight, tf.cast(learning_rate, weight.dtype)
-    if rule.weight_decay is not None and rule.decays[index]:
-        weight = weight - weight * tf.cast(rule.weight_decay, weight.dtype) * lr
+    decay = rule.decay(index)
+    if decay is not None:
+        weight = weight - weight * tf.cast(decay, weight.dtype) * lr
     change = ops.multiply(ops.cast(gradient, weight.dtype), lr)
     if velocity is None:
         if isinstance(change, tf.IndexedSlices):
@@ -271,12 +272,16 @@ def _overwritten(
     )
 
 
-def _entries(gradient: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    # An entrywise function that leaves zero alone, also of what is sparse.
+def entrywise(gradient: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """A function that leaves zero alone, of each entry; also of what is sparse."""
     if not isinstance(gradient, tf.IndexedSlices):
         return function(gradient)
     values = function(gradient.values)
     return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+
+
+def _values(gradient: Tensor) -> Tensor:
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
 def _both(one: Tensor | None, other: Tensor | None) -> Any:

@@ -58,10 +58,8 @@ def is_tracing() -> bool:
 def surely_takes(graph: Any) -> bool:
     """Whether XLA:CPU is known to take a graph; False says nothing.
 
-    A loop is taken if its name has `TAKEN` in it.
-
     Every shape is known while tracing, and what XLA has to know while compiling comes
-    from constants and shapes.
+    from constants and shapes. A loop with `TAKEN` in its name is taken.
     """
     return all(
         (op.type in _OPERATIONS or TAKEN in op.name)

@@ -74,7 +74,7 @@ ALLOWED = {
     },
     "_train_function": {"_ledger", "_strategy"},
     "_ledger": {"_messages", "_nonfinite", "_strategy", "_xla"},
-    "_guard": {"_keras", "_nonfinite"},
+    "_guard": {"_keras", "_nonfinite", "_update"},
     "_nonfinite": set(),
     "_loop": {
         "_examples",

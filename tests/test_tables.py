@@ -76,9 +76,14 @@ def _masked() -> keras.Model:
     return keras.Sequential([keras.Input((LENGTH,), dtype="int32"), *stack])
 
 
-def _nested() -> keras.Model:
+def _headed(layer: Any) -> keras.Model:
+    """A layer on ids, and a Dense one."""
     inputs = keras.Input((LENGTH,), dtype="int32")
-    return keras.Model(inputs, layers.Dense(4)(_bag()(inputs)))
+    return keras.Model(inputs, layers.Dense(4)(layer(inputs)))
+
+
+def _nested() -> keras.Model:
+    return _headed(_bag())
 
 
 class _Lookup(layers.Layer):
@@ -92,16 +97,22 @@ class _Lookup(layers.Layer):
 
 
 def _own_layer() -> keras.Model:
-    inputs = keras.Input((LENGTH,), dtype="int32")
-    return keras.Model(inputs, layers.Dense(4)(_Lookup()(inputs)))
+    return _headed(_Lookup())
 
 
-class _Chosen(layers.Layer):
-    """Looks up ids that depend on rows of the same table."""
+class _WithTable(layers.Layer):
+    """A layer with an Embedding in it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = _embedding()
+
+    def build(self, shape: Any) -> None:
+        self.table.build()
+
+
+class _Chosen(_WithTable):
+    """Looks up ids that depend on rows of the same table."""
 
     def call(self, ids: Any) -> Any:
         rows = self.table(ids)
@@ -110,8 +121,7 @@ class _Chosen(layers.Layer):
 
 
 def _chosen() -> keras.Model:
-    inputs = keras.Input((LENGTH,), dtype="int32")
-    return keras.Model(inputs, layers.Dense(4)(_Chosen()(inputs)))
+    return _headed(_Chosen())
 
 
 MOMENTUM = {"momentum": 0.9}
@@ -367,12 +377,8 @@ def _constrained() -> keras.Model:
     return _bag(embeddings_constraint="max_norm")
 
 
-class _Tied(layers.Layer):
+class _Tied(_WithTable):
     """Rows on the way in, the whole table on the way out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = _embedding()
 
     def call(self, ids: Any) -> Any:
         mean = keras.ops.mean(self.table(ids), axis=1)
@@ -384,15 +390,8 @@ def _tied() -> keras.Model:
     return keras.Model(inputs, _Tied()(inputs))
 
 
-class _Projection(layers.Layer):
+class _Projection(_WithTable):
     """The rows are looked at as a whole, and never looked up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = _embedding()
-
-    def build(self, shape: Any) -> None:
-        self.table.build()
 
     def call(self, ids: Any) -> Any:
         rows = keras.ops.one_hot(ids, ROWS)
@@ -400,19 +399,11 @@ class _Projection(layers.Layer):
 
 
 def _projection() -> keras.Model:
-    inputs = keras.Input((LENGTH,), dtype="int32")
-    return keras.Model(inputs, layers.Dense(4)(_Projection()(inputs)))
+    return _headed(_Projection())
 
 
-class _Branch(layers.Layer):
+class _Branch(_WithTable):
     """Looks up in a branch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = _embedding()
-
-    def build(self, shape: Any) -> None:
-        self.table.build()
 
     def call(self, ids: Any) -> Any:
         def rows() -> Any:
@@ -422,8 +413,7 @@ class _Branch(layers.Layer):
 
 
 def _branch() -> keras.Model:
-    inputs = keras.Input((LENGTH,), dtype="int32")
-    return keras.Model(inputs, layers.Dense(4)(_Branch()(inputs)))
+    return _headed(_Branch())
 
 
 @pytest.mark.parametrize(
@@ -460,12 +450,8 @@ def test_falls_back_and_says_so(
     assert pair.difference().relative <= 1e-5
 
 
-class _Stopped(layers.Layer):
+class _Stopped(_WithTable):
     """Looks up rows that get no gradient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = _embedding()
 
     def call(self, ids: Any) -> Any:
         return keras.ops.stop_gradient(keras.ops.mean(self.table(ids), axis=1))
