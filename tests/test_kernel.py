@@ -31,7 +31,6 @@ def _products(function: Any, *shapes: tuple[int, ...]) -> int:
         (lambda a, b: tf.einsum("ab,bc->ac", a, b), [(1, 5), (5, 6)], 0),
         (tf.add, [(400, 500), (400, 500)], 0),
     ],
-    ids=str,
 )
 def test_products(function: Any, shapes: Any, expected: int) -> None:
     assert _products(function, *shapes) == expected
