@@ -18,6 +18,10 @@ COMMANDS = (
     "nonfinite",
     "replicas",
     "embeddings",
+    "accuracy",
+    "robustness",
+    "order",
+    "linear",
     "figures",
 )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import record
+from benchmarks.canvas import bare, save
 from benchmarks.targets import LOOP, REFERENCE
 
-FIGURES = record.RESULTS.parent / "figures"
 _PANELS = {  # curve -> title, label of the horizontal axis, of the vertical one
     "parameters": ("Network", "parameters", "us/example"),
     "batch_size": ("Batch, through fit", "examples per batch", "us/example"),
@@ -52,8 +53,8 @@ def speed(rows: list[dict[str, Any]]) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("microseconds per example; 'batch 32' makes one update in 32")
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, "speed")
+    bare(axes)
+    save(figure, "speed")
 
 
 def growth(points: list[dict[str, Any]]) -> None:
@@ -71,9 +72,9 @@ def growth(points: list[dict[str, Any]]) -> None:
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         axes.set(xscale="log", yscale="log")
         axes.legend(fontsize=7, frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
+        bare(axes)
     figure.tight_layout()
-    _save(figure, "growth")
+    save(figure, "growth")
 
 
 def replicas(results: dict[str, Any]) -> None:
@@ -106,10 +107,9 @@ def replicas(results: dict[str, Any]) -> None:
     paper.set(xlabel="workers", ylabel="seconds per epoch")
     paper.set_xticks(FAR, [str(r) for r in FAR])
     paper.legend(fontsize=7, frameon=False)
-    for axes in (by_epoch, by_time, paper):
-        axes.spines[["top", "right"]].set_visible(False)
+    bare(by_epoch, by_time, paper)
     figure.tight_layout()
-    _save(figure, "replicas")
+    save(figure, "replicas")
 
 
 def embeddings(points: list[dict[str, Any]]) -> None:
@@ -126,17 +126,9 @@ def embeddings(points: list[dict[str, Any]]) -> None:
     axes.set(xlabel="rows of the embedding table, 32 wide", ylabel="us/example")
     axes.set_title("20 ids per example, momentum 0.9, one update per example")
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    bare(axes)
     figure.tight_layout()
-    _save(figure, "embeddings")
-
-
-def _save(figure: Any, name: str) -> None:
-    FIGURES.mkdir(exist_ok=True)
-    # No date in it, and ids that do not change: the same results give the same file.
-    path = FIGURES / f"{name}.svg"
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
-    print(f"Written to {path.relative_to(FIGURES.parent.parent)}.")
+    save(figure, "embeddings")
 
 
 def draw(*names: str) -> None:
@@ -152,19 +144,28 @@ def draw(*names: str) -> None:
         path = record.RESULTS / f"{name}.json"
         if not path.exists():
             print(f"No figure of {name}: run `python -m benchmarks {name}` first.")
-        elif name == "speed":
-            speed(json.loads(path.read_text())["results"]["rows"])
         else:
-            drawing = {
-                "growth": growth,
-                "replicas": replicas,
-                "embeddings": embeddings,
-            }[name]
-            drawing(json.loads(path.read_text())["results"])
+            found = json.loads(path.read_text())["results"]
+            drawings()[name](found["rows"] if name == "speed" else found)
+
+
+def drawings() -> dict[str, Callable[[Any], None]]:
+    """What draws the results of a name."""
+    from benchmarks import curves  # it loads Keras, which other figures do not need
+
+    return {
+        "speed": speed,
+        "growth": growth,
+        "replicas": replicas,
+        "embeddings": embeddings,
+        "accuracy": curves.accuracy,
+        "robustness": curves.robustness,
+        "order": curves.order,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws all."""
     del arguments
-    draw("speed", "growth", "replicas", "embeddings")
+    draw(*drawings())
     return 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+_LIST = re.compile(r"\[[^][{}]*\]")  # of numbers or words: on one line
 _PACKAGES = ("tensorflow", "keras", "numpy", "jax", "optax", "torch", "scikit-learn")
 
 
@@ -45,7 +47,7 @@ def write(name: str, results: Any) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     text = json.dumps({"environment": environment(), "results": results}, indent=1)
-    path.write_text(text + "\n")
+    path.write_text(_LIST.sub(lambda found: " ".join(found[0].split()), text) + "\n")
     return path
 
 

@@ -1,0 +1,23 @@
+"""Where figures go, and how they are written so that the same results give one file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import record
+
+FIGURES = record.RESULTS.parent / "figures"
+
+
+def save(figure: Any, name: str) -> None:
+    """Writes `figures/<name>.svg`, with no date in it and ids that do not change."""
+    FIGURES.mkdir(exist_ok=True)
+    path = FIGURES / f"{name}.svg"
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    print(f"Written to {path.relative_to(FIGURES.parent.parent)}.")
+
+
+def bare(*panels: Any) -> None:
+    """Takes the upper and the right edge off axes."""
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,170 @@
+"""Figures of quality: against seconds, epochs, learning rates and orders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.canvas import bare, save
+from benchmarks.tasks import TASKS, Task
+
+# An arm has a colour, dashes and a mark of its own: it is told without colour, too.
+_STYLES = {
+    "SGDPlus": ("#1b6ca8", "-", "o"),
+    "SGDPlus, momentum 0.9": ("#1b6ca8", "--", "s"),
+    "SGDPlus, momentum 0.9, 4 per update": ("#4a9ad0", "-", "^"),
+    "SGDPlus, momentum 0.9, 16 per update": ("#4a9ad0", "--", "v"),
+    "Keras SGD, momentum 0.9, batch 32": ("#4d4d4d", ":", "D"),
+    "Keras SGD, momentum 0.9, batch 256": ("#9a9a9a", ":", "d"),
+    "Keras Adam, batch 32": ("#c1561a", "-.", "P"),
+    "Keras Adam, batch 256": ("#e0a06e", "-.", "X"),
+}
+_FIRST = (  # of the README's figure
+    "SGDPlus",
+    "SGDPlus, momentum 0.9, 4 per update",
+    "Keras SGD, momentum 0.9, batch 32",
+    "Keras Adam, batch 32",
+    "Keras Adam, batch 256",
+)
+Found = dict[str, Any]
+
+
+def _line(axes: Any, arm: str, found: Found, over: str) -> None:
+    """Mean over seeds, with the range of the seeds shaded."""
+    runs = [run for run in found["values"] if len(run) == len(found["values"][0])]
+    values = np.array(runs)
+    at = np.arange(1, values.shape[1] + 1, dtype="float64")
+    if over == "seconds":
+        at = np.mean([np.cumsum(run) for run in found["seconds"]], axis=0)
+    colour, dashes, mark = _STYLES[arm]
+    style: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": mark}
+    every = max(1, len(at) // 8)
+    axes.plot(at, values.mean(0), label=arm, markersize=4, markevery=every, **style)
+    axes.fill_between(at, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0)
+
+
+def _frame(axes: Any, task: Task, arms: dict[str, Found]) -> None:
+    """Cuts off what is worse than what every arm has left behind it in the end."""
+    ends = [np.mean(run[-3:]) for found in arms.values() for run in found["values"]]
+    starts = [run[0] for found in arms.values() for run in found["values"]]
+    if task.higher_is_better:
+        low = max(min(starts), max(ends) - 0.16)
+        axes.set_ylim(low, max(ends) + 0.01)
+    else:
+        room = max(ends) - min(ends)
+        axes.set_ylim(min(ends) - 0.1 * room, max(ends) + 1.0 * room)
+
+
+def accuracy(results: dict[str, Found]) -> None:
+    """A row per task: against seconds (compilation in them) and against epochs."""
+    import matplotlib.pyplot as plt
+
+    tasks = [name for name in TASKS if name in results]
+    figure, grid = plt.subplots(
+        len(tasks), 2, figsize=(11, 3.4 * len(tasks)), squeeze=False
+    )
+    for name, panels in zip(tasks, grid, strict=True):
+        task, arms = TASKS[name], results[name]["arms"]
+        for axes, over in zip(panels, ("seconds", "epochs"), strict=True):
+            for arm in _STYLES:
+                _line(axes, arm, arms[arm], over)
+            _frame(axes, task, {arm: arms[arm] for arm in _STYLES})
+            axes.set(xscale="log", ylabel=task.unit)
+        panels[0].set_xlabel("seconds since the call of fit, compilation included")
+        panels[1].set_xlabel("epochs")
+        panels[0].set_title(task.text, loc="left", fontsize=10)
+        bare(*panels)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="upper center", ncols=2, frameon=False, fontsize=9
+    )
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.33 / len(tasks)))
+    save(figure, "accuracy")
+    _first(results)
+
+
+def _first(results: dict[str, Found]) -> None:
+    """The README's figure: two tasks against seconds, a few arms."""
+    import matplotlib.pyplot as plt
+
+    names = [name for name in ("mlp", "cnn") if name in results]
+    figure, panels = plt.subplots(1, len(names), figsize=(10, 3.9), squeeze=False)
+    for axes, name in zip(panels[0], names, strict=True):
+        task, arms = TASKS[name], results[name]["arms"]
+        for arm in _FIRST:
+            _line(axes, arm, arms[arm], "seconds")
+        _frame(axes, task, {arm: arms[arm] for arm in _FIRST})
+        axes.set(xscale="log", ylabel=task.unit)
+        axes.set_xlabel("seconds since the call of fit, compilation included")
+        axes.set_title(task.text, fontsize=10)
+        bare(axes)
+    panels[0][-1].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.tight_layout()
+    save(figure, "first")
+
+
+def robustness(results: dict[str, Found]) -> None:
+    """Test accuracy against the learning rate, a line per size of update."""
+    import matplotlib.pyplot as plt
+
+    points: list[Found] = results["sweep"]  # type: ignore[assignment]
+    sizes = list(dict.fromkeys(p["size"] for p in points))
+    momenta = list(dict.fromkeys(p["momentum"] for p in points))
+    styles = dict(zip(sizes, (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))))  # noqa: B905
+    shades = dict(zip(sizes, ("#1b6ca8", "#4a9ad0", "#c1561a", "#4d4d4d")))  # noqa: B905
+    figure, panels = plt.subplots(1, len(momenta), figsize=(10, 3.9), sharey=True)
+    for axes, momentum in zip(panels, momenta, strict=True):
+        for size in sizes:
+            here = [p for p in points if (p["size"], p["momentum"]) == (size, momentum)]
+            rates = [p["rate"] for p in here]
+            values = np.array([p["values"] for p in here])
+            dashes, mark = styles[size]
+            label = f"{size} example{'s' * (size > 1)} per update"
+            axes.plot(
+                rates,
+                values.mean(1),
+                linestyle=dashes,
+                marker=mark,
+                markersize=4,
+                color=shades[size],
+                label=label,
+            )
+            axes.fill_between(
+                rates,
+                values.min(1),
+                values.max(1),
+                color=shades[size],
+                alpha=0.12,
+                lw=0,
+            )
+        axes.set(xscale="log", xlabel="learning rate (per update)")
+        axes.set_title(f"momentum {momentum:g}", fontsize=10)
+    panels[0].set_ylabel("test accuracy after 10 epochs")
+    panels[0].legend(frameon=False, fontsize=8)
+    bare(*panels)
+    figure.tight_layout()
+    save(figure, "robustness")
+
+
+def order(results: dict[str, list[list[float]]]) -> None:
+    """Test accuracy against epochs, a line per order."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.5, 4))
+    styles = (("-", "o", "#1b6ca8"), ("--", "s", "#4a9ad0"), (":", "D", "#c1561a"))
+    for (name, runs), (dashes, mark, colour) in zip(
+        results.items(), styles, strict=True
+    ):
+        values = np.array(runs)
+        epochs = range(1, values.shape[1] + 1)
+        line = {"linestyle": dashes, "marker": mark, "color": colour}
+        axes.plot(epochs, values.mean(0), label=name, markersize=4, **line)
+        axes.fill_between(
+            epochs, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0
+        )
+    axes.set(xlabel="epochs", ylabel="test accuracy", ylim=(0, 1))
+    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.55))
+    bare(axes)
+    figure.tight_layout()
+    save(figure, "order")

@@ -1,0 +1,80 @@
+"""Why SGD shuffles: the same examples sorted by class, shuffled once, and reshuffled.
+
+`python -m benchmarks order [--seeds 5]`: the MLP on MNIST, one update per image,
+learning rate 0.01, no momentum. The data are the same in all arms; only
+`fit(shuffle=...)`, `order` and how the rows lie differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from typing import Any
+
+import keras
+import numpy as np
+
+from benchmarks import figures, record
+from benchmarks.tasks import TASKS
+from keras_sgd_plus import SGDPlus
+
+EPOCHS = 12
+ORDERS = {  # how the rows lie, and whether fit shuffles
+    "reshuffled in every epoch": ("as they come", True),
+    "shuffled once": ("as they come", False),
+    "sorted by class": ("sorted", False),
+}
+
+
+def train(order: str, seed: int) -> list[float]:
+    """Test accuracy after each epoch."""
+    task = TASKS["mlp"]
+    (x, y), (x_test, y_test) = task.data().train, task.data().test
+    lie, shuffle = ORDERS[order]
+    keras.utils.set_random_seed(seed)
+    rows = np.random.default_rng(seed).permutation(len(x))
+    if lie == "sorted":
+        rows = rows[np.argsort(y[rows], kind="stable")]
+    model = task.model(seed)
+    optimizer = SGDPlus(0.01, order="reshuffle" if shuffle else "given", seed=seed)
+    model.compile(optimizer, task.loss, metrics=[task.metric])
+    history = model.fit(
+        x[rows],
+        y[rows],
+        batch_size=len(x),
+        epochs=EPOCHS,
+        shuffle=shuffle,
+        validation_data=(x_test, y_test),
+        verbose=0,
+    )
+    return [round(v, 5) for v in history.history["val_accuracy"]]
+
+
+def table(results: dict[str, list[list[float]]]) -> str:
+    """Test accuracy after some epochs, a row per order."""
+    epochs = (1, 2, 4, EPOCHS)
+    head = ["order", *(f"after {e} epoch{'s' * (e > 1)}" for e in epochs)]
+    lines = [head, ["---"] * len(head)]
+    for order, runs in results.items():
+        cells = [[run[e - 1] for run in runs] for e in epochs]
+        text = [f"{statistics.mean(c):.3f} ± {statistics.stdev(c):.3f}" for c in cells]
+        lines.append([order, *text])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Trains, prints a table, writes JSON and the figure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks order")
+    parser.add_argument("--seeds", type=int, default=5)
+    options = parser.parse_args(arguments)
+    results: dict[str, Any] = {order: [] for order in ORDERS}
+    for seed in range(options.seeds):
+        for order in ORDERS:
+            results[order].append(train(order, seed))
+            print(f"  seed {seed}, {order}: {results[order][-1][-1]:.3f}", flush=True)
+    record.write("order", results)
+    whole = json.loads((record.RESULTS / "order.json").read_text())
+    print(f"\n{table(results)}\n\n{record.line(whole['environment'])}")
+    figures.draw("order")
+    return 0

@@ -1,0 +1,154 @@
+"""Robustness to the learning rate, and what a recipe for batches of 32 becomes.
+
+`python -m benchmarks robustness [--seeds 3]`: the MLP on MNIST, 10 epochs, momentum 0
+and 0.9, learning rates over four decades, updates of 1, 8, 32 and 256 examples. All
+arms run in SGDPlus's loop, which computes what Keras computes at that batch size
+(`examples_per_update`), so only the size differs. The second part takes the best rate
+for 32 examples with momentum 0.9 and carries it over to one example in four ways.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import figures, record
+from benchmarks.tasks import TASKS, Task
+from benchmarks.training import Arm, fresh, rate_at
+from keras_sgd_plus import SGDPlus
+
+SIZES = (1, 8, 32, 256)
+MOMENTA = (0.0, 0.9)
+RATES = tuple(rate_at(place) for place in range(-8, 1))  # 0.0001 to 1
+EPOCHS = 10
+# learning rate and momentum for one example, from those for 32
+PORTS: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "both unchanged": lambda rate, m: (rate, m),
+    "rate / 32, momentum unchanged": lambda rate, m: (rate / 32, m),
+    "rate / (32 (1 - momentum)), no momentum": lambda rate, m: (
+        rate / (32 * (1 - m)),
+        0.0,
+    ),
+    "momentum ** (1 / 32), rate to match": lambda rate, m: (
+        rate / (1 - m) * (1 - m ** (1 / 32)) / 32,
+        m ** (1 / 32),
+    ),
+}
+
+
+def _arm(size: int, momentum: float) -> Arm:
+    return Arm(
+        f"{size} per update, momentum {momentum:g}",
+        lambda rate: SGDPlus(rate, momentum=momentum, examples_per_update=size),
+    )
+
+
+def sweep(task: Task, seeds: int) -> list[dict[str, Any]]:
+    """Test accuracies by momentum, examples per update and learning rate."""
+    points = []
+    for momentum in MOMENTA:
+        for size in SIZES:
+            trainer = fresh(task, _arm(size, momentum))
+            for rate in RATES:
+                runs = [trainer.run(rate, s, task.data().test) for s in range(seeds)]
+                values = [round(run.last, 5) for run in runs]
+                point = {"momentum": momentum, "size": size, "rate": rate}
+                points.append({**point, "values": values})
+                print(f"  {trainer.arm.id}, rate {rate:g}: {values}", flush=True)
+    return points
+
+
+def port(task: Task, rate: float, seeds: int) -> list[dict[str, Any]]:
+    """Test accuracies of a recipe for 32 examples, and of its forms for one."""
+    recipe = {"name": "the recipe: 32 per update", "size": 32, "rate": rate}
+    rows = [{**recipe, "momentum": 0.9}]
+    for name, convert in PORTS.items():
+        new_rate, momentum = convert(rate, 0.9)
+        rows.append({"name": name, "size": 1, "rate": new_rate, "momentum": momentum})
+    for row in rows:
+        trainer = fresh(task, _arm(row["size"], row["momentum"]))
+        runs = [trainer.run(row["rate"], s, task.data().test) for s in range(seeds)]
+        row["values"] = [round(run.last, 5) for run in runs]
+        print(f"  {row['name']}: {row['values']}", flush=True)
+    return rows
+
+
+def best_rate(points: list[dict[str, Any]], size: int, momentum: float) -> float:
+    """The learning rate with the highest mean accuracy."""
+    here = [p for p in points if (p["size"], p["momentum"]) == (size, momentum)]
+    return max(here, key=lambda p: statistics.mean(p["values"]))["rate"]
+
+
+def decades(points: list[dict[str, Any]], size: int, momentum: float) -> int:
+    """How many of the learning rates come within 0.02 of the size's best accuracy."""
+    means = [
+        statistics.mean(p["values"])
+        for p in points
+        if (p["size"], p["momentum"]) == (size, momentum)
+    ]
+    return sum(mean >= max(means) - 0.02 for mean in means)
+
+
+def _lines(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def sweep_table(points: list[dict[str, Any]]) -> str:
+    """A row per momentum and size, a column per learning rate; means over seeds."""
+    head = ["momentum", "per update", *(f"{rate:g}" for rate in RATES), "within 0.02"]
+    rows = []
+    for momentum in MOMENTA:
+        for size in SIZES:
+            here = {
+                p["rate"]: statistics.mean(p["values"])
+                for p in points
+                if (p["size"], p["momentum"]) == (size, momentum)
+            }
+            top = max(here.values())
+            cells = [f"{here[r]:.3f}" for r in RATES]
+            cells = [f"**{c}**" if c == f"{top:.3f}" else c for c in cells]
+            near = f"{decades(points, size, momentum)} of {len(RATES)}"
+            rows.append([f"{momentum:g}", str(size), *cells, near])
+    return _lines(head, rows)
+
+
+def port_table(rows: list[dict[str, Any]]) -> str:
+    """A row per way of carrying a recipe over."""
+    head = ["what is done", "learning rate", "momentum", "test accuracy"]
+    cells = [
+        [
+            row["name"],
+            f"{row['rate']:.2g}",
+            f"{row['momentum']:.4g}",
+            f"{statistics.mean(row['values']):.3f} ± "
+            f"{statistics.stdev(row['values']):.3f}",
+        ]
+        for row in rows
+    ]
+    return _lines(head, cells)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures, prints both tables, writes JSON and the figure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks robustness")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--tables", action="store_true", help="only print what is there"
+    )
+    options = parser.parse_args(arguments)
+    if not options.tables:
+        task = dataclasses.replace(TASKS["mlp"], epochs=EPOCHS)
+        points = sweep(task, options.seeds)
+        ported = port(task, best_rate(points, 32, 0.9), options.seeds)
+        record.write("robustness", {"sweep": points, "port": ported})
+    whole = json.loads((record.RESULTS / "robustness.json").read_text())
+    print(f"\n{sweep_table(whole['results']['sweep'])}")
+    print(f"\n{port_table(whole['results']['port'])}")
+    print(f"\n{record.line(whole['environment'])}")
+    figures.draw("robustness")
+    return 0

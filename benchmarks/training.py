@@ -1,0 +1,145 @@
+"""One arm trains on one task: quality after each epoch, and seconds of each epoch."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from benchmarks.tasks import Part, Task
+
+Optimizer = keras.optimizers.Optimizer
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An optimizer by its learning rate, and how it is fed.
+
+    `batch_size` None is the task's own, for SGDPlus. `rate_of` names the arm whose
+    tuned rate is taken over, where only speed differs.
+    """
+
+    id: str
+    optimizer: Callable[[float], Optimizer]
+    batch_size: int | None = None
+    steps_per_execution: int = 1
+    rate_of: str = ""
+    more_epochs: int = 1  # times as many
+
+
+@dataclass(frozen=True)
+class Run:
+    """After each epoch: the metric, and what the epoch took in seconds."""
+
+    values: tuple[float, ...]
+    seconds: tuple[float, ...]  # the first has tracing and compilation in it
+
+    @property
+    def last(self) -> float:
+        """Mean of the last three epochs, which is less noisy than the last alone."""
+        return float(np.mean(self.values[-3:]))
+
+
+class _Watch(keras.callbacks.Callback):
+    """Evaluates after each epoch, with the clock stopped."""
+
+    def __init__(self, task: Task, part: Part) -> None:
+        super().__init__()
+        self.task, self.part = task, part
+        self.values: list[float] = []
+        self.seconds: list[float] = []
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+        x, y = self.part
+        found = self.model.evaluate(x, y, batch_size=1_000, verbose=0, return_dict=True)
+        value = found[self.task.metric or "loss"] * self.task.scale
+        self.values.append(float(value))
+        if not math.isfinite(found["loss"]):
+            self.model.stop_training = True
+        self.start = time.perf_counter()
+
+
+class Trainer:
+    """A compiled model of a task and an arm, which can be trained again and again."""
+
+    def __init__(self, task: Task, arm: Arm) -> None:
+        self.task, self.arm = task, arm
+        self.model = task.model(0)
+        self.model.compile(
+            arm.optimizer(0.01),
+            task.loss,
+            metrics=[task.metric] if task.metric else None,
+            steps_per_execution=arm.steps_per_execution,
+        )
+        self.optimizer.build(self.model.trainable_variables)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of the model."""
+        return self.model.optimizer
+
+    def run(self, rate: float, seed: int, part: Part, epochs: int | None = None) -> Run:
+        """Trains from fresh weights; the metric is that on `part`."""
+        self.model.set_weights(self.task.model(seed).get_weights())
+        for variable in self.optimizer.variables:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
+        self.optimizer.learning_rate = rate
+        if hasattr(self.optimizer, "seed"):
+            self.optimizer.seed = seed
+        keras.utils.set_random_seed(seed)  # of the order in which fit shuffles
+        x, y = self.task.data().train
+        watch = _Watch(self.task, part)
+        self.model.fit(
+            x,
+            y,
+            batch_size=self.arm.batch_size or self.task.batch_size,
+            epochs=epochs or self.task.epochs * self.arm.more_epochs,
+            callbacks=[watch],
+            verbose=0,
+        )
+        return Run(tuple(watch.values), tuple(watch.seconds))
+
+
+def fresh(task: Task, arm: Arm) -> Trainer:
+    """A trainer whose first run compiles everything, with what was before forgotten."""
+    keras.backend.clear_session()
+    gc.collect()
+    return Trainer(task, arm)
+
+
+def climb(
+    score: Callable[[float], float], higher_is_better: bool, start: int = -4
+) -> dict[float, float]:
+    """Learning rates and scores: 0.01 and its neighbours, half a decade apart.
+
+    It goes up and down from the start for as long as the score gets better, so the best
+    has a worse one on either side. A score that is not finite is the worst.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    tried: dict[int, float] = {}
+
+    def at(place: int) -> float:
+        if place not in tried:
+            value = score(rate_at(place))
+            tried[place] = sign * value if math.isfinite(value) else -math.inf
+        return tried[place]
+
+    while at(start) == -math.inf:
+        start -= 1
+    for step in (-1, 1):
+        place = start
+        while at(place + step) > at(place):
+            place += step
+    return {rate_at(place): sign * tried[place] for place in sorted(tried)}
+
+
+def rate_at(place: int) -> float:
+    """Rates half a decade apart: -4 is 0.01, -3 is 0.032, with two digits."""
+    return float(f"{10 ** (place / 2):.1e}")
