@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
@@ -17,8 +18,9 @@ _PACKAGES = ("tensorflow", "keras", "numpy", "jax", "optax", "torch", "scikit-le
 
 
 def environment() -> dict[str, Any]:
-    """Versions, processor, threads, flags and commit."""
+    """Date, versions, processor, threads, flags and commit."""
     return {
+        "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "processor": processor(),
@@ -36,7 +38,8 @@ def environment() -> dict[str, Any]:
 def line(found: dict[str, Any]) -> str:
     """One line for the foot of a table."""
     packages = ", ".join(f"{k} {v}" for k, v in found["packages"].items() if v)
-    return (
+    day = f"{found['date']}; " if "date" in found else ""  # the oldest files have none
+    return day + (
         f"Python {found['python']}, {packages}; {found['cores']} cores of "
         f"{found['processor']}; commit {found['commit']}."
     )
