@@ -27,7 +27,8 @@ class SeededArrays(keras.utils.PyDataset):
             from a generator seeded by `(seed, e)`. Defaults to `0`.
 
     Raises:
-        ValueError: arrays of unequal lengths, or none; an argument out of range.
+        ValueError: `x`, `y` and `sample_weight` of unequal lengths, or no array in them;
+            `batch_size` or `seed` out of range.
         TypeError: `batch_size` or `seed` is not an int.
 
     Example:

@@ -54,28 +54,34 @@ class SGDPlus(keras.optimizers.SGD):
     gradient accumulation advance once per example, as in Keras at `batch_size=1`.
 
     Args:
-        learning_rate: Float, `LearningRateSchedule`, or callable without arguments.
-            Step size per update, so per example and not per batch; assign
-            `optimizer.learning_rate` to change it between batches. Defaults to `0.01`.
-        momentum: Float from 0 to 1. Defaults to `0.0`.
+        learning_rate: Float, `LearningRateSchedule` of the number of updates, or
+            callable without arguments. Step size per update, so per example and not
+            per batch; assign `optimizer.learning_rate` to change it between batches.
+            Defaults to `0.01`.
+        momentum: Float from 0 to 1, the part of the velocity that an update keeps.
+            Above 0 it takes one more copy of the weights. Defaults to `0.0`.
         nesterov: Bool. Nesterov momentum. Defaults to `False`.
         weight_decay: Float or None. Decoupled: each update first does
             `w -= w * weight_decay * learning_rate`. Defaults to `None`.
-        clipnorm: Float or None. Each gradient of each update is clipped to this norm,
-            so here it bounds what a single example can do. Defaults to `None`.
-        clipvalue: Float or None. Clips elements of gradients. Defaults to `None`.
-        global_clipnorm: Float or None. Clips the norm of all gradients of an update
-            together. At most one of the three may be set. Defaults to `None`.
-        use_ema: Bool. Keeps an exponential moving average of the weights, which `fit`
-            writes to the model at its end. Defaults to `False`.
-        ema_momentum: Float from 0 to 1, per update. Defaults to `0.99`.
-        ema_overwrite_frequency: Int or None. Overwrites the weights with their average
-            every so many updates. Defaults to `None`.
+        clipnorm: Float or None. Each gradient of each update is clipped to this
+            Euclidean norm, so here it bounds what a single example can do. Defaults to
+            `None`.
+        clipvalue: Float or None. Elements of each gradient are clipped to plus or minus
+            this. Defaults to `None`.
+        global_clipnorm: Float or None. Clips the Euclidean norm of all gradients of an
+            update together. At most one of the three may be set. Defaults to `None`.
+        use_ema: Bool. Keeps an exponential moving average of the weights, one more copy
+            of them, which `fit` writes to the model at its end. Defaults to `False`.
+        ema_momentum: Float from 0 to 1, the part of the average that an update keeps.
+            Defaults to `0.99`.
+        ema_overwrite_frequency: Int >= 1 or None. Overwrites the weights with their
+            average every so many updates. Defaults to `None`.
         loss_scale_factor: Float or None. The loss is multiplied by it, gradients are
             divided by it. Defaults to `None`.
         gradient_accumulation_steps: Int >= 2 or None. Averages the gradients of so many
             examples into one step of the rule. Defaults to `None`.
-        name: String or None. Defaults to `None`, a name made from the class.
+        name: String without "/", or None, a name made from the class. Defaults to
+            `None`.
         examples_per_update: Int k from 1 to 2**24, or None. k > 1 averages k
             examples into one update inside the same loop (mini-batch SGD of size k),
             and what is left over of a batch into a shorter one: choose a `batch_size`
@@ -104,10 +110,18 @@ class SGDPlus(keras.optimizers.SGD):
             model (`run_eagerly=True`) never uses XLA. Defaults to `"auto"`.
 
     Raises:
-        ValueError: an argument out of range, as in `keras.optimizers.SGD`, or with
-            which training gives nothing but NaN.
-        TypeError: an argument of the wrong kind, such as a string for a number, or a
-            callable `learning_rate` that takes arguments.
+        ValueError: `momentum` or `ema_momentum` outside 0 to 1; `learning_rate`,
+            `weight_decay`, `clipnorm` or `loss_scale_factor` with which training gives
+            nothing but NaN; more than one of `clipnorm`, `clipvalue` and
+            `global_clipnorm`; `ema_overwrite_frequency`, `examples_per_update`,
+            `gradient_accumulation_steps` or `seed` out of range; `name` that is no
+            string, or has "/" in it; another `order`, `nonfinite` or `jit_compile` than
+            those above, or `nonfinite` other than "propagate" beside
+            `examples_per_update=None`.
+        TypeError: a string or an array where a number, int or bool belongs:
+            `nesterov`, `use_ema`, `clipvalue` and others (ValueError for
+            `learning_rate` and `momentum`, as in Keras); a callable `learning_rate`
+            that takes arguments.
         RuntimeError: Keras runs on another backend than TensorFlow.
         NotImplementedError: a `tf.distribute` strategy that it cannot train under.
 
@@ -145,7 +159,10 @@ class SGDPlus(keras.optimizers.SGD):
     References:
         - [Robbins and Monro, 1951](https://doi.org/10.1214/aoms/1177729586)
         - [Polyak, 1964](https://doi.org/10.1016/0041-5553(64)90137-5) (momentum)
+        - [Bottou, 2010](https://doi.org/10.1007/978-3-7908-2604-3_16) (one example at
+          a time on large data)
         - [Masters and Luschi, 2018](https://arxiv.org/abs/1804.07612) (small batches)
+        - [Marek et al., 2025](https://arxiv.org/abs/2507.07101) (batch size one)
     """
 
     examples_per_update = Setting(_arguments.examples_per_update)

@@ -43,9 +43,11 @@ class ExactResume(keras.callbacks.Callback):
         max_to_keep: Int >= 1. Older saves are deleted. Defaults to `3`.
 
     Raises:
-        ValueError: data that come in another order after a restart; a model that is
-            not built; a save of another model, or of epochs of another length.
-        TypeError: an argument of another kind; an optimizer that is no `SGDPlus`.
+        ValueError: `save_freq` or `max_to_keep` below 1; in `fit`, data that come in
+            another order after a restart, a model that is not built, a save of another
+            model, or of epochs of another length.
+        TypeError: `directory` that is no path; `save_freq` or `max_to_keep` of another
+            kind; in `fit`, an optimizer that is no `SGDPlus`.
 
     Example:
 

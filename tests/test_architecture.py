@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "keras_sgd_plus"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
-MAX_LINES = 320
+MAX_LINES = 280  # without docstrings
 
 # Who may import whom. A new arrow is a decision about the design: it is made here.
 ALLOWED = {
@@ -222,8 +222,12 @@ def test_imports_have_no_cycle() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_module_is_short(module: str) -> None:
-    lines = (PACKAGE / f"{module}.py").read_text().splitlines()
-    assert len(lines) <= MAX_LINES
+    lines = len((PACKAGE / f"{module}.py").read_text().splitlines())
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = node.body[0] if ast.get_docstring(node) else None
+            lines -= first.end_lineno - first.lineno + 1 if first else 0
+    assert lines <= MAX_LINES
 
 
 # `_strategy` is the same for what TensorFlow hides of tf.distribute.
