@@ -23,6 +23,7 @@ COMMANDS = (
     "order",
     "linear",
     "figures",
+    "readme",
 )
 
 if __name__ == "__main__":

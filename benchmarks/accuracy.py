@@ -123,8 +123,10 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
-def _to(task: Task, found: dict[str, Any], goal: float) -> str:
-    reached, seeds = times_to(task, found, goal), len(found["values"])
+def to_goal(task: Task, found: dict[str, Any], which: int) -> str:
+    """Seconds and epochs to the goal of that position, as a cell of a table."""
+    reached = times_to(task, found, task.goals[which])
+    seeds = len(found["values"])
     if not reached:
         return "never"
     seconds, epochs = zip(*reached, strict=True)
@@ -144,7 +146,7 @@ def table(task: Task, arms: dict[str, Any]) -> str:
             f"{first_call(found):.1f} s",
             f"{epoch_seconds(found):.2f} s",
             _spread(final(found), 3 if task.higher_is_better else 2),
-            *(_to(task, found, goal) for goal in task.goals),
+            *(to_goal(task, found, which) for which in range(len(task.goals))),
         ]
         for arm, found in arms.items()
     ]

@@ -27,8 +27,8 @@ class SeededArrays(keras.utils.PyDataset):
             from a generator seeded by `(seed, e)`. Defaults to `0`.
 
     Raises:
-        ValueError: `x`, `y` and `sample_weight` of unequal lengths, or no array in them;
-            `batch_size` or `seed` out of range.
+        ValueError: `x`, `y` and `sample_weight` of unequal lengths, or without an
+            array; `batch_size` or `seed` out of range.
         TypeError: `batch_size` or `seed` is not an int.
 
     Example:

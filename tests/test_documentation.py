@@ -1,4 +1,4 @@
-"""`help()` answers a first user: every public argument has type, unit, default, error."""
+"""`help()` answers a first user: each argument has type, unit, default and error."""
 
 from __future__ import annotations
 

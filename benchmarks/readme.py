@@ -1,0 +1,132 @@
+"""Writes the tables of both READMEs from `results/*.json`.
+
+`python -m benchmarks readme`. A table stands between `<!-- table: name -->` and
+`<!-- end -->`; what is between the two is made here, and a test fails if it is not what
+the stored results give.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import accuracy, linear, order, record, robustness
+from benchmarks.tasks import TASKS
+
+ROOT = record.RESULTS.parents[1]
+FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+_REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_FIRST = (  # columns of the first table
+    "SGDPlus",
+    "SGDPlus, momentum 0.9, 4 per update",
+    "Keras SGD, momentum 0.9, batch 32",
+    "Keras Adam, batch 32",
+    "Keras Adam, batch 256",
+)
+
+
+def _stored(name: str) -> dict[str, Any]:
+    return json.loads((record.RESULTS / f"{name}.json").read_text())
+
+
+def first() -> str:
+    """Seconds to a fixed quality, a row per task: the README's first table."""
+    results = accuracy.stored()
+    head = ["to reach", *_FIRST]
+    lines = [head, ["---"] * len(head)]
+    for name, found in results.items():
+        task, arms = TASKS[name], found["arms"]
+        goal = f"{task.unit} {task.goals[-1]:g}, {task.text}"
+        lines.append([goal, *(accuracy.to_goal(task, arms[a], -1) for a in _FIRST)])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    here = next(iter(results.values()))["environment"]
+    seeds = len(next(iter(results.values()))["arms"]["SGDPlus"]["values"])
+    foot = (
+        "Seconds from the call of `fit`, compilation included, and epochs in brackets; "
+        f"means ± standard deviations of {seeds} seeds. The learning rate of each "
+        f"column was tuned by the same search. {here['date']}, TensorFlow "
+        f"{here['packages']['tensorflow']}, {here['cores']} cores of {here['processor']}."
+    )
+    return f"{table}\n\n{foot}"
+
+
+def quality(name: str) -> Callable[[], str]:
+    """All arms of one task."""
+
+    def make() -> str:
+        found = accuracy.stored()[name]
+        table = accuracy.table(TASKS[name], found["arms"])
+        return f"{table}\n\n{record.line(found['environment'])}"
+
+    return make
+
+
+def rates() -> str:
+    """Test accuracy against learning rate and size of update."""
+    found = _stored("robustness")
+    table = robustness.sweep_table(found["results"]["sweep"])
+    return f"{table}\n\n{record.line(found['environment'])}"
+
+
+def port() -> str:
+    """A recipe for batches of 32, carried over to one example."""
+    return robustness.port_table(_stored("robustness")["results"]["port"])
+
+
+def orders() -> str:
+    """Sorted by class against shuffled."""
+    found = _stored("order")
+    return f"{order.table(found['results'])}\n\n{record.line(found['environment'])}"
+
+
+def lines() -> str:
+    """SGDPlus beside scikit-learn on linear models."""
+    found = _stored("linear")
+    return f"{linear.table(found['results'])}\n\n{record.line(found['environment'])}"
+
+
+def speedups() -> str:
+    """How many times faster than Keras at batch size 1, over the speed workloads."""
+    rows = _stored("speed")["results"]["rows"]
+    found = {
+        (row["workload"], row["arm"]): statistics.median(row["seconds"])
+        / row["num_examples"]
+        for row in rows
+        if row["missing"] is None and row["agrees"] is not False
+    }
+    ratios = [
+        found[workload, "keras SGD, batch 1"] / seconds
+        for (workload, arm), seconds in found.items()
+        if arm == "SGDPlus fit"
+    ]
+    return f"{min(ratios):.0f} to {max(ratios):.0f} times"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "first": first,
+    **{name: quality(name) for name in TASKS},
+    "rates": rates,
+    "port": port,
+    "order": orders,
+    "linear": lines,
+}
+
+
+def filled(text: str) -> str:
+    """The text with every marked region made from the results."""
+    return _REGION.sub(
+        lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Rewrites both files."""
+    del arguments
+    for path in FILES:
+        path.write_text(filled(path.read_text()))
+        print(f"Written: {Path(path).relative_to(ROOT)}")
+    return 0
