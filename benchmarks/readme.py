@@ -49,7 +49,8 @@ def first() -> str:
         "Seconds from the call of `fit`, compilation included, and epochs in brackets; "
         f"means ± standard deviations of {seeds} seeds. The learning rate of each "
         f"column was tuned by the same search. {here['date']}, TensorFlow "
-        f"{here['packages']['tensorflow']}, {here['cores']} cores of {here['processor']}."
+        f"{here['packages']['tensorflow']}, {here['cores']} cores of "
+        f"{here['processor']}."
     )
     return f"{table}\n\n{foot}"
 

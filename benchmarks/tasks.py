@@ -134,7 +134,7 @@ def text() -> str:
 
 @functools.cache
 def characters() -> Data:
-    """Sequences of 32 characters and the next ones: 3,072, 400, 800."""
+    """Sequences of 32 characters and the next ones: 2,048, 400, 800."""
     whole = text()
     letters = sorted(set(whole))
     codes = {letter: code for code, letter in enumerate(letters)}
@@ -142,7 +142,7 @@ def characters() -> Data:
     count = (len(tokens) - 1) // 32
     x = tokens[: count * 32].reshape(count, 32)
     y = tokens[1 : count * 32 + 1].reshape(count, 32)
-    return _cut(x, y, 400, 800, 3_072)
+    return _cut(x, y, 400, 800, 2_048)
 
 
 def mlp(seed: int) -> keras.Model:
@@ -189,9 +189,9 @@ def tabular(seed: int) -> keras.Model:
 
 
 def transformer(seed: int) -> keras.Model:
-    """One causal pre-norm block, 48 wide, 4 heads, over 32 characters."""
+    """One causal pre-norm block, 32 wide, 4 heads, over 32 characters."""
     keras.utils.set_random_seed(seed)
-    width, letters = 48, len(set(text()))
+    width, letters = 32, len(set(text()))
     tokens = keras.Input((32,), dtype="int32")
     h = layers.Embedding(letters, width)(tokens)
     h = h + layers.Embedding(32, width)(ops.arange(32))
@@ -227,7 +227,7 @@ TASKS = {
             "accuracy",
             "test accuracy",
             (0.94, 0.96),
-            epochs=12,
+            epochs=8,
         ),
         Task(
             "flights",
@@ -238,14 +238,14 @@ TASKS = {
             "mae",
             "mean absolute test error (minutes)",
             (12.0, 11.5),
-            epochs=6,
+            epochs=4,
             batch_size=8_192,
             higher_is_better=False,
             scale=30.0,
         ),
         Task(
             "text",
-            "Causal transformer, 3,072 sequences of 32 characters",
+            "Causal transformer, 2,048 sequences of 32 characters",
             characters,
             transformer,
             _CLASSES,

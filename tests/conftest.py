@@ -40,16 +40,22 @@ def _seeded() -> Iterator[None]:
     keras.config.set_dtype_policy("float32")
 
 
-@pytest.fixture
-def few_objects() -> Iterator[None]:
-    """Hides all that exists from the garbage collector.
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects() -> None:
+    """Hides what other modules have left from the garbage collector.
 
-    For tests that run it often: with what other tests have left it takes seconds.
+    Graphs and compiled functions stay for as long as the process, millions of objects,
+    and a collection that walks them all takes seconds.
     """
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
+
+
+@pytest.fixture
+def few_objects() -> None:
+    """The same for a test that collects often, after others of its module."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -70,17 +76,17 @@ def engagements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return engaged
 
 
-_LINES: list[str] = []
-
-
 @pytest.fixture
-def summary() -> Callable[[str], None]:
+def summary(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Prints a line of figures at the end of the run, whether tests pass or not."""
-    return _LINES.append
+    return lambda line: request.node.user_properties.append(("figure", line))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _LINES:
+    reports = [r for found in terminalreporter.stats.values() for r in found]
+    called = [r for r in reports if getattr(r, "when", "") == "call"]
+    lines = [v for r in called for k, v in r.user_properties if k == "figure"]
+    if lines:
         terminalreporter.section("figures")
-        for line in _LINES:
+        for line in lines:
             terminalreporter.write_line(line)

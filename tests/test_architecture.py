@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "keras_sgd_plus"
+import keras_sgd_plus
+
+PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 MAX_LINES = 280  # without docstrings
 

@@ -7,16 +7,18 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
 import pytest
+
+from keras_sgd_plus import SGDPlus
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = [
-    block
-    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    if "import keras" in block
-]
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = [block for block in PYTHON if "import keras" in block]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
@@ -40,8 +42,45 @@ def test_block_runs(
         assert f"{expected.rstrip(':')}\n" in printed
 
 
+def test_the_loop_is_what_is_computed() -> None:
+    """The one block that imports nothing, on a linear model, beside SGDPlus."""
+    (block,) = [block for block in PYTHON if block not in BLOCKS]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 4))
+    y = x.sum(axis=1, keepdims=True)
+    names: dict[str, Any] = {
+        "batch": list(zip(x, y[:, 0], strict=True)),
+        "model": lambda x_i: (x_i, x_i @ names["w"]),
+        "loss": lambda found, y_i: (found[0], found[1] - y_i),  # and its x
+        "gradient": lambda found, w: 2 * found[0] * found[1],
+        "w": np.zeros(4),
+        "v": np.zeros(4),
+        "momentum": 0.5,
+        "learning_rate": 0.02,
+    }
+    exec(block, names)
+    layer = keras.layers.Dense(
+        1, use_bias=False, kernel_initializer="zeros", dtype="float64"
+    )
+    model = keras.Sequential([keras.Input((4,), dtype="float64"), layer])
+    model.compile(SGDPlus(0.02, momentum=0.5, order="given"), "mse")
+    model.fit(x, y, batch_size=30, shuffle=False, verbose=0)
+    np.testing.assert_allclose(layer.get_weights()[0][:, 0], names["w"], rtol=1e-12)
+
+
+def test_statements_that_rest_on_tables() -> None:
+    """Counts and factors in the text, against the table that they are taken from."""
+    details = (ROOT / "benchmarks" / "README.md").read_text()
+    equality = details[details.index("## equality") : details.index("## quick")]
+    rows = re.findall(r"^\| (\w+) +\| (yes|no) ", equality, flags=re.M)
+    equal = [name for name, same in rows if same == "yes"]
+    assert f"{len(equal)} of the {len(rows)} models are equal" in README
+    others = ", ".join(f"`{name}`" for name, same in rows if same == "no")
+    assert f"(all but {others})" in " ".join(README.split())
+
+
 def test_there_are_blocks_and_two_commands() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 7
     commands = re.findall(r"^python -m pip install -e .*$", README, flags=re.MULTILINE)
     assert len(commands) == 2
     assert all(" && " in command for command in commands)
