@@ -30,7 +30,8 @@ from benchmarks.tasks import flights
 from keras_sgd_plus import SGDPlus
 
 EPOCHS, REPEATS = 5, 5
-RATE, ALPHA = 0.001, 0.01
+# Keras rounds `weight_decay` to float32, so alpha, and a tenth of it, are exact there.
+RATE, ALPHA = 0.001, 10 * 2**-10
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,14 @@ def difference(problem: Problem) -> tuple[float, float]:
     """Largest difference of a coefficient in the same order, and the largest one."""
     x, y = problem.data()
     estimator = theirs(problem, EPOCHS, shuffle=False).fit(x, y)
-    model = ours(problem, x.shape[1], "given", "float64")
-    model.fit(
-        x,
-        targets(problem, y),
-        batch_size=len(x),
-        epochs=EPOCHS,
-        shuffle=False,
-        verbose=0,
-    )
+    fit = {"batch_size": len(x), "epochs": EPOCHS, "shuffle": False, "verbose": 0}
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")  # else fit rounds the data, Keras the rate
+    try:
+        model = ours(problem, x.shape[1], "given", "float64")
+        model.fit(x, targets(problem, y), **fit)
+    finally:
+        keras.config.set_floatx(before)
     kernel, bias = model.get_weights()
     expected = np.append(np.atleast_2d(estimator.coef_).T, [estimator.intercept_], 0)
     found = np.append(kernel, bias[None], 0)

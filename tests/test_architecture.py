@@ -11,7 +11,8 @@ import pytest
 
 import keras_sgd_plus
 
-PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent  # installed, or in ROOT
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 MAX_LINES = 280  # without docstrings
 

@@ -59,10 +59,10 @@ def test_the_loop_is_what_is_computed() -> None:
         "learning_rate": 0.02,
     }
     exec(block, names)
-    layer = keras.layers.Dense(
-        1, use_bias=False, kernel_initializer="zeros", dtype="float64"
-    )
-    model = keras.Sequential([keras.Input((4,), dtype="float64"), layer])
+    keras.config.set_floatx("float64")  # else fit rounds the data, Keras the rate
+    keras.config.set_dtype_policy("float64")
+    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+    model = keras.Sequential([keras.Input((4,)), layer])
     model.compile(SGDPlus(0.02, momentum=0.5, order="given"), "mse")
     model.fit(x, y, batch_size=30, shuffle=False, verbose=0)
     np.testing.assert_allclose(layer.get_weights()[0][:, 0], names["w"], rtol=1e-12)
