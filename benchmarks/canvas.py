@@ -17,6 +17,16 @@ def save(figure: Any, name: str) -> None:
     print(f"Written to {path.relative_to(FIGURES.parent.parent)}.")
 
 
+def logarithmic(axes: Any) -> None:
+    """A logarithmic horizontal axis with 1, 2 and 5 written out."""
+    from matplotlib import ticker
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
 def bare(*panels: Any) -> None:
     """Takes the upper and the right edge off axes."""
     for axes in panels:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.canvas import bare, save
+from benchmarks.canvas import bare, logarithmic, save
 from benchmarks.tasks import TASKS, Task
 
 # An arm has a colour, dashes and a mark of its own: it is told without colour, too.
@@ -70,7 +70,8 @@ def accuracy(results: dict[str, Found]) -> None:
             for arm in _STYLES:
                 _line(axes, arm, arms[arm], over)
             _frame(axes, task, {arm: arms[arm] for arm in _STYLES})
-            axes.set(xscale="log", ylabel=task.unit)
+            logarithmic(axes)
+            axes.set_ylabel(task.unit)
         panels[0].set_xlabel("seconds since the call of fit, compilation included")
         panels[1].set_xlabel("epochs")
         panels[0].set_title(task.text, loc="left", fontsize=10)
@@ -95,7 +96,8 @@ def _first(results: dict[str, Found]) -> None:
         for arm in _FIRST:
             _line(axes, arm, arms[arm], "seconds")
         _frame(axes, task, {arm: arms[arm] for arm in _FIRST})
-        axes.set(xscale="log", ylabel=task.unit)
+        logarithmic(axes)
+        axes.set_ylabel(task.unit)
         axes.set_xlabel("seconds since the call of fit, compilation included")
         axes.set_title(task.text, fontsize=10)
         bare(axes)
@@ -111,8 +113,10 @@ def robustness(results: dict[str, Found]) -> None:
     points: list[Found] = results["sweep"]  # type: ignore[assignment]
     sizes = list(dict.fromkeys(p["size"] for p in points))
     momenta = list(dict.fromkeys(p["momentum"] for p in points))
-    styles = dict(zip(sizes, (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))))  # noqa: B905
-    shades = dict(zip(sizes, ("#1b6ca8", "#4a9ad0", "#c1561a", "#4d4d4d")))  # noqa: B905
+    dashes_and_marks = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
+    colours = ("#1b6ca8", "#4a9ad0", "#c1561a", "#4d4d4d")
+    styles = dict(zip(sizes, dashes_and_marks, strict=True))
+    shades = dict(zip(sizes, colours, strict=True))
     figure, panels = plt.subplots(1, len(momenta), figsize=(10, 3.9), sharey=True)
     for axes, momentum in zip(panels, momenta, strict=True):
         for size in sizes:
