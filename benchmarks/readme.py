@@ -20,13 +20,6 @@ from benchmarks.tasks import TASKS
 ROOT = record.RESULTS.parents[1]
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 _REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_FIRST = (  # columns of the first table
-    "SGDPlus",
-    "SGDPlus, momentum 0.9, 4 per update",
-    "Keras SGD, momentum 0.9, batch 32",
-    "Keras Adam, batch 32",
-    "Keras Adam, batch 256",
-)
 
 
 def _stored(name: str) -> dict[str, Any]:
@@ -36,12 +29,14 @@ def _stored(name: str) -> dict[str, Any]:
 def first() -> str:
     """Seconds to a fixed quality, a row per task: the README's first table."""
     results = accuracy.stored()
-    head = ["to reach", *_FIRST]
+    head = ["to reach", *accuracy.FIRST]
     lines = [head, ["---"] * len(head)]
     for name, found in results.items():
         task, arms = TASKS[name], found["arms"]
         goal = f"{task.unit} {task.goals[-1]:g}, {task.text}"
-        lines.append([goal, *(accuracy.to_goal(task, arms[a], -1) for a in _FIRST)])
+        lines.append(
+            [goal, *(accuracy.to_goal(task, arms[a], -1) for a in accuracy.FIRST)]
+        )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     here = next(iter(results.values()))["environment"]
     seeds = len(next(iter(results.values()))["arms"]["SGDPlus"]["values"])

@@ -120,7 +120,7 @@ def climb(
     """Learning rates and scores: 0.01 and its neighbours, half a decade apart.
 
     It goes up and down from the start for as long as the score gets better, so the best
-    has a worse one on either side. A score that is not finite is the worst.
+    has one that is no better on either side. A score that is not finite is the worst.
     """
     sign = 1.0 if higher_is_better else -1.0
     tried: dict[int, float] = {}
@@ -131,7 +131,7 @@ def climb(
             tried[place] = sign * value if math.isfinite(value) else -math.inf
         return tried[place]
 
-    while at(start) == -math.inf:
+    while at(start) == -math.inf and start > -16:
         start -= 1
     for step in (-1, 1):
         place = start
