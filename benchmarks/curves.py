@@ -103,7 +103,7 @@ def _first(results: dict[str, Found]) -> None:
 
 
 def robustness(results: dict[str, Found]) -> None:
-    """Test accuracy against the learning rate, a line per size of update."""
+    """Accuracy against the learning rate, a line per size of update."""
     import matplotlib.pyplot as plt
 
     points: list[Found] = results["sweep"]  # type: ignore[assignment]
@@ -140,7 +140,7 @@ def robustness(results: dict[str, Found]) -> None:
             )
         axes.set(xscale="log", xlabel="learning rate (per update)")
         axes.set_title(f"momentum {momentum:g}", fontsize=10)
-    panels[0].set_ylabel("test accuracy after 10 epochs")
+    panels[0].set_ylabel("validation accuracy after 10 epochs")
     panels[0].legend(frameon=False, fontsize=8)
     bare(*panels)
     figure.tight_layout()

@@ -3,8 +3,9 @@
 `python -m benchmarks robustness [--seeds 3]`: the MLP on MNIST, 10 epochs, momentum 0
 and 0.9, learning rates over four decades, updates of 1, 8, 32 and 256 examples. All
 arms run in SGDPlus's loop, which computes what Keras computes at that batch size
-(`examples_per_update`), so only the size differs. The second part takes the best rate
-for 32 examples with momentum 0.9 and carries it over to one example in four ways.
+(`examples_per_update`), and see as many examples, so larger updates are fewer. Accuracy
+is that on the validation part. The second part takes the best rate for 32 examples with
+momentum 0.9, carries it over to one example in four ways, and tests with other seeds.
 """
 
 from __future__ import annotations
@@ -48,13 +49,15 @@ def _arm(size: int, momentum: float) -> Arm:
 
 
 def sweep(task: Task, seeds: int) -> list[dict[str, Any]]:
-    """Test accuracies by momentum, examples per update and learning rate."""
+    """Validation accuracies by momentum, examples per update and learning rate."""
     points = []
     for momentum in MOMENTA:
         for size in SIZES:
             trainer = fresh(task, _arm(size, momentum))
             for rate in RATES:
-                runs = [trainer.run(rate, s, task.data().test) for s in range(seeds)]
+                runs = [
+                    trainer.run(rate, s, task.data().validation) for s in range(seeds)
+                ]
                 values = [round(run.last, 5) for run in runs]
                 point = {"momentum": momentum, "size": size, "rate": rate}
                 points.append({**point, "values": values})
@@ -71,7 +74,8 @@ def port(task: Task, rate: float, seeds: int) -> list[dict[str, Any]]:
         rows.append({"name": name, "size": 1, "rate": new_rate, "momentum": momentum})
     for row in rows:
         trainer = fresh(task, _arm(row["size"], row["momentum"]))
-        runs = [trainer.run(row["rate"], s, task.data().test) for s in range(seeds)]
+        part = task.data().test
+        runs = [trainer.run(row["rate"], 50 + s, part) for s in range(seeds)]
         row["values"] = [round(run.last, 5) for run in runs]
         print(f"  {row['name']}: {row['values']}", flush=True)
     return rows
@@ -83,7 +87,7 @@ def best_rate(points: list[dict[str, Any]], size: int, momentum: float) -> float
     return max(here, key=lambda p: statistics.mean(p["values"]))["rate"]
 
 
-def decades(points: list[dict[str, Any]], size: int, momentum: float) -> int:
+def num_near_best(points: list[dict[str, Any]], size: int, momentum: float) -> int:
     """How many of the learning rates come within 0.02 of the size's best accuracy."""
     means = [
         statistics.mean(p["values"])
@@ -112,7 +116,7 @@ def sweep_table(points: list[dict[str, Any]]) -> str:
             top = max(here.values())
             cells = [f"{here[r]:.3f}" for r in RATES]
             cells = [f"**{c}**" if c == f"{top:.3f}" else c for c in cells]
-            near = f"{decades(points, size, momentum)} of {len(RATES)}"
+            near = f"{num_near_best(points, size, momentum)} of {len(RATES)}"
             rows.append([f"{momentum:g}", str(size), *cells, near])
     return _lines(head, rows)
 
