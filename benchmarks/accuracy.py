@@ -139,13 +139,6 @@ def times_to(task: Task, found: dict[str, Any], goal: float) -> list[tuple[float
     return reached
 
 
-def _spread(values: list[float], digits: int) -> str:
-    mean = f"{statistics.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
 def to_goal(task: Task, found: dict[str, Any], which: int) -> str:
     """Seconds and epochs to the goal of that position, as a cell of a table."""
     reached = times_to(task, found, task.goals[which])
@@ -153,7 +146,7 @@ def to_goal(task: Task, found: dict[str, Any], which: int) -> str:
     if not reached:
         return "never"
     seconds, epochs = zip(*reached, strict=True)
-    text = f"{_spread(list(seconds), 1)} s ({statistics.mean(epochs):.1f})"
+    text = f"{record.spread(list(seconds), 1)} s ({statistics.mean(epochs):.1f})"
     return text if len(reached) == seeds else f"{text}, {len(reached)} of {seeds} seeds"
 
 
@@ -169,13 +162,12 @@ def table(task: Task, arms: dict[str, Any]) -> str:
             str(max(len(values) for values in found["values"])),
             f"{first_call(found):.1f} s",
             f"{epoch_seconds(found):.2f} s",
-            _spread(final(found), 3 if task.higher_is_better else 2),
+            record.spread(final(found), 3 if task.higher_is_better else 2),
             *(to_goal(task, found, which) for which in range(len(task.goals))),
         ]
         for arm, found in arms.items()
     ]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return record.markdown(head, rows)
 
 
 def stored() -> Results:
@@ -189,9 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy")
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all if none")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument(
-        "--tables", action="store_true", help="only print what is there"
-    )
+    parser.add_argument("--tables", action="store_true", help="measure nothing")
     options = parser.parse_args(arguments)
     for name in [] if options.tables else options.tasks or TASKS:
         print(TASKS[name].text, flush=True)

@@ -28,11 +28,12 @@ Found = dict[str, Any]
 
 def _line(axes: Any, arm: str, found: Found, over: str) -> None:
     """Mean over seeds, with the range of the seeds shaded."""
-    runs = [run for run in found["values"] if len(run) == len(found["values"][0])]
-    values = np.array(runs)
-    at = np.arange(1, values.shape[1] + 1, dtype="float64")
+    epochs = max(len(run) for run in found["values"])
+    whole = [i for i, run in enumerate(found["values"]) if len(run) == epochs]
+    values = np.array([found["values"][i] for i in whole])  # without diverged runs
+    at = np.arange(1, epochs + 1, dtype="float64")
     if over == "seconds":
-        at = np.mean([np.cumsum(run) for run in found["seconds"]], axis=0)
+        at = np.mean([np.cumsum(found["seconds"][i]) for i in whole], axis=0)
     colour, dashes, mark = _STYLES[arm]
     style: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": mark}
     every = max(1, len(at) // 8)

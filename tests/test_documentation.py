@@ -31,12 +31,12 @@ UNITS = {
     "global_clipnorm": "Euclidean norm",
     "ema_momentum": "part of the average",
     "ema_overwrite_frequency": "updates",
-    "loss_scale_factor": "loss",
+    "loss_scale_factor": "The loss is multiplied by it",
     "gradient_accumulation_steps": "examples",
     "examples_per_update": "examples",
     "save_freq": "batches",
     "max_to_keep": "saves",
-    "batch_size": "Int",
+    "batch_size": "examples",
     "seed": "order",
 }
 Wrong = tuple[Callable[[], Any], type[Exception]]
@@ -121,7 +121,8 @@ def test_argument_has_type_unit_and_default(
 ) -> None:
     text = _entries(_section(documented, "Args"))[parameter.name]
     assert re.match(TYPES, text), text
-    assert UNITS.get(parameter.name, "") in text
+    if re.match("Float|Int", text) or parameter.annotation in ("int", "float"):
+        assert UNITS[parameter.name] in text
     defaults = re.findall(r"Defaults to `([^`]*)`", text)
     if parameter.default is _NO:
         assert defaults == []
@@ -157,4 +158,4 @@ def test_every_argument_has_a_wrong_value() -> None:
 def test_public_methods_are_documented(name: str) -> None:
     public = getattr(keras_sgd_plus, name)
     own = [m for n, m in vars(public).items() if inspect.isfunction(m) and n[0] != "_"]
-    assert [m.__name__ for m in own if not inspect.getdoc(m)] == []
+    assert [m.__name__ for m in own if not m.__doc__] == []

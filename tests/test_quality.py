@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
+import matplotlib
 import pytest
 
-from benchmarks import accuracy, linear, readme, record, robustness
+from benchmarks import accuracy, curves, linear, readme, record, robustness
 from benchmarks.tasks import TASKS
 from benchmarks.training import Arm, Run, Trainer, climb, rate_at
 from keras_sgd_plus import SGDPlus
@@ -44,16 +46,17 @@ FOUND: dict[str, Any] = {
 
 def test_times_to_a_goal() -> None:
     task = TASKS["mlp"]
-    assert accuracy.times_to(task, FOUND, 0.9) == [(4.0, 2), (9.0, 3)]
-    assert accuracy.times_to(task, FOUND, 0.94) == [(5.0, 3)]
-    assert accuracy.times_to(task, FOUND, 0.99) == []
+    # Means of the last three epochs: 0.5, 0.705, 0.787 and 0.5, 0.55, 0.677.
+    assert accuracy.times_to(task, FOUND, 0.7) == [(4.0, 2)]
+    assert accuracy.times_to(task, FOUND, 0.67) == [(4.0, 2), (9.0, 3)]
+    assert accuracy.times_to(task, FOUND, 0.9) == []
     assert accuracy.epoch_seconds(FOUND) == 1.5
     assert accuracy.first_call(FOUND) == 2.5
     lower = dataclasses.replace(task, higher_is_better=False, goals=(0.6, 0.4))
-    assert accuracy.times_to(lower, FOUND, 0.6) == [(3.0, 1), (5.0, 1)]
+    assert accuracy.times_to(lower, FOUND, 0.52) == [(3.0, 1), (5.0, 1)]
     assert accuracy.to_goal(lower, FOUND, 1) == "never"
-    harder = dataclasses.replace(task, goals=(0.94,))
-    assert accuracy.to_goal(harder, FOUND, 0) == "5.0 ± 0.0 s (3.0), 1 of 2 seeds"
+    harder = dataclasses.replace(task, goals=(0.7,))
+    assert accuracy.to_goal(harder, FOUND, 0) == "4.0 s (2.0), 1 of 2 seeds"
 
 
 def test_a_trainer_can_be_used_again() -> None:
@@ -87,7 +90,7 @@ def _digits(seed: int) -> Any:
 @pytest.mark.parametrize("problem", linear.PROBLEMS[:3], ids=lambda p: p.id)
 def test_coefficients_are_those_of_scikit_learn(problem: linear.Problem) -> None:
     apart, largest = linear.difference(problem)
-    assert apart < 1e-12 * largest
+    assert apart < linear.BOUND * largest
 
 
 def test_ports_cover_the_same_distance() -> None:
@@ -110,9 +113,37 @@ def test_every_table_stands_somewhere() -> None:
 
 
 def test_every_arm_has_five_seeds() -> None:
-    results = json.loads((record.RESULTS / "accuracy.json").read_text())["results"]
-    assert set(results) == set(TASKS)
-    for found in results.values():
+    for found in accuracy.stored().values():
         assert list(found["arms"]) == [arm.id for arm in accuracy.ARMS]
         for arm in found["arms"].values():
             assert len(arm["values"]) == len(arm["seconds"]) == 5
+
+
+@pytest.mark.parametrize("name", accuracy.stored())
+def test_results_are_those_of_the_code(name: str) -> None:
+    arms = accuracy.stored()[name]["arms"]
+    for arm in accuracy.ARMS:
+        budget = TASKS[name].epochs * arm.more_epochs
+        assert {len(run) for run in arms[arm.id]["values"]} == {budget}
+
+
+@pytest.mark.skipif("mlp" not in accuracy.stored(), reason="not measured yet")
+def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From results in which a run has diverged, and stopped early."""
+    matplotlib.use("svg")
+    results = {"mlp": json.loads(json.dumps(accuracy.stored()["mlp"]))}
+    for kind in ("values", "seconds"):
+        results["mlp"]["arms"]["SGDPlus"][kind][0] = [1.0]
+    saved: list[str] = []
+    monkeypatch.setattr(curves, "save", lambda figure, name: saved.append(name))
+    curves.accuracy(results)
+    robust = json.loads((record.RESULTS / "robustness.json").read_text())
+    curves.robustness(robust["results"])
+    curves.order(json.loads((record.RESULTS / "order.json").read_text())["results"])
+    assert saved == ["accuracy", "first", "robustness", "order"]
+    assert set(curves._STYLES) == {arm.id for arm in accuracy.ARMS}
+
+
+@pytest.mark.parametrize("path", readme.FILES, ids=["README", "benchmarks"])
+def test_nothing_is_left_open(path: Any) -> None:
+    assert re.findall(r"\b[A-Z]+_TEXT\b|TODO|XXX", path.read_text()) == []

@@ -38,8 +38,10 @@ def test_block_runs(
     else:
         runpy.run_path(str(script))
         printed = capsys.readouterr().out
-    for expected in re.findall(r"print\(.*\)  # (\S+)(?::.*)?\n", block):
-        assert f"{expected.rstrip(':')}\n" in printed
+    expected = re.findall(r"^print\(.*\)  # (\S+?)(?::? .*)?$", block, flags=re.M)
+    assert len(expected) == len(re.findall(r"^\s*print\(", block, flags=re.M))
+    lines = printed.splitlines()
+    assert lines[len(lines) - len(expected) :] == expected
 
 
 def test_the_loop_is_what_is_computed() -> None:
