@@ -104,9 +104,15 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def filled(text: str) -> str:
     """The text with every marked region made from the results."""
-    return _REGION.sub(
-        lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text
-    )
+
+    def made(found: re.Match[str]) -> str:
+        try:
+            table = TABLES[found[2]]()
+        except FileNotFoundError as error:
+            table = _missing(Path(error.filename).stem)
+        return f"{found[1]}{table}\n{found[4]}"
+
+    return _REGION.sub(made, text)
 
 
 def main(arguments: list[str] | None = None) -> int:
