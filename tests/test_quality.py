@@ -54,9 +54,10 @@ def test_times_to_a_goal() -> None:
     assert accuracy.first_call(FOUND) == 2.5
     lower = dataclasses.replace(task, higher_is_better=False, goals=(0.6, 0.4))
     assert accuracy.times_to(lower, FOUND, 0.52) == [(3.0, 1), (5.0, 1)]
-    assert accuracy.to_goal(lower, FOUND, 1) == "never"
-    harder = dataclasses.replace(task, goals=(0.7,))
-    assert accuracy.to_goal(harder, FOUND, 0) == "4.0 s (2.0), 1 of 2 seeds"
+    assert accuracy.to_goal(lower, FOUND, 1) == "0 of 2 seeds in 7.0 s"
+    for goal, cell in ((0.7, "1 of 2 seeds in 7.0 s"), (0.67, "6.5 ± 3.5 s (2.5)")):
+        other = dataclasses.replace(task, goals=(goal,))
+        assert accuracy.to_goal(other, FOUND, 0) == cell
 
 
 def test_a_trainer_can_be_used_again() -> None:
