@@ -106,6 +106,18 @@ def test_the_readmes_table_is_that_of_the_recorded_run() -> None:
         assert f"| {' | '.join(line)} |" in details
 
 
+def test_what_the_readme_says_of_small_networks() -> None:
+    """An epoch takes less than Keras's at batch 32, but for the layers of thousands."""
+    recorded = json.loads((record.RESULTS / "speed.json").read_text())["results"]
+    found = speed.medians([measuring.Row(**row) for row in recorded["rows"]])
+    slower = [
+        workload
+        for workload in WORKLOADS
+        if found[workload, "SGDPlus fit"] > found[workload, "keras SGD, batch 32"]
+    ]
+    assert slower == ["mlp-784-2048-2048-10"]
+
+
 def test_the_tables_of_replicas_are_those_of_the_results() -> None:
     results = json.loads((record.RESULTS / "replicas.json").read_text())["results"]
     readme = (ROOT / "benchmarks" / "README.md").read_text()
