@@ -114,13 +114,14 @@ def test_every_table_stands_somewhere() -> None:
 
 
 def test_every_arm_has_five_seeds() -> None:
+    assert set(accuracy.stored()) == set(TASKS)
     for found in accuracy.stored().values():
         assert list(found["arms"]) == [arm.id for arm in accuracy.ARMS]
         for arm in found["arms"].values():
             assert len(arm["values"]) == len(arm["seconds"]) == 5
 
 
-@pytest.mark.parametrize("name", accuracy.stored())
+@pytest.mark.parametrize("name", TASKS)
 def test_results_are_those_of_the_code(name: str) -> None:
     arms = accuracy.stored()[name]["arms"]
     for arm in accuracy.ARMS:
@@ -128,7 +129,6 @@ def test_results_are_those_of_the_code(name: str) -> None:
         assert {len(run) for run in arms[arm.id]["values"]} == {budget}
 
 
-@pytest.mark.skipif("mlp" not in accuracy.stored(), reason="not measured yet")
 def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """From results in which a run has diverged, and stopped early."""
     matplotlib.use("svg")
@@ -147,4 +147,4 @@ def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("path", readme.FILES, ids=["README", "benchmarks"])
 def test_nothing_is_left_open(path: Any) -> None:
-    assert re.findall(r"\b[A-Z]+_TEXT\b|TODO|XXX", path.read_text()) == []
+    assert re.findall(r"TODO|XXX|To be measured", path.read_text()) == []
