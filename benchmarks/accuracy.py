@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import statistics
 from typing import Any
 
@@ -18,7 +17,7 @@ import keras
 
 from benchmarks import figures, record
 from benchmarks.tasks import TASKS, Task
-from benchmarks.training import Arm, Run, climb, fresh
+from benchmarks.training import Arm, Run, climb, fresh, smoothed
 from keras_sgd_plus import SGDPlus
 
 Results = dict[str, Any]  # task -> {"environment", "arms": {arm -> {...}}}
@@ -118,22 +117,19 @@ def first_call(found: dict[str, Any]) -> float:
 
 
 def final(found: dict[str, Any]) -> list[float]:
-    """The metric of each seed, mean of the last three epochs."""
-    return [statistics.mean(values[-3:]) for values in found["values"]]
+    """The metric of each seed at the end."""
+    return [smoothed(values)[-1] for values in found["values"]]
 
 
 def times_to(task: Task, found: dict[str, Any], goal: float) -> list[tuple[float, int]]:
     """Seconds and epochs to a goal, of the seeds that reach it.
 
-    It is reached when the mean of the last three epochs (or of all, before the third)
-    is: single epochs are noisy.
+    It is reached when the smoothed metric is.
     """
     reached = []
     for values, seconds in zip(found["values"], found["seconds"], strict=True):
-        means = [
-            statistics.mean(values[max(0, e - 2) : e + 1]) for e in range(len(values))
-        ]
-        epochs = [e for e, v in enumerate(means, 1) if task.reached(v, goal)]
+        enough = [task.reached(value, goal) for value in smoothed(values)]
+        epochs = [epoch for epoch, yes in enumerate(enough, 1) if yes]
         if epochs:
             reached.append((sum(seconds[: epochs[0]]), epochs[0]))
     return reached
@@ -176,8 +172,8 @@ def table(task: Task, arms: dict[str, Any]) -> str:
 
 def stored() -> Results:
     """What `results/accuracy.json` has, or nothing."""
-    path = record.RESULTS / "accuracy.json"
-    return json.loads(path.read_text())["results"] if path.exists() else {}
+    there = (record.RESULTS / "accuracy.json").exists()
+    return record.read("accuracy")["results"] if there else {}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,8 +26,15 @@ _STYLES = {
 Found = dict[str, Any]
 
 
+def _band(axes: Any, at: Any, runs: np.ndarray, **style: Any) -> None:
+    """Mean over seeds with their range shaded; `runs` is (seeds, places)."""
+    axes.plot(at, runs.mean(0), markersize=4, **style)
+    shade = {"color": style["color"], "alpha": 0.12, "lw": 0}
+    axes.fill_between(at, runs.min(0), runs.max(0), **shade)
+
+
 def _line(axes: Any, arm: str, found: Found, over: str) -> None:
-    """Mean over seeds, with the range of the seeds shaded."""
+    """An arm against seconds or epochs."""
     epochs = max(len(run) for run in found["values"])
     whole = [i for i, run in enumerate(found["values"]) if len(run) == epochs]
     values = np.array([found["values"][i] for i in whole])  # without diverged runs
@@ -36,9 +43,7 @@ def _line(axes: Any, arm: str, found: Found, over: str) -> None:
         at = np.mean([np.cumsum(found["seconds"][i]) for i in whole], axis=0)
     colour, dashes, mark = _STYLES[arm]
     style: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": mark}
-    every = max(1, len(at) // 8)
-    axes.plot(at, values.mean(0), label=arm, markersize=4, markevery=every, **style)
-    axes.fill_between(at, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0)
+    _band(axes, at, values, label=arm, markevery=max(1, len(at) // 8), **style)
 
 
 def _frame(axes: Any, task: Task, arms: dict[str, Found]) -> None:
@@ -119,26 +124,11 @@ def robustness(results: dict[str, Found]) -> None:
         for size in sizes:
             here = [p for p in points if (p["size"], p["momentum"]) == (size, momentum)]
             rates = [p["rate"] for p in here]
-            values = np.array([p["values"] for p in here])
             dashes, mark = styles[size]
+            style = {"linestyle": dashes, "marker": mark, "color": shades[size]}
             label = f"{size} example{'s' * (size > 1)} per update"
-            axes.plot(
-                rates,
-                values.mean(1),
-                linestyle=dashes,
-                marker=mark,
-                markersize=4,
-                color=shades[size],
-                label=label,
-            )
-            axes.fill_between(
-                rates,
-                values.min(1),
-                values.max(1),
-                color=shades[size],
-                alpha=0.12,
-                lw=0,
-            )
+            values = np.array([p["values"] for p in here]).T
+            _band(axes, rates, values, label=label, **style)
         axes.set(xscale="log", xlabel="learning rate (per update)")
         axes.set_title(f"momentum {momentum:g}", fontsize=10)
     panels[0].set_ylabel("validation accuracy after 10 epochs")
@@ -159,11 +149,8 @@ def order(results: dict[str, list[list[float]]]) -> None:
     ):
         values = np.array(runs)
         epochs = range(1, values.shape[1] + 1)
-        line = {"linestyle": dashes, "marker": mark, "color": colour}
-        axes.plot(epochs, values.mean(0), label=name, markersize=4, **line)
-        axes.fill_between(
-            epochs, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0
-        )
+        style = {"linestyle": dashes, "marker": mark, "color": colour}
+        _band(axes, epochs, values, label=name, **style)
     axes.set(xlabel="epochs", ylabel="test accuracy", ylim=(0, 1))
     axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.55))
     bare(axes)

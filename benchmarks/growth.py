@@ -128,13 +128,11 @@ def table(points: list[Point]) -> str:
     arms = list(dict.fromkeys(point.arm for point in points))
     units = {point.arm: point.unit for point in points}
     heads = [f"{arm}{units[arm] and f', {units[arm]}'}" for arm in arms]
-    lines = [f"| {points[0].curve} | {' | '.join(heads)} |"]
-    lines.append("| --- " * (len(arms) + 1) + "|")
+    rows = []
     for at in dict.fromkeys(point.at for point in points):
         cells = {p.arm: f"{p.value:.4g}" for p in points if p.at == at}
-        row = " | ".join(cells.get(arm, "-") for arm in arms)
-        lines.append(f"| {at:,} | {row} |")
-    return "\n".join(lines)
+        rows.append([f"{at:,}", *(cells.get(arm, "-") for arm in arms)])
+    return record.markdown([points[0].curve, *heads], rows)
 
 
 def _merged(new: list[dict[str, Any]]) -> list[dict[str, Any]]:

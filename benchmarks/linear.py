@@ -12,7 +12,6 @@ outputs, so the rate is multiplied by their number.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from sklearn import datasets
 from sklearn.linear_model import SGDClassifier, SGDRegressor
 
 from benchmarks import record
-from benchmarks.tasks import flights
+from benchmarks.datasets import flights
 from keras_sgd_plus import SGDPlus
 
 EPOCHS, REPEATS = 5, 5
@@ -192,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
         }
         print(f"  {problem.id}: {apart:.1e} of {largest:.2g}", flush=True)
     record.write("linear", results)
-    whole = json.loads((record.RESULTS / "linear.json").read_text())
+    whole = record.read("linear")
     print(f"\n{table(results)}\n\n{record.line(whole['environment'])}")
     far = [n for n, r in results.items() if r["difference"] > BOUND * r["largest"]]
     return 1 if far else 0

@@ -8,7 +8,6 @@ learning rate 0.01, no momentum. The data are the same in all arms; only
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import keras
@@ -72,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
             results[order].append(train(order, seed))
             print(f"  seed {seed}, {order}: {results[order][-1][-1]:.3f}", flush=True)
     record.write("order", results)
-    whole = json.loads((record.RESULTS / "order.json").read_text())
+    whole = record.read("order")
     print(f"\n{table(results)}\n\n{record.line(whole['environment'])}")
     figures.draw("order")
     return 0

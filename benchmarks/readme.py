@@ -7,14 +7,13 @@ the stored results give.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks import accuracy, linear, order, record, robustness, speed
 from benchmarks.measuring import Row
+from benchmarks.targets import FIT, REFERENCE
 from benchmarks.tasks import TASKS
 
 ROOT = record.RESULTS.parents[1]
@@ -22,19 +21,9 @@ FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 _REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
-def _stored(name: str) -> dict[str, Any]:
-    return json.loads((record.RESULTS / f"{name}.json").read_text())
-
-
-def _missing(benchmark: str) -> str:
-    return f"To be measured: `python -m benchmarks {benchmark}`."
-
-
 def first() -> str:
     """Seconds to a fixed quality, a row per task: the README's first table."""
     results = accuracy.stored()
-    if not results:
-        return _missing("accuracy")
     head = ["to reach", *accuracy.FIRST]
     rows = []
     for name, found in results.items():
@@ -58,9 +47,9 @@ def first() -> str:
 
 def throughput() -> str:
     """Examples per second beside Keras at batch sizes 1 and 32, from the speed run."""
-    found = _stored("speed")
+    found = record.read("speed")
     medians = speed.medians([Row(**row) for row in found["results"]["rows"]])
-    arms = ("keras SGD, batch 1", "SGDPlus fit", "keras SGD, batch 32")
+    arms = (REFERENCE, FIT, "keras SGD, batch 32")
     shown = {  # workload -> what it is called here
         "mlp-784-128-10": "MLP 784-128-10",
         "cnn": "CNN, 28 x 28",
@@ -87,9 +76,7 @@ def quality(name: str) -> Callable[[], str]:
     """All arms of one task."""
 
     def make() -> str:
-        found = accuracy.stored().get(name)
-        if found is None:
-            return _missing(f"accuracy {name}")
+        found = accuracy.stored()[name]
         table = accuracy.table(TASKS[name], found["arms"])
         return f"{table}\n\n{record.line(found['environment'])}"
 
@@ -98,25 +85,25 @@ def quality(name: str) -> Callable[[], str]:
 
 def rates() -> str:
     """Test accuracy against learning rate and size of update."""
-    found = _stored("robustness")
+    found = record.read("robustness")
     table = robustness.sweep_table(found["results"]["sweep"])
     return f"{table}\n\n{record.line(found['environment'])}"
 
 
 def port() -> str:
     """A recipe for batches of 32, carried over to one example."""
-    return robustness.port_table(_stored("robustness")["results"]["port"])
+    return robustness.port_table(record.read("robustness")["results"]["port"])
 
 
 def orders() -> str:
     """Sorted by class against shuffled."""
-    found = _stored("order")
+    found = record.read("order")
     return f"{order.table(found['results'])}\n\n{record.line(found['environment'])}"
 
 
 def lines() -> str:
     """SGDPlus beside scikit-learn on linear models."""
-    found = _stored("linear")
+    found = record.read("linear")
     return f"{linear.table(found['results'])}\n\n{record.line(found['environment'])}"
 
 
@@ -133,15 +120,9 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def filled(text: str) -> str:
     """The text with every marked region made from the results."""
-
-    def made(found: re.Match[str]) -> str:
-        try:
-            table = TABLES[found[2]]()
-        except FileNotFoundError as error:
-            table = _missing(Path(error.filename).stem)
-        return f"{found[1]}{table}\n{found[4]}"
-
-    return _REGION.sub(made, text)
+    return _REGION.sub(
+        lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

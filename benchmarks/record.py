@@ -80,6 +80,11 @@ def write(name: str, results: Any) -> Path:
     return path
 
 
+def read(name: str) -> dict[str, Any]:
+    """What `results/<name>.json` has: "environment" and "results"."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
 def processor() -> str:
     """The name of the CPU."""
     try:

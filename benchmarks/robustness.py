@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -81,20 +80,15 @@ def port(task: Task, rate: float, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def best_rate(points: list[dict[str, Any]], size: int, momentum: float) -> float:
-    """The learning rate with the highest mean accuracy."""
-    here = [p for p in points if (p["size"], p["momentum"]) == (size, momentum)]
-    return max(here, key=lambda p: statistics.mean(p["values"]))["rate"]
-
-
-def num_near_best(points: list[dict[str, Any]], size: int, momentum: float) -> int:
-    """How many of the learning rates come within 0.02 of the size's best accuracy."""
-    means = [
-        statistics.mean(p["values"])
+def means(
+    points: list[dict[str, Any]], size: int, momentum: float
+) -> dict[float, float]:
+    """By learning rate, the mean accuracy over seeds."""
+    return {
+        p["rate"]: statistics.mean(p["values"])
         for p in points
         if (p["size"], p["momentum"]) == (size, momentum)
-    ]
-    return sum(mean >= max(means) - 0.02 for mean in means)
+    }
 
 
 def sweep_table(points: list[dict[str, Any]]) -> str:
@@ -103,16 +97,13 @@ def sweep_table(points: list[dict[str, Any]]) -> str:
     rows = []
     for momentum in MOMENTA:
         for size in SIZES:
-            here = {
-                p["rate"]: statistics.mean(p["values"])
-                for p in points
-                if (p["size"], p["momentum"]) == (size, momentum)
-            }
+            here = means(points, size, momentum)
             top = max(here.values())
             cells = [f"{here[r]:.3f}" for r in RATES]
             cells = [f"**{c}**" if c == f"{top:.3f}" else c for c in cells]
-            near = f"{num_near_best(points, size, momentum)} of {len(RATES)}"
-            rows.append([f"{momentum:g}", str(size), *cells, near])
+            near = sum(mean >= top - 0.02 for mean in here.values())
+            near_of = f"{near} of {len(RATES)}"
+            rows.append([f"{momentum:g}", str(size), *cells, near_of])
     return record.markdown(head, rows)
 
 
@@ -140,9 +131,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.tables:
         task = dataclasses.replace(TASKS["mlp"], epochs=EPOCHS)
         points = sweep(task, options.seeds)
-        ported = port(task, best_rate(points, 32, 0.9), options.seeds)
+        recipe = means(points, 32, 0.9)
+        ported = port(task, max(recipe, key=lambda r: recipe[r]), options.seeds)
         record.write("robustness", {"sweep": points, "port": ported})
-    whole = json.loads((record.RESULTS / "robustness.json").read_text())
+    whole = record.read("robustness")
     print(f"\n{sweep_table(whole['results']['sweep'])}")
     print(f"\n{port_table(whole['results']['port'])}")
     print(f"\n{record.line(whole['environment'])}")

@@ -71,15 +71,14 @@ def summary(found: Medians) -> str:
         f"{REFERENCE}, 64 steps per execution": "64 steps per execution",
         "keras SGD, batch 32": "Keras, batch 32",
     }
-    lines = [f"| workload | {' | '.join(columns.values())} |"]
-    lines.append("| --- " * (len(columns) + 1) + "|")
+    rows = []
     for workload in dict.fromkeys(workload for workload, _ in found):
         values = [found.get((workload, arm)) for arm in columns]
         cells = [
             "-" if v is None else f"{v:.2g}" if v < 10 else f"{v:,.0f}" for v in values
         ]
-        lines.append(f"| {workload} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([workload, *cells])
+    return record.markdown(["workload", *columns.values()], rows)
 
 
 def verdicts(found: Medians, ids: set[str]) -> list[extremes.Verdict]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 import math
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from benchmarks.tasks import Part, Task
+from benchmarks.datasets import Part
+from benchmarks.tasks import Task
 
 Optimizer = keras.optimizers.Optimizer
 
@@ -32,6 +34,14 @@ class Arm:
     more_epochs: int = 1  # times as many
 
 
+def smoothed(values: Sequence[float]) -> list[float]:
+    """At each epoch the mean of the last three, or of all before the third.
+
+    Single epochs are noisy.
+    """
+    return [statistics.mean(values[max(0, e - 2) : e + 1]) for e in range(len(values))]
+
+
 @dataclass(frozen=True)
 class Run:
     """After each epoch: the metric, and what the epoch took in seconds."""
@@ -41,8 +51,8 @@ class Run:
 
     @property
     def last(self) -> float:
-        """Mean of the last three epochs, which is less noisy than the last alone."""
-        return float(np.mean(self.values[-3:]))
+        """The smoothed metric at the end."""
+        return smoothed(self.values)[-1]
 
 
 class _Watch(keras.callbacks.Callback):

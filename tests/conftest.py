@@ -47,13 +47,16 @@ def _few_objects() -> None:
     Graphs and compiled functions stay for as long as the process, millions of objects,
     and a collection that walks them all takes seconds.
     """
-    gc.collect()
-    gc.freeze()
+    _hide_objects()
 
 
 @pytest.fixture
 def few_objects() -> None:
     """The same for a test that collects often, after others of its module."""
+    _hide_objects()
+
+
+def _hide_objects() -> None:
     gc.collect()
     gc.freeze()
 

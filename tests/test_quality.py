@@ -63,7 +63,7 @@ def test_times_to_a_goal() -> None:
 def test_a_trainer_can_be_used_again() -> None:
     from sklearn.datasets import load_digits
 
-    from benchmarks.tasks import Data
+    from benchmarks.datasets import Data
 
     digits = load_digits()
     x, y = (digits.images / 16).astype("float32"), digits.target.astype("int32")
@@ -138,9 +138,9 @@ def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[str] = []
     monkeypatch.setattr(curves, "save", lambda figure, name: saved.append(name))
     curves.accuracy(results)
-    robust = json.loads((record.RESULTS / "robustness.json").read_text())
+    robust = record.read("robustness")
     curves.robustness(robust["results"])
-    curves.order(json.loads((record.RESULTS / "order.json").read_text())["results"])
+    curves.order(record.read("order")["results"])
     assert saved == ["accuracy", "first", "robustness", "order"]
     assert set(curves._STYLES) == {arm.id for arm in accuracy.ARMS}
 
