@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import record
+
 FIRST_CALL, MEMORY = 1.5, 1.2  # bounds; see `verdicts`
 LARGE, SMALL = 65_536, 64
 MIB = 2**20
@@ -176,12 +178,15 @@ def _memories() -> list[Verdict]:
     return lines
 
 
+def table(lines: list[Verdict]) -> str:
+    """A Markdown table of targets."""
+    head = ["workload", "figure", "value", "target", "met"]
+    return record.markdown(head, [list(line) for line in lines])
+
+
 def show(lines: list[Verdict]) -> bool:
     """Prints a table of targets; whether one of them is missed."""
-    print("| workload | figure | value | target | met |")
-    print("| --- | --- | --- | --- | --- |")
-    for line in lines:
-        print(f"| {' | '.join(line)} |")
+    print(table(lines))
     return any(line[-1].lower().startswith("no") for line in lines)
 
 

@@ -9,7 +9,6 @@ number of compilations.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -137,11 +136,11 @@ def table(points: list[Point]) -> str:
 
 def _merged(new: list[dict[str, Any]]) -> list[dict[str, Any]]:
     # What was measured now, and the curves of earlier runs that were not.
-    path = record.RESULTS / "growth.json"
-    if not path.exists():
+    try:
+        old = record.read("growth")["results"]
+    except FileNotFoundError:
         return new
     measured = {point["curve"] for point in new}
-    old = json.loads(path.read_text())["results"]
     return new + [point for point in old if point["curve"] not in measured]
 
 

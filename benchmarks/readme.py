@@ -10,9 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from benchmarks import accuracy, linear, order, record, robustness, speed
-from benchmarks.measuring import Row
+from benchmarks import (
+    accuracy,
+    embeddings,
+    extremes,
+    growth,
+    linear,
+    order,
+    record,
+    replicas,
+    robustness,
+    speed,
+)
+from benchmarks.measuring import Point, Row
 from benchmarks.targets import FIT, REFERENCE
 from benchmarks.tasks import TASKS
 
@@ -39,16 +51,13 @@ def first() -> str:
         "Seconds from the call of `fit`, compilation included, and epochs in brackets; "
         f"means ± standard deviations of {seeds} seeds, or how many of them get there "
         "in all the time that they had. Learning rates are tuned by the same search. "
-        f"{' to '.join(days)}, TensorFlow {here['packages']['tensorflow']}, "
-        f"{here['cores']} cores of {here['processor']}."
     )
-    return f"{table}\n\n{foot}"
+    return f"{table}\n\n{foot}{_short(here, days)}"
 
 
 def throughput() -> str:
     """Examples per second beside Keras at batch sizes 1 and 32, from the speed run."""
-    found = record.read("speed")
-    medians = speed.medians([Row(**row) for row in found["results"]["rows"]])
+    medians = speed.medians(_rows())
     arms = (REFERENCE, FIT, "keras SGD, batch 32")
     shown = {  # workload -> what it is called here
         "mlp-784-128-10": "MLP 784-128-10",
@@ -69,7 +78,45 @@ def throughput() -> str:
         slow, ours, batch = (medians[workload, arm] for arm in arms)
         cells = [f"{1e6 / us:,.0f}" for us in (slow, ours, batch)]
         rows.append([name, *cells, f"{slow / ours:.0f} times"])
-    return record.markdown(head, rows)
+    here = record.read("speed")["environment"]
+    return f"{record.markdown(head, rows)}\n\n{_short(here, [here.get('date', 'undated')])}"
+
+
+def workloads() -> str:
+    """Microseconds per example of every workload and the main arms."""
+    rows = _rows()
+    passes = max(len(row.microseconds) for row in rows)
+    foot = f"Medians of {passes} passes, compilation apart. "
+    environment = record.read("speed")["environment"]
+    return f"{speed.summary(speed.medians(rows))}\n\n{foot}{record.line(environment)}"
+
+
+def targets() -> str:
+    """The bounds of the speed benchmark, and whether they are kept."""
+    return extremes.table(record.read("speed")["results"]["targets"])
+
+
+def curves() -> str:
+    """How time and memory grow: a table per curve."""
+    found = record.read("growth")
+    points = [Point(**point) for point in found["results"]]
+    names = dict.fromkeys(point.curve for point in points)
+    tables = [growth.table([p for p in points if p.curve == name]) for name in names]
+    return "\n\n".join([*tables, record.line(found["environment"])])
+
+
+def vocabularies() -> str:
+    """Momentum on tables of up to a million rows, and the bounds on it."""
+    found = record.read("embeddings")
+    table = growth.table([Point(**point) for point in found["results"]])
+    lines = "\n".join(f"- {line}" for line in embeddings.verdicts(found["results"]))
+    return f"{table}\n\n{lines}\n\n{record.line(found['environment'])}"
+
+
+def workers() -> str:
+    """Local SGD on 1, 2 and 4 processes, and on paper for up to 64."""
+    found = record.read("replicas")
+    return f"{replicas.table(found['results'])}\n\n{record.line(found['environment'])}"
 
 
 def quality(name: str) -> Callable[[], str]:
@@ -107,9 +154,27 @@ def lines() -> str:
     return f"{linear.table(found['results'])}\n\n{record.line(found['environment'])}"
 
 
+def _short(here: dict[str, Any], days: list[str]) -> str:
+    # What matters most of what a measurement ran on.
+    return (
+        f"{' to '.join(days)}, TensorFlow {here['packages']['tensorflow']}, "
+        f"{here['cores']} cores of {here['processor']}."
+    )
+
+
+def _rows() -> list[Row]:
+    # Of the speed run.
+    return [Row(**row) for row in record.read("speed")["results"]["rows"]]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "throughput": throughput,
     "first": first,
+    "workloads": workloads,
+    "targets": targets,
+    "growth": curves,
+    "embeddings": vocabularies,
+    "replicas": workers,
     **{name: quality(name) for name in TASKS},
     "rates": rates,
     "port": port,

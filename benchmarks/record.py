@@ -9,6 +9,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -30,9 +31,10 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Date, versions, processor, threads, flags and commit."""
+    """Date, command, versions, processor, threads, flags and commit."""
     return {
         "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "processor": processor(),
@@ -50,8 +52,9 @@ def environment() -> dict[str, Any]:
 def line(found: dict[str, Any]) -> str:
     """One line for the foot of a table."""
     packages = ", ".join(f"{k} {v}" for k, v in found["packages"].items() if v)
-    day = f"{found['date']}; " if "date" in found else ""  # the oldest files have none
-    return day + (
+    start = f"{found['date']}; " if "date" in found else ""  # the oldest have none
+    start += f"`{found['command']}`; " if "command" in found else ""
+    return start + (
         f"Python {found['python']}, {packages}; {found['cores']} cores of "
         f"{found['processor']}; commit {found['commit']}."
     )
