@@ -79,7 +79,8 @@ def throughput() -> str:
         cells = [f"{1e6 / us:,.0f}" for us in (slow, ours, batch)]
         rows.append([name, *cells, f"{slow / ours:.0f} times"])
     here = record.read("speed")["environment"]
-    return f"{record.markdown(head, rows)}\n\n{_short(here, [here.get('date', 'undated')])}"
+    foot = _short(here, [here.get('date', 'undated')])
+    return f"{record.markdown(head, rows)}\n\n{foot}"
 
 
 def workloads() -> str:

@@ -173,10 +173,14 @@ def idle(model: Any) -> Any:
     return trainer
 
 
-def _stepping(workload: Workload, *rest: Any) -> Arm:
-    if workload.num_examples < 64:
-        raise Unsupported("fewer examples than one execution has steps")
-    return fit(keras.optimizers.SGD, 1, steps_per_execution=64)(workload, *rest)
+def _stepping(batch_size: int, steps: int) -> Callable[..., Arm]:
+    def make(workload: Workload, *rest: Any) -> Arm:
+        if workload.num_examples < batch_size * steps:
+            raise Unsupported("fewer examples than one execution has steps")
+        sgd = keras.optimizers.SGD
+        return fit(sgd, batch_size, steps_per_execution=steps)(workload, *rest)
+
+    return make
 
 
 # Batch sizes at which `fit` is measured beside what it costs by itself.
@@ -192,10 +196,12 @@ ARMS: dict[str, Callable[..., Arm]] = {
     "SGDPlus fit, 8 examples per update": fit(_groups(8), 4096),
     "SGDPlus fit, 32 examples per update": fit(_groups(32), 4096),
     "keras SGD, batch 1": fit(keras.optimizers.SGD, 1),
-    "keras SGD, batch 1, 64 steps per execution": _stepping,
+    "keras SGD, batch 1, 64 steps per execution": _stepping(1, 64),
     "keras SGD, batch 1, jit_compile": fit(keras.optimizers.SGD, 1, jit_compile=True),
     "keras SGD, batch 8": fit(keras.optimizers.SGD, 8),
     "keras SGD, batch 32": fit(keras.optimizers.SGD, 32),
+    "keras SGD, batch 32, 32 steps per execution": _stepping(32, 32),
+    "keras SGD, batch 32, jit_compile": fit(keras.optimizers.SGD, 32, jit_compile=True),
     f"{NOTHING}, one batch": fit(keras.optimizers.SGD, 0, one_batch=True, shape=idle),
     **{
         f"{NOTHING}, batch {size:,}": fit(keras.optimizers.SGD, size, shape=idle)
