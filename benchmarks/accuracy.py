@@ -1,15 +1,17 @@
 """Time to accuracy: SGDPlus beside Keras's SGD and Adam, each with its own tuned rate.
 
-`python -m benchmarks accuracy [task ...] [--seeds 5]`. For each task and arm the
-learning rate is chosen by the same search on the validation part (seed 100); then every
-arm trains once per seed, on fresh models, taking turns. The clock runs from the call of
-`fit`, so tracing and compilation are in it, and stands still during evaluation.
+`python -m benchmarks accuracy [task ...] [--seeds 5] [--stored-rates]`. For each task
+and arm the learning rate is chosen by the same search on the validation part, seed 100;
+then every arm trains once per seed, on fresh models, taking turns, all for the same
+number of seconds. The clock runs from the call of `fit`, so tracing and compilation are
+in it, and stands still during evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import math
 import statistics
 from typing import Any
 
@@ -17,7 +19,7 @@ import keras
 
 from benchmarks import figures, record
 from benchmarks.tasks import TASKS, Task
-from benchmarks.training import Arm, Run, climb, fresh, smoothed
+from benchmarks.training import Arm, Run, climb, fresh
 from keras_sgd_plus import SGDPlus
 
 Results = dict[str, Any]  # task -> {"environment", "arms": {arm -> {...}}}
@@ -26,6 +28,7 @@ _SGD = functools.partial(keras.optimizers.SGD, momentum=0.9)
 _ADAM = keras.optimizers.Adam
 ARMS = (
     Arm("SGDPlus", SGDPlus),
+    Arm("SGDPlus, an epoch is one batch", SGDPlus, whole=True, rate_of="SGDPlus"),
     Arm("SGDPlus, momentum 0.9", functools.partial(SGDPlus, momentum=0.9)),
     Arm(
         "SGDPlus, momentum 0.9, 4 per update",
@@ -54,13 +57,15 @@ ARMS = (
         rate_of="Keras Adam, batch 32",
     ),
 )
-FIRST = (  # of the README's table and figure
-    "SGDPlus",
-    "Keras SGD, momentum 0.9, batch 32",
-    "Keras Adam, batch 32",
-    "Keras Adam, batch 32, 32 steps per execution",
-    "Keras Adam, batch 256",
-)
+FIRST = {  # of the README's table and figure, and what they are called there
+    "SGDPlus": "**SGDPlus**",
+    "Keras SGD, momentum 0.9, batch 32": "SGD, batch 32",
+    "Keras SGD, momentum 0.9, batch 256": "SGD, batch 256",
+    "Keras Adam, batch 32": "Adam, batch 32",
+    "Keras Adam, batch 32, 32 steps per execution": "Adam, batch 32, 32 steps a call",
+    "Keras Adam, batch 256": "Adam, batch 256",
+}
+WINDOW = 3  # epochs: single ones are noisy
 _SEARCH_SEED = 100
 
 
@@ -83,87 +88,132 @@ def best(tried: dict[float, float], task: Task) -> float:
     return choose(tried, key=lambda rate: tried[rate])
 
 
-def measure(task: Task, seeds: int) -> Results:
-    """Tunes every arm, then trains each once per seed, in turns."""
-    tried = {arm.id: tune(task, arm) for arm in ARMS if not arm.rate_of}
+def measure(task: Task, seeds: int, tried: dict[str, dict[float, float]]) -> Results:
+    """Trains each arm once per seed, in turns.
+
+    Args:
+        task: what is learnt.
+        seeds: how many.
+        tried: what `tune` gives, by arm.
+    """
     runs: dict[str, list[Run]] = {arm.id: [] for arm in ARMS}
+    data = task.data()
     for seed in range(seeds):
         for i in range(len(ARMS)):
             arm = ARMS[(i + seed) % len(ARMS)]
             rate = best(tried[arm.rate_of or arm.id], task)
-            run = fresh(task, arm).run(rate, seed, task.data().test)
+            run = fresh(task, arm).run(
+                rate, seed, data.test, data.validation, seconds=task.seconds
+            )
             runs[arm.id].append(run)
-            spent = sum(run.seconds)
-            print(f"  seed {seed}, {arm.id}: {run.last:.4f}, {spent:.1f} s", flush=True)
+            print(f"  seed {seed}, {arm.id}: {run.last:.4f}", flush=True)
     return {
         arm.id: {
             "learning_rate": best(tried[arm.rate_of or arm.id], task),
             "tried": {f"{r:g}": v for r, v in tried.get(arm.id, {}).items()},
-            "values": [[round(v, 5) for v in run.values] for run in runs[arm.id]],
+            "values": [[round(v, 5) for v in run.values[0]] for run in runs[arm.id]],
+            "checks": [[round(v, 5) for v in run.values[1]] for run in runs[arm.id]],
             "seconds": [[round(s, 4) for s in run.seconds] for run in runs[arm.id]],
         }
         for arm in ARMS
     }
 
 
+def windows(values: list[float]) -> list[float]:
+    """At each epoch the mean with the next two; it ends two epochs before the run.
+
+    Of a run that is shorter than that, its mean.
+    """
+    if len(values) < WINDOW:
+        return [statistics.mean(values)]
+    last = len(values) - WINDOW
+    return [statistics.mean(values[e : e + WINDOW]) for e in range(last + 1)]
+
+
 def epoch_seconds(found: dict[str, Any]) -> float:
-    """Seconds of an epoch, the median over all but the first of each run."""
-    return statistics.median(s for run in found["seconds"] for s in run[1:])
+    """Seconds of an epoch, the median over all but the first two of each run."""
+    return statistics.median(s for run in found["seconds"] for s in run[2:] or run[1:])
 
 
-def first_call(found: dict[str, Any]) -> float:
-    """Seconds that the first epoch took more: tracing and compilation."""
-    return statistics.median(run[0] for run in found["seconds"]) - epoch_seconds(found)
+def first_calls(found: dict[str, Any]) -> float:
+    """Seconds that the first two epochs took more: tracing, compilation, threads."""
+    start = statistics.median(sum(run[:2]) for run in found["seconds"])
+    return start - 2 * epoch_seconds(found)
 
 
-def final(found: dict[str, Any]) -> list[float]:
-    """The metric of each seed at the end."""
-    return [smoothed(values)[-1] for values in found["values"]]
+def final(task: Task, found: dict[str, Any]) -> list[float]:
+    """The metric of each seed where that on the validation part was best."""
+    choose = max if task.higher_is_better else min
+    ends = []
+    for values, checks in zip(found["values"], found["checks"], strict=True):
+        seen = windows(checks)
+        ends.append(windows(values)[seen.index(choose(seen))])
+    return ends
+
+
+def goals(task: Task, arms: dict[str, Any]) -> list[float]:
+    """What the worst arm ends with, and the median arm, rounded to the easier side.
+
+    Means over seeds. Made by rule, so that nobody can choose them.
+    """
+    ends = sorted(
+        (statistics.mean(final(task, found)) for found in arms.values()),
+        reverse=not task.higher_is_better,
+    )
+    places = (ends[0], statistics.median(ends))
+    if task.higher_is_better:
+        steps = [math.floor(end / task.step + 1e-9) for end in places]
+    else:
+        steps = [math.ceil(end / task.step - 1e-9) for end in places]
+    return [round(step * task.step, 4) for step in steps]
 
 
 def times_to(task: Task, found: dict[str, Any], goal: float) -> list[tuple[float, int]]:
-    """Seconds and epochs to a goal, of the seeds that reach it.
+    """Seconds and epochs to a goal, of each seed; infinite where it is not reached.
 
-    It is reached when the smoothed metric is.
+    It is reached at the first epoch whose mean with the next two is good enough.
     """
-    reached = []
+    times = []
     for values, seconds in zip(found["values"], found["seconds"], strict=True):
-        enough = [task.reached(value, goal) for value in smoothed(values)]
-        epochs = [epoch for epoch, yes in enumerate(enough, 1) if yes]
-        if epochs:
-            reached.append((sum(seconds[: epochs[0]]), epochs[0]))
-    return reached
+        enough = [task.reached(value, goal) for value in windows(values)]
+        epochs = enough.index(True) + 1 if any(enough) else 0
+        times.append((sum(seconds[:epochs]), epochs) if epochs else (math.inf, 0))
+    return sorted(times)
 
 
-def to_goal(task: Task, found: dict[str, Any], which: int) -> str:
-    """Seconds and epochs to the goal of that position, as a cell of a table.
+def to_goal(task: Task, found: dict[str, Any], goal: float, epochs: bool = True) -> str:
+    """The seconds to a goal as a cell of a table: median over seeds, and range.
 
-    A mean over the seeds that get there would flatter an arm of which some do not: then
-    the cell has their number, and the seconds that all have had.
+    `>` is before the seconds that a run has had that does not get there.
     """
-    reached = times_to(task, found, task.goals[which])
-    if len(reached) == len(found["values"]):
-        seconds, epochs = zip(*reached, strict=True)
-        mean = statistics.mean(epochs)
-        return f"{record.spread(list(seconds), 1)} s ({mean:.1f})"
-    budget = statistics.mean(sum(run) for run in found["seconds"])
-    return f"{len(reached)} of {len(found['values'])} seeds in {budget:.1f} s"
+    times = times_to(task, found, goal)
+    shown = [
+        f"> {task.seconds:g}" if math.isinf(seconds) else f"{seconds:.1f}"
+        for seconds, _ in times
+    ]
+    middle = times[len(times) // 2]
+    reached = sum(seconds < math.inf for seconds, _ in times)
+    if math.isinf(middle[0]):
+        return f"{shown[-1]} s ({reached} of {len(times)})"
+    after = f", {middle[1]} epochs" if epochs else ""
+    return f"{shown[len(times) // 2]} s ({shown[0]} to {shown[-1]}){after}"
 
 
 def table(task: Task, arms: dict[str, Any]) -> str:
     """A row per arm, in Markdown."""
     compared = "at least" if task.higher_is_better else "at most"
-    goals = [f"to {compared} {goal:g} (epochs)" for goal in task.goals]
-    head = ["arm", "rate", "epochs", "first call", "epoch", task.unit, *goals]
+    aims = goals(task, arms)
+    head = ["arm", "rate", "epochs", "first calls", "epoch", task.unit]
+    head += [f"to {compared} {goal:g}" for goal in aims]
     rows = [
         [
             arm,
             f"{found['learning_rate']:g}",
-            str(max(len(values) for values in found["values"])),
-            f"{first_call(found):.1f} s",
-            f"{epoch_seconds(found):.2f} s",
-            record.spread(final(found), 3 if task.higher_is_better else 2),
-            *(to_goal(task, found, which) for which in range(len(task.goals))),
+            f"{statistics.median(len(values) for values in found['values']):g}",
+            f"{first_calls(found):.1f} s",
+            f"{epoch_seconds(found):.3f} s",
+            record.spread(final(task, found), 3 if task.higher_is_better else 2),
+            *(to_goal(task, found, goal) for goal in aims),
         ]
         for arm, found in arms.items()
     ]
@@ -176,16 +226,29 @@ def stored() -> Results:
     return record.read("accuracy")["results"] if there else {}
 
 
+def _stored(name: str, arm: Arm) -> dict[float, float]:
+    # What an earlier search tried.
+    tried = stored()[name]["arms"][arm.id]["tried"]
+    return {float(rate): value for rate, value in tried.items()}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measures, prints tables, writes JSON and figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy")
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all if none")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tables", action="store_true", help="measure nothing")
+    parser.add_argument("--stored-rates", action="store_true", help="search nothing")
     options = parser.parse_args(arguments)
     for name in [] if options.tables else options.tasks or TASKS:
-        print(TASKS[name].text, flush=True)
-        found = measure(TASKS[name], options.seeds)
+        task = TASKS[name]
+        print(task.text, flush=True)
+        tried = {
+            arm.id: _stored(name, arm) if options.stored_rates else tune(task, arm)
+            for arm in ARMS
+            if not arm.rate_of
+        }
+        found = measure(task, options.seeds, tried)
         new = {"environment": record.environment(), "arms": found}
         record.write("accuracy", {**stored(), name: new})
     for name, found in stored().items():

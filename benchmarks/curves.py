@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy import FIRST
+from benchmarks.accuracy import ARMS, FIRST, final
 from benchmarks.canvas import bare, logarithmic, save
 from benchmarks.tasks import TASKS, Task
 
 # An arm has a colour, dashes and a mark of its own: it is told without colour, too.
 _STYLES = {
     "SGDPlus": ("#1b6ca8", "-", "o"),
+    "SGDPlus, an epoch is one batch": ("#12486f", "-.", "*"),
     "SGDPlus, momentum 0.9": ("#1b6ca8", "--", "s"),
     "SGDPlus, momentum 0.9, 4 per update": ("#4a9ad0", "-", "^"),
     "SGDPlus, momentum 0.9, 16 per update": ("#4a9ad0", "--", "v"),
@@ -33,14 +34,17 @@ def _band(axes: Any, at: Any, runs: np.ndarray, **style: Any) -> None:
     axes.fill_between(at, runs.min(0), runs.max(0), **shade)
 
 
-def _line(axes: Any, arm: str, found: Found, over: str) -> None:
-    """An arm against seconds or epochs."""
-    epochs = max(len(run) for run in found["values"])
-    whole = [i for i, run in enumerate(found["values"]) if len(run) == epochs]
-    values = np.array([found["values"][i] for i in whole])  # without diverged runs
+def _line(axes: Any, task: Task, arm: str, found: Found, over: str) -> None:
+    """An arm against seconds or epochs, for as long as all of its seeds have run.
+
+    A run that has diverged stays where it was.
+    """
+    whole = [run for run in found["seconds"] if sum(run) >= task.seconds]
+    epochs = min(len(run) for run in whole)
+    values = np.array([(v + epochs * v[-1:])[:epochs] for v in found["values"]])
     at = np.arange(1, epochs + 1, dtype="float64")
     if over == "seconds":
-        at = np.mean([np.cumsum(found["seconds"][i]) for i in whole], axis=0)
+        at = np.mean([np.cumsum(run[:epochs]) for run in whole], axis=0)
     colour, dashes, mark = _STYLES[arm]
     style: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": mark}
     _band(axes, at, values, label=arm, markevery=max(1, len(at) // 8), **style)
@@ -48,14 +52,13 @@ def _line(axes: Any, arm: str, found: Found, over: str) -> None:
 
 def _frame(axes: Any, task: Task, arms: dict[str, Found]) -> None:
     """Cuts off what is worse than what every arm has left behind it in the end."""
-    ends = [np.mean(run[-3:]) for found in arms.values() for run in found["values"]]
+    ends = [end for found in arms.values() for end in final(task, found)]
     starts = [run[0] for found in arms.values() for run in found["values"]]
     if task.higher_is_better:
-        low = max(min(starts), max(ends) - 0.16)
-        axes.set_ylim(low, max(ends) + 0.01)
+        axes.set_ylim(max(min(starts), max(ends) - 0.12), max(ends) + 0.01)
     else:
         room = max(ends) - min(ends)
-        axes.set_ylim(min(ends) - 0.1 * room, max(ends) + 1.0 * room)
+        axes.set_ylim(min(ends) - 0.1 * room, max(ends) + 0.5 * room)
 
 
 def accuracy(results: dict[str, Found]) -> None:
@@ -69,8 +72,9 @@ def accuracy(results: dict[str, Found]) -> None:
     for name, panels in zip(tasks, grid, strict=True):
         task, arms = TASKS[name], results[name]["arms"]
         for axes, over in zip(panels, ("seconds", "epochs"), strict=True):
-            for arm in _STYLES:
-                _line(axes, arm, arms[arm], over)
+            for arm in ARMS:  # as many steps per execution as may be change no epoch
+                if over == "seconds" or arm.steps_per_execution == 1:
+                    _line(axes, task, arm.id, arms[arm.id], over)
             _frame(axes, task, {arm: arms[arm] for arm in _STYLES})
             logarithmic(axes)
             axes.set_ylabel(task.unit)
@@ -88,23 +92,25 @@ def accuracy(results: dict[str, Found]) -> None:
 
 
 def _first(results: dict[str, Found]) -> None:
-    """The README's figure: two tasks against seconds, a few arms."""
+    """The README's figure: the tasks against seconds, a few arms."""
     import matplotlib.pyplot as plt
 
-    names = [name for name in ("mlp", "cnn") if name in results]
-    figure, panels = plt.subplots(1, len(names), figsize=(10, 3.9), squeeze=False)
-    for axes, name in zip(panels[0], names, strict=True):
+    figure, panels = plt.subplots(2, 2, figsize=(10, 7))
+    for axes, name in zip(panels.flat, results, strict=False):
         task, arms = TASKS[name], results[name]["arms"]
         for arm in FIRST:
-            _line(axes, arm, arms[arm], "seconds")
+            _line(axes, task, arm, arms[arm], "seconds")
         _frame(axes, task, {arm: arms[arm] for arm in FIRST})
         logarithmic(axes)
         axes.set_ylabel(task.unit)
         axes.set_xlabel("seconds since the call of fit, compilation included")
         axes.set_title(task.text, fontsize=10)
         bare(axes)
-    panels[0][-1].legend(frameon=False, fontsize=8, loc="lower right")
-    figure.tight_layout()
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="upper center", ncols=2, frameon=False, fontsize=9
+    )
+    figure.tight_layout(rect=(0, 0, 1, 0.9))
     save(figure, "first")
 
 

@@ -19,14 +19,15 @@ _PANELS = {  # curve -> title, label of the horizontal axis, of the vertical one
     "memory": ("Peak memory, CNN", "examples per batch", "MiB"),
     "depth": ("First call, Dense layers", "layers", "seconds"),
 }
-_ARMS = {  # of the bars, with their colours
-    LOOP: "#1b6ca8",
-    "SGDPlus fit": "#7fb2d8",
-    "jax scan": "#e08e45",
-    "torch eager": "#b04a4a",
-    "keras SGD, batch 32": "#9a9a9a",
-    REFERENCE: "#4d4d4d",
+_ARMS = {  # of the bars, with their colours and hatches
+    LOOP: ("#1b6ca8", ""),
+    "SGDPlus fit": ("#7fb2d8", "///"),
+    "jax scan": ("#e08e45", "..."),
+    "torch eager": ("#b04a4a", "xxx"),
+    "keras SGD, batch 32": ("#c4c4c4", "---"),
+    REFERENCE: ("#4d4d4d", ""),
 }
+_LINES = ("o-", "s--", "^-.", "D:", "v-", "P--")  # told apart without colour, too
 
 
 def speed(rows: list[dict[str, Any]]) -> None:
@@ -43,11 +44,12 @@ def speed(rows: list[dict[str, Any]]) -> None:
     workloads = list(dict.fromkeys(row["workload"] for row in rows))
     figure, axes = plt.subplots(figsize=(9, 0.62 * len(workloads) + 1.2))
     thick = 0.8 / len(_ARMS)
-    for i, (arm, colour) in enumerate(_ARMS.items()):
+    for i, (arm, (colour, hatch)) in enumerate(_ARMS.items()):
         places = [j for j, w in enumerate(workloads) if (w, arm) in found]
         values = [found[workloads[j], arm] for j in places]
         heights = [j + (i - len(_ARMS) / 2 + 0.5) * thick for j in places]
-        axes.barh(heights, values, thick, color=colour, label=arm)
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        axes.barh(heights, values, thick, label=arm, **style)
     axes.set_yticks(range(len(workloads)), workloads)
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -66,12 +68,15 @@ def growth(points: list[dict[str, Any]]) -> None:
         panels.flat, _PANELS.items(), strict=True
     ):
         here = [p for p in points if p["curve"] == curve and p["unit"]]
-        for arm in dict.fromkeys(p["arm"] for p in here):
+        arms = dict.fromkeys(p["arm"] for p in here)
+        for arm, look in zip(arms, _LINES, strict=False):
             line = [(p["at"], p["value"]) for p in here if p["arm"] == arm]
-            axes.plot(*zip(*line, strict=True), marker="o", markersize=3, label=arm)
+            axes.plot(*zip(*line, strict=True), look, markersize=4, label=arm)
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         axes.set(xscale="log", yscale="log")
-        axes.legend(fontsize=7, frameon=False)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
+        axes.legend(fontsize=7, frameon=False, loc="upper left")
         bare(axes)
     figure.tight_layout()
     save(figure, "growth")
@@ -90,11 +95,15 @@ def replicas(results: dict[str, Any]) -> None:
             each = statistics.median(found["arms"][arm]["seconds"])
             epochs = range(1, len(losses) + 1)
             style = {"linestyle": dashes, "marker": mark, "markersize": 3.5}
-            label = f"{arm}, {workers} workers"
+            label = f"{arm}, {workers} worker{'s' * (workers != '1')}"
             by_epoch.plot(epochs, losses, label=label, **style)
             by_time.plot([each * e for e in epochs], losses, **style)
     by_epoch.set(xlabel="epochs", ylabel="test loss (nats)", yscale="log")
-    by_epoch.legend(fontsize=6, frameon=False)
+    by_epoch.set_ylim(top=2 * by_epoch.get_ylim()[1])  # room for the legend
+    for axes in (by_epoch, by_time):
+        axes.set_yticks((0.3, 0.5, 0.7), ("0.3", "0.5", "0.7"))
+        axes.yaxis.set_minor_formatter("")
+    by_epoch.legend(fontsize=7, frameon=False, ncols=2, loc="upper center")
     by_time.set(xlabel="seconds, compilation left out", ylabel="test loss (nats)")
     by_time.set(xscale="log", yscale="log")
     for batch, dashes in ((500, "-"), (2_000, "--")):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from benchmarks.datasets import Part
 from benchmarks.tasks import Task
@@ -22,14 +23,16 @@ Optimizer = keras.optimizers.Optimizer
 class Arm:
     """An optimizer by its learning rate, and how it is fed.
 
-    `batch_size` None is the task's own, for SGDPlus. `rate_of` names the arm whose
-    tuned rate is taken over, where only speed differs.
+    `batch_size` None is the task's own, for SGDPlus. With `whole`, `fit` gets a
+    `tf.data.Dataset` of one element, all examples. `rate_of` names the arm whose tuned
+    rate is taken over, where only speed differs. `more_epochs` is for the search.
     """
 
     id: str
     optimizer: Callable[[float], Optimizer]
     batch_size: int | None = None
     steps_per_execution: int = 1
+    whole: bool = False
     rate_of: str = ""
     more_epochs: int = 1  # times as many
 
@@ -44,34 +47,36 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Run:
-    """After each epoch: the metric, and what the epoch took in seconds."""
+    """After each epoch: the metric on each part, and what the epoch took in seconds."""
 
-    values: tuple[float, ...]
+    values: tuple[tuple[float, ...], ...]  # a row per part
     seconds: tuple[float, ...]  # the first has tracing and compilation in it
 
     @property
     def last(self) -> float:
-        """The smoothed metric at the end."""
-        return smoothed(self.values)[-1]
+        """The smoothed metric of the first part at the end."""
+        return smoothed(self.values[0])[-1]
 
 
 class _Watch(keras.callbacks.Callback):
-    """Evaluates after each epoch, with the clock stopped."""
+    """Evaluates after each epoch, with the clock stopped; stops when it has run out."""
 
-    def __init__(self, task: Task, part: Part) -> None:
+    def __init__(self, task: Task, parts: Sequence[Part], budget: float) -> None:
         super().__init__()
-        self.task, self.part = task, part
-        self.values: list[float] = []
+        self.task, self.parts, self.budget = task, parts, budget
+        self.values: list[list[float]] = [[] for _ in parts]
         self.seconds: list[float] = []
         self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.seconds.append(time.perf_counter() - self.start)
-        x, y = self.part
-        found = self.model.evaluate(x, y, batch_size=1_000, verbose=0, return_dict=True)
-        value = found[self.task.metric or "loss"] * self.task.scale
-        self.values.append(float(value))
-        if not math.isfinite(found["loss"]):
+        settings = {"batch_size": 1_000, "verbose": 0, "return_dict": True}
+        for (x, y), values in zip(self.parts, self.values, strict=True):
+            found = self.model.evaluate(x, y, **settings)
+            values.append(float(found[self.task.metric or "loss"] * self.task.scale))
+            if not math.isfinite(found["loss"]):
+                self.model.stop_training = True
+        if sum(self.seconds) >= self.budget:
             self.model.stop_training = True
         self.start = time.perf_counter()
 
@@ -95,8 +100,22 @@ class Trainer:
         """The optimizer of the model."""
         return self.model.optimizer
 
-    def run(self, rate: float, seed: int, part: Part, epochs: int | None = None) -> Run:
-        """Trains from fresh weights; the metric is that on `part`."""
+    def run(
+        self,
+        rate: float,
+        seed: int,
+        *parts: Part,
+        epochs: int | None = None,
+        seconds: float | None = None,
+    ) -> Run:
+        """Trains from fresh weights; the metric is that on each of `parts`.
+
+        The run ends with the epoch in which `seconds` have passed, or after `epochs`;
+        with neither, after those of the search.
+        """
+        if epochs is None:
+            searched = self.task.epochs * self.arm.more_epochs
+            epochs = searched if seconds is None else 1_000_000
         self.model.set_weights(self.task.model(seed).get_weights())
         for variable in self.optimizer.variables:
             variable.assign(np.zeros(variable.shape, variable.dtype))
@@ -105,16 +124,14 @@ class Trainer:
             self.optimizer.seed = seed
         keras.utils.set_random_seed(seed)  # of the order in which fit shuffles
         x, y = self.task.data().train
-        watch = _Watch(self.task, part)
-        self.model.fit(
-            x,
-            y,
-            batch_size=self.arm.batch_size or self.task.batch_size,
-            epochs=epochs or self.task.epochs * self.arm.more_epochs,
-            callbacks=[watch],
-            verbose=0,
-        )
-        return Run(tuple(watch.values), tuple(watch.seconds))
+        watch = _Watch(self.task, parts, math.inf if seconds is None else seconds)
+        settings = {"epochs": epochs, "callbacks": [watch], "verbose": 0}
+        if self.arm.whole:
+            self.model.fit(tf.data.Dataset.from_tensors((x, y)), **settings)
+        else:
+            size = self.arm.batch_size or self.task.batch_size
+            self.model.fit(x, y, batch_size=size, **settings)
+        return Run(tuple(map(tuple, watch.values)), tuple(watch.seconds))
 
 
 def fresh(task: Task, arm: Arm) -> Trainer:

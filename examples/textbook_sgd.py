@@ -4,7 +4,9 @@
 
 The textbook's six steps are written out by hand for a small network; then SGDPlus walks
 the same examples in the same order and ends at the same weights. A figure shows the
-path of two weights on a loss surface: all examples per update, sixteen, and one.
+path of two weights on a loss surface: all examples per update, sixteen, and one. Each
+has the learning rate that suits it: in proportion to the examples, up to the best that
+there is for all of them.
 """
 
 from __future__ import annotations
@@ -98,11 +100,13 @@ def compare():
     assert len(orders) > 1
 
 
-def path(x, y, examples_per_update, updates):
+def path(x, y, examples_per_update, updates, learning_rate):
     """The two weights of a linear model before and after each update."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False)])
     model.set_weights([np.array([[-1.5], [2.5]])])
-    model.compile(SGDPlus(0.05, examples_per_update=examples_per_update), "mse")
+    model.compile(
+        SGDPlus(learning_rate, examples_per_update=examples_per_update), "mse"
+    )
     rng, points = np.random.default_rng(1), [model.get_weights()[0][:, 0]]
     rows = np.concatenate([rng.permutation(len(x)) for _ in range(updates)])
     for i in range(updates):
@@ -128,24 +132,30 @@ def draw():
     predictions = x[:, 0, None, None] * first + x[:, 1, None, None] * second
     surface = ((predictions - y[:, :, None]) ** 2).mean(0)
     lowest = np.linalg.lstsq(x, y, rcond=None)[0][:, 0]
+    # No constant rate is better for full batches; one of 2 / curvature.max() diverges.
+    curvature = np.linalg.eigvalsh(2 * x.T @ x / len(x))
+    best = 2 / (curvature.min() + curvature.max())
     levels = surface.min() + np.geomspace(0.02, surface.max(), 10)
 
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True)
     names = {64: "all 64 examples per update", 16: "16 per update", 1: "1 per update"}
     for axes, (size, name) in zip(panels, names.items(), strict=True):
         updates = 2 * len(x) // size  # two passes through the examples
-        points = path(x, y.astype("float32"), size, updates)
+        rate = min(best, 0.05 * size)  # in proportion, as far as that goes
+        points = path(x, y.astype("float32"), size, updates, rate)
         axes.contour(
             first, second, surface, levels=levels, colors="0.8", linewidths=0.8
         )
         axes.plot(points[:, 0], points[:, 1], "k-o", markersize=2.5, linewidth=0.8)
         axes.plot(*points[-1], "ks", markersize=7)
         axes.plot(*lowest, "k+", markersize=12)
-        axes.set(title=f"{name}: {updates} updates", xlabel="weight 1")
+        text = f"{name}:\n{updates} updates, learning rate {rate:.2g}"
+        axes.set(title=text, xlabel="weight 1")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("weight 2")
     figure.suptitle(
-        "Two passes through the examples (square: the end; cross: the lowest error)"
+        "Two passes through the examples. Lines of equal mean squared error; "
+        "square: the end; cross: the lowest error"
     )
     figure.tight_layout()
     FIGURE.parent.mkdir(exist_ok=True)

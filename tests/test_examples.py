@@ -20,4 +20,5 @@ NAMES = sorted({path.stem for path in EXAMPLES.glob("*.py")} - ELSEWHERE)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_example(name: str) -> None:
-    subprocess.run([sys.executable, str(EXAMPLES / f"{name}.py")], check=True)
+    command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+    subprocess.run(command, check=True, timeout=120)  # what the README promises
