@@ -237,10 +237,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy")
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all if none")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--tables", action="store_true", help="measure nothing")
     parser.add_argument("--stored-rates", action="store_true", help="search nothing")
     options = parser.parse_args(arguments)
-    for name in [] if options.tables else options.tasks or TASKS:
+    for name in options.tasks or TASKS:
         task = TASKS[name]
         print(task.text, flush=True)
         tried = {

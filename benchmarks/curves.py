@@ -138,6 +138,10 @@ def robustness(results: dict[str, Found]) -> None:
         axes.set(xscale="log", xlabel="learning rate (per update)")
         axes.set_title(f"momentum {momentum:g}", fontsize=10)
     panels[0].set_ylabel("validation accuracy after 10 epochs")
+    panels[0].set_yscale("logit")  # so that 0.93 and 0.95 are apart
+    ticks = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.93, 0.95)
+    panels[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[0].yaxis.set_minor_formatter("")
     panels[0].legend(frameon=False, fontsize=8)
     bare(*panels)
     figure.tight_layout()

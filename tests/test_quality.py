@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import statistics
 from typing import Any
 
 import matplotlib
@@ -111,6 +112,22 @@ def _digits(seed: int) -> Any:
 def test_coefficients_are_those_of_scikit_learn(problem: linear.Problem) -> None:
     apart, largest = linear.difference(problem)
     assert apart < linear.BOUND * largest
+
+
+def test_what_is_said_of_rates() -> None:
+    points = record.read("robustness")["results"]["sweep"]
+    means: dict[tuple[float, int], dict[float, float]] = {}
+    for p in points:
+        mean = statistics.mean(p["values"])
+        means.setdefault((p["momentum"], p["size"]), {})[p["rate"]] = mean
+    best = {key: max(row, key=lambda rate: row[rate]) for key, row in means.items()}
+    assert best[0, 256] == max(robustness.RATES)  # cut off
+    assert list(best.values())[:3] == sorted(list(best.values())[:3])
+    lower = {size: round(best[0, size] / best[0.9, size]) for size in (1, 32, 256)}
+    assert lower == {1: 10, 32: 3, 256: 3}
+    for momentum in robustness.MOMENTA:
+        too_large = rate_at(round(2 * math.log10(best[momentum, 1])) + 2)
+        assert means[momentum, 1][too_large] < 0.11
 
 
 def test_ports_cover_the_same_distance() -> None:

@@ -13,7 +13,9 @@ import keras
 import numpy as np
 import pytest
 
+from benchmarks.zoo import ZOO
 from keras_sgd_plus import SGDPlus
+from tests import test_live, test_nonfinite, test_resume, test_tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -79,6 +81,21 @@ def test_statements_that_rest_on_tables() -> None:
     assert f"{len(equal)} of the {len(rows)} models are equal" in README
     others = ", ".join(f"`{name}`" for name, same in rows if same == "no")
     assert f"(all but {others})" in " ".join(README.split())
+
+
+def test_counts_of_what_is_promised() -> None:
+    counted = {
+        "{} kinds of model, every option of SGD": len(ZOO),
+        "{} kinds of model and options, groups": len(test_nonfinite.CASES),
+        "{} times SIGKILL": test_resume.NUM_KILLS,
+        "{} kinds of wrong data": len(test_resume.REFUSED),
+        "{} models and options for 500 updates": len(test_tables.CASES),
+    }
+    said = {text: text.format(number) in README for text, number in counted.items()}
+    assert all(said.values()), said
+    assert len(test_live.CHANGES) == 10
+    assert "ten settings, changed between fits" in README
+    assert test_tables.UPDATES == 500
 
 
 def test_there_are_blocks_and_two_commands() -> None:
