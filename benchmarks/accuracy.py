@@ -195,7 +195,7 @@ def to_goal(task: Task, found: dict[str, Any], goal: float, epochs: bool = True)
     reached = sum(seconds < math.inf for seconds, _ in times)
     if math.isinf(middle[0]):
         return f"{shown[-1]} s ({reached} of {len(times)})"
-    after = f", {middle[1]} epochs" if epochs else ""
+    after = f", {middle[1]} epoch{'s' * (middle[1] > 1)}" if epochs else ""
     return f"{shown[len(times) // 2]} s ({shown[0]} to {shown[-1]}){after}"
 
 

@@ -178,15 +178,18 @@ def lines() -> str:
 
 def _short(environments: list[dict[str, Any]]) -> str:
     # What matters most of what measurements ran on.
-    days = sorted({here["date"] for here in environments})
+    days = sorted({here["date"] for here in environments if "date" in here})
     machines = {
         f"{here['cores']} cores of {here['processor']}" for here in environments
     }
     versions = {here["packages"]["tensorflow"] for here in environments}
-    return (
-        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}, TensorFlow "
-        f"{', '.join(sorted(versions))}, {', '.join(sorted(machines))}."
-    )
+    words = [
+        *days[:1],
+        *days[1:][-1:],
+        *(f"TensorFlow {version}" for version in sorted(versions)),
+        *sorted(machines),
+    ]
+    return f"{', '.join(words)}."
 
 
 def _rows() -> list[Row]:

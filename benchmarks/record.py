@@ -108,10 +108,20 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    folder = Path(__file__).parent
+    made = [f":!/benchmarks/{folder}" for folder in ("results", "figures")]
+    commit = _git("describe", "--always", "--abbrev=7")
+    changed = _git("status", "--porcelain", "--", ":/", *made)
+    return f"{commit or 'unknown'}{'-dirty' * bool(changed)}"
+
+
+def _git(*arguments: str) -> str:
     try:
-        found = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        found = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
     except OSError:
-        return "unknown"
-    return found.stdout.strip() or "unknown"
+        return ""
+    return found.stdout.strip()
