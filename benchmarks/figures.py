@@ -74,6 +74,9 @@ def growth(points: list[dict[str, Any]]) -> None:
             axes.plot(*zip(*line, strict=True), look, markersize=4, label=arm)
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         axes.set(xscale="log", yscale="log")
+        axes.yaxis.set_minor_formatter("")
+        if y_label == "seconds":
+            axes.set_yticks((0.3, 0.5, 1, 2), ("0.3", "0.5", "1", "2"))
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * (high / low) ** 0.45)  # room for the legend
         axes.legend(fontsize=7, frameon=False, loc="upper left")
@@ -100,12 +103,12 @@ def replicas(results: dict[str, Any]) -> None:
             by_time.plot([each * e for e in epochs], losses, **style)
     by_epoch.set(xlabel="epochs", ylabel="test loss (nats)", yscale="log")
     by_epoch.set_ylim(top=2 * by_epoch.get_ylim()[1])  # room for the legend
-    for axes in (by_epoch, by_time):
-        axes.set_yticks((0.3, 0.5, 0.7), ("0.3", "0.5", "0.7"))
-        axes.yaxis.set_minor_formatter("")
     by_epoch.legend(fontsize=7, frameon=False, ncols=2, loc="upper center")
     by_time.set(xlabel="seconds, compilation left out", ylabel="test loss (nats)")
     by_time.set(xscale="log", yscale="log")
+    for axes in (by_epoch, by_time):
+        axes.set_yticks((0.3, 0.5, 0.7), ("0.3", "0.5", "0.7"))
+        axes.yaxis.set_minor_formatter("")
     for batch, dashes in ((500, "-"), (2_000, "--")):
         times = [on_paper(results, batch, r) for r in FAR]
         label = f"an average per {batch:,} examples"

@@ -134,7 +134,7 @@ def draw():
     lowest = np.linalg.lstsq(x, y, rcond=None)[0][:, 0]
     # No constant rate is better for full batches; one of 2 / curvature.max() diverges.
     curvature = np.linalg.eigvalsh(2 * x.T @ x / len(x))
-    best = 2 / (curvature.min() + curvature.max())
+    best = float(2 / (curvature.min() + curvature.max()))
     levels = surface.min() + np.geomspace(0.02, surface.max(), 10)
 
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,12 @@ def test_what_the_readme_says_of_linear_regression() -> None:
             theirs[point["at"]] = point["value"]
     sooner = [size for size in ours if ours[size] < theirs[size]]
     assert sooner == [100_000, 1_000_000]
+    medians = {
+        name: {way: statistics.median(found[way]) for way in ("dataset", "theirs")}
+        for name, found in record.read("linear")["results"].items()
+    }
+    faster = [name for name, row in medians.items() if row["dataset"] < row["theirs"]]
+    assert faster == ["flights, 32,768 x 132"]
 
 
 def test_what_is_said_of_replicas_on_paper() -> None:

@@ -114,6 +114,52 @@ def test_coefficients_are_those_of_scikit_learn(problem: linear.Problem) -> None
     assert apart < linear.BOUND * largest
 
 
+def _medians(task: str, which: int) -> dict[str, float]:
+    # Seconds to the lower or the higher goal, by arm.
+    arms = accuracy.stored()[task]["arms"]
+    goal = accuracy.goals(TASKS[task], arms)[which]
+    times = {
+        arm: accuracy.times_to(TASKS[task], found, goal) for arm, found in arms.items()
+    }
+    return {arm: row[len(row) // 2][0] for arm, row in times.items()}
+
+
+def test_what_is_said_of_time_to_quality() -> None:
+    """The sentences under the tables, and the README's, where SGDPlus loses too."""
+    stored = {name: found["arms"] for name, found in accuracy.stored().items()}
+    adam = "Keras Adam, batch 32"
+    fast_adam = f"{adam}, 32 steps per execution"
+    keras_arms = [arm for arm in stored["mlp"] if arm.startswith("Keras")]
+    ours = [arm for arm in stored["mlp"] if arm.startswith("SGDPlus")]
+    higher = {name: _medians(name, -1) for name in TASKS}
+    lower = {name: _medians(name, 0) for name in TASKS}
+    assert all(higher["mlp"]["SGDPlus"] < higher["mlp"][arm] for arm in keras_arms)
+    assert all(higher["flights"][arm] < math.inf for arm in ours)
+    assert all(higher["flights"][arm] == math.inf for arm in keras_arms)
+    for times in (lower, higher):
+        assert times["cnn"][adam] < min(times["cnn"][arm] for arm in ours)
+        assert times["text"][fast_adam] < min(times["text"][arm] for arm in ours)
+    ends = {
+        arm: statistics.mean(accuracy.final(TASKS["text"], found))
+        for arm, found in stored["text"].items()
+    }
+    assert min(ends, key=lambda arm: ends[arm]) in ours
+    first = {
+        name: accuracy.first_calls(arms["SGDPlus"]) for name, arms in stored.items()
+    }
+    assert 0.5 < first["mlp"] < 2 < first["cnn"] < 3 < first["text"] < 10
+    epochs = {
+        name: {arm: accuracy.epoch_seconds(found) for arm, found in arms.items()}
+        for name, arms in stored.items()
+    }
+    assert (
+        epochs["mlp"]["SGDPlus, an epoch is one batch"] < 0.6 * epochs["mlp"]["SGDPlus"]
+    )
+    small = [arm for arm in keras_arms if "batch 32" in arm]
+    longer = [epochs["flights"][arm] / epochs["flights"]["SGDPlus"] for arm in small]
+    assert 4.5 < min(longer) < max(longer) < 20.5
+
+
 def test_what_is_said_of_rates() -> None:
     points = record.read("robustness")["results"]["sweep"]
     means: dict[tuple[float, int], dict[float, float]] = {}
