@@ -19,7 +19,7 @@ import keras
 
 from benchmarks import figures, record
 from benchmarks.tasks import TASKS, Task
-from benchmarks.training import Arm, Run, climb, fresh
+from benchmarks.training import Arm, Run, climb, fresh, windows
 from keras_sgd_plus import SGDPlus
 
 Results = dict[str, Any]  # task -> {"environment", "arms": {arm -> {...}}}
@@ -65,7 +65,6 @@ FIRST = {  # of the README's table and figure, and what they are called there
     "Keras Adam, batch 32, 32 steps per execution": "Adam, batch 32, 32 steps a call",
     "Keras Adam, batch 256": "Adam, batch 256",
 }
-WINDOW = 3  # epochs: single ones are noisy
 _SEARCH_SEED = 100
 
 
@@ -117,17 +116,6 @@ def measure(task: Task, seeds: int, tried: dict[str, dict[float, float]]) -> Res
         }
         for arm in ARMS
     }
-
-
-def windows(values: list[float]) -> list[float]:
-    """At each epoch the mean with the next two; it ends two epochs before the run.
-
-    Of a run that is shorter than that, its mean.
-    """
-    if len(values) < WINDOW:
-        return [statistics.mean(values)]
-    last = len(values) - WINDOW
-    return [statistics.mean(values[e : e + WINDOW]) for e in range(last + 1)]
 
 
 def epoch_seconds(found: dict[str, Any]) -> float:

@@ -61,6 +61,13 @@ def _frame(axes: Any, task: Task, arms: dict[str, Found]) -> None:
         axes.set_ylim(min(ends) - 0.1 * room, max(ends) + 0.5 * room)
 
 
+def _legend_above(figure: Any, axes: Any) -> None:
+    """One legend for all panels: that of `axes`."""
+    handles, labels = axes.get_legend_handles_labels()
+    style = {"ncols": 2, "frameon": False, "fontsize": 9}
+    figure.legend(handles, labels, loc="upper center", **style)
+
+
 def accuracy(results: dict[str, Found]) -> None:
     """A row per task: against seconds (compilation in them) and against epochs."""
     import matplotlib.pyplot as plt
@@ -72,7 +79,7 @@ def accuracy(results: dict[str, Found]) -> None:
     for name, panels in zip(tasks, grid, strict=True):
         task, arms = TASKS[name], results[name]["arms"]
         for axes, over in zip(panels, ("seconds", "epochs"), strict=True):
-            for arm in ARMS:  # as many steps per execution as may be change no epoch
+            for arm in ARMS:  # steps per execution change nothing but seconds
                 if over == "seconds" or arm.steps_per_execution == 1:
                     _line(axes, task, arm.id, arms[arm.id], over)
             _frame(axes, task, {arm: arms[arm] for arm in _STYLES})
@@ -82,10 +89,7 @@ def accuracy(results: dict[str, Found]) -> None:
         panels[1].set_xlabel("epochs")
         panels[0].set_title(task.text, loc="left", fontsize=10)
         bare(*panels)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="upper center", ncols=2, frameon=False, fontsize=9
-    )
+    _legend_above(figure, grid[0, 0])
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.33 / len(tasks)))
     save(figure, "accuracy")
     _first(results)
@@ -106,10 +110,7 @@ def _first(results: dict[str, Found]) -> None:
         axes.set_xlabel("seconds since the call of fit, compilation included")
         axes.set_title(task.text, fontsize=10)
         bare(axes)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="upper center", ncols=2, frameon=False, fontsize=9
-    )
+    _legend_above(figure, panels[0, 0])
     figure.tight_layout(rect=(0, 0, 1, 0.9))
     save(figure, "first")
 
