@@ -154,6 +154,8 @@ def stream(
     missed, logged = np.zeros(len(x)), 0.0
     for part in range(len(hours) - 1):
         rows = by_takeoff[leave[part] : leave[part + 1]]
+        learnt = int(model.optimizer.iterations)
+        assert learnt == land[part], "knows flights that have not landed yet"
         if len(rows):
             found = model.predict_on_batch(x[rows])
             missed[rows] = np.abs(found - y[rows])[:, 0] * MINUTES
