@@ -1,0 +1,256 @@
+"""ExactResume: a callback after whose restart a run ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sgd_plus._callbacks import checks
+from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._loop import examples
+from keras_sgd_plus._nonfinite import ledgers
+from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
+from keras_sgd_plus._trainer import FastForward, TrainFunction, unwrap
+
+_NAME = "ckpt"
+
+
+class ExactResume(keras.callbacks.Callback):
+    """Saves a run of `fit`, and takes it up again where it was, in mid-epoch, too.
+
+    Use it for runs that may be killed: restarted with the same command, the run ends
+    with the weights of an uninterrupted one, bit for bit. Keras's `BackupAndRestore`
+    begins the epoch again, on weights from its middle, and saves no seed of dropout.
+
+    Each save is one `tf.train.Checkpoint` with model, optimizer, the states of seed
+    generators and metrics, and the position in the epoch. It counts only once it is
+    complete, so a kill inside a save costs nothing but that save.
+
+    Args:
+        directory: Str or path, for this run alone. What is in it is taken up.
+        save_freq: `"epoch"`, or int: every so many batches, and after each epoch.
+            Defaults to `"epoch"`.
+        max_to_keep: Int >= 1. Older saves are deleted. Defaults to `3`.
+
+    Raises:
+        ValueError: `save_freq` or `max_to_keep` below 1; in `fit`, data that come in
+            another order after a restart, a model that is not built, a save of another
+            model, or of epochs of another length.
+        TypeError: `directory` that is no path; `save_freq` or `max_to_keep` of another
+            kind; in `fit`, an optimizer that is no `SGDPlus`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
+
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(SGDPlus(0.01, momentum=0.9), "mse")
+    x = np.random.default_rng(0).normal(size=(1000, 4))
+    data = SeededArrays(x, x.sum(axis=1), batch_size=100, seed=1)
+    model.fit(data, epochs=3, shuffle=False, callbacks=[ExactResume("run", 5)])
+    ```
+
+    Notes:
+        - The data have to come again as they came: arrays or a `PyDataset` with
+          `fit(shuffle=False)`, for example `SeededArrays`; a `tf.data.Dataset` whose
+          shuffles have a seed and `reshuffle_each_iteration=False`, or one that
+          repeats, with `steps_per_epoch`. Others are refused where Keras lets them be
+          seen. Batches before the position are read again, and not trained on.
+        - Seed the script with `keras.utils.set_random_seed`: a kill before the first
+          save starts anew.
+        - Put it last in the list of callbacks. Counters inside other callbacks
+          (patience of `EarlyStopping`) are not saved.
+        - On several workers the directory is one that all of them see; the chief alone
+          writes to it. All workers have to be started again.
+        - Bit-equality holds on the same machine with the same versions, threads and
+          XLA flags.
+    """
+
+    __module__ = "keras_sgd_plus"  # pickles name it, wherever it stands
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        save_freq: str | int = "epoch",
+        max_to_keep: int = 3,
+    ) -> None:
+        super().__init__()
+        checks.directory(directory)
+        if save_freq != "epoch":
+            checks.positive_int("save_freq", save_freq)
+        checks.positive_int("max_to_keep", max_to_keep)
+        self.directory = os.fspath(directory)
+        self.save_freq, self.max_to_keep = save_freq, max_to_keep
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Restores the last save of the directory, if there is one."""
+        del logs
+        model: Any = self.model
+        params: Any = self.params
+        self._model, self._outer = model, model.optimizer
+        self._optimizer = unwrap(self._outer)
+        self._steps = params.get("steps") or 0  # batches per epoch
+        checks.can_resume(self._optimizer)
+        self._fit = keras_trainer.fit_in_progress()
+        if self._fit is not None:
+            checks.replayable(self._fit)
+        self._manager: Any = None
+        self._epoch, self._batch, self._unsaved = 0, 0, 0
+        self._reached = (0, 0)  # what the save had, and is not trained again
+        latest = tf.train.latest_checkpoint(self.directory)
+        self._number = 1 if latest is None else int(latest.rsplit("-", 1)[1]) + 1
+        current = model.distribute_strategy
+        checks.same_saves(strategy.gathered(current, self._number - 1))
+        # Reading metrics takes all workers, so all save, but one save counts.
+        self._is_chief = strategy.is_chief(current)
+        self._written = self.directory
+        if not self._is_chief:
+            self._temporary = tempfile.TemporaryDirectory()
+            self._written = self._temporary.name
+        if latest is not None:
+            self._restore(latest)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes the epoch, also for `SeededArrays`."""
+        del logs
+        keras_trainer.set_initial_epoch(self.model, None)  # has been read
+        self._epoch, self._batch = epoch, 0
+        data = None if self._fit is None else self._fit.dataset
+        if isinstance(data, SeededArrays):
+            data.next_epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Saves if it is time."""
+        del logs
+        num_new, self._batch = batch + 1 - self._batch, batch + 1
+        if (self._epoch, self._batch) <= self._reached:
+            return
+        self._unsaved += num_new
+        if self.save_freq != "epoch" and self._unsaved >= int(self.save_freq):
+            self._save(self._epoch, self._batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Saves the beginning of the next epoch."""
+        del logs
+        self._save(epoch + 1, 0)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Leaves nothing for a `fit` without this callback."""
+        del logs
+        keras_trainer.set_initial_epoch(self.model, None)
+        if not self._is_chief:
+            self._temporary.cleanup()
+
+    def _parts(self) -> dict[str, Any]:
+        states = [v for v in self._model.variables if keras_backend.is_seed(v)]
+        shared = keras_backend.global_seed_state()
+        if shared is not None:
+            states.append(shared)
+        return {
+            "model": self._model,
+            "optimizer": self._outer,
+            "seeds": [v.value for v in states],
+            "position": tf.Variable(tf.zeros(5, tf.int64), trainable=False),
+        }
+
+    def _save(self, epoch: int, batch: int) -> None:
+        if self._manager is None:
+            parts = self._parts()
+            self._position = parts["position"]
+            metrics = [v.value for v in self._model.metrics_variables]
+            self._manager = tf.train.CheckpointManager(
+                tf.train.Checkpoint(**parts, metrics=metrics),
+                self._written,
+                max_to_keep=self.max_to_keep if self._is_chief else 1,
+                checkpoint_name=_NAME,
+            )
+        ledger, seed = ledgers.of(self._optimizer), self._optimizer.seed
+        skipped = 0 if ledger is None else int(ledger.in_epoch.numpy())
+        self._position.assign([epoch, batch, seed, self._steps, skipped])
+        with strategy.lost_workers(self._model.distribute_strategy):
+            self._manager.save(checkpoint_number=self._number)
+        self._number += 1
+        self._unsaved = 0
+
+    def _restore(self, path: str) -> None:
+        model, outer = self._model, self._outer
+        if not model.built:
+            raise ValueError(
+                "A model must be built before ExactResume can restore it. Received: "
+                f"{model.name!r}, which is not. Begin it with keras.Input, or call it "
+                "on a batch."
+            )
+        if not outer.built:
+            outer.build(model.trainable_variables)
+        epoch, batch, seed, _, skipped = self._read(path)
+        self._optimizer.seed = seed
+        self._reached = (epoch, batch)
+        keras_trainer.set_initial_epoch(model, epoch)
+
+        def begin(data: Any) -> None:
+            self._restore_metrics(path, data)
+            ledger = ledgers.of(self._optimizer)
+            if ledger is not None:
+                ledger.in_epoch.assign(skipped)
+                ledger.batch.assign(batch)
+
+        earlier = 0
+        if self._fit is not None and self._fit.steps_per_epoch:
+            epochs = max(epoch - self._fit.initial_epoch, 0)
+            earlier = epochs * self._fit.steps_per_epoch
+        if batch or earlier:
+            if not isinstance(model.train_function, TrainFunction):
+                made = TrainFunction(model, self._optimizer, model.train_function)
+                model.train_function = made
+            model.train_function.forward = FastForward(
+                earlier, batch, model.steps_per_execution, begin
+            )
+
+    def _read(self, path: str) -> list[int]:
+        # Restores all or nothing; the position as it was saved.
+        variables = [*self._model.variables, *self._outer.variables]
+        before = [v.numpy() for v in variables]
+        parts = self._parts()
+        try:
+            status = tf.train.Checkpoint(**parts).restore(path)
+            status.assert_existing_objects_matched().expect_partial()
+            position = parts["position"].numpy().tolist()
+            if position[3] != self._steps:
+                raise ValueError(
+                    f"epochs of {position[3]} batches there, of {self._steps} here"
+                )
+        except (AssertionError, ValueError) as error:
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(value)
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                "ExactResume must find a save of this run in its directory. Received: "
+                f"{path!r}, which does not fit: {reason}. Name another directory, or "
+                "restart with the command that it was written by."
+            ) from None
+        return position
+
+    def _restore_metrics(self, path: str, data: Any) -> None:
+        # They may be made by the first batch only, and are reset before each epoch.
+        current = self._model.distribute_strategy
+        batch = examples.unpack(
+            keras.tree.map_structure(
+                lambda part: current.experimental_local_results(part)[0], data
+            )
+        )
+        size = self._optimizer.examples_per_update or 1
+        keras_model.build(self._model, self._outer, examples.specs(batch, size))
+        reader = tf.train.load_checkpoint(path)
+        for i, variable in enumerate(self._model.metrics_variables):
+            name = f"metrics/{i}/.ATTRIBUTES/VARIABLE_VALUE"
+            variable.assign(np.asarray(reader.get_tensor(name)))

@@ -1,0 +1,95 @@
+"""SeededArrays: arrays in an order that can be repeated, epoch by epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sgd_plus._callbacks import checks
+from keras_sgd_plus._optimizer import arguments
+
+
+class SeededArrays(keras.utils.PyDataset):
+    """Hands arrays to `fit` in a fresh order each epoch that depends on a seed alone.
+
+    Use it with `ExactResume`, or wherever a run has to be repeated from the middle:
+    `fit(shuffle=True)` draws the order of arrays from a generator whose state nothing
+    saves. Plain arrays with `fit(shuffle=False)` will do if the order inside batches
+    (`SGDPlus(order="reshuffle")`) is enough.
+
+    Args:
+        x: Array or structure of arrays of shape `(num_examples, ...)`.
+        y: The same, or None. Defaults to `None`.
+        sample_weight: The same, or None. Defaults to `None`.
+        batch_size: Int >= 1, in examples. Defaults to `32`.
+        seed: Int from 0 to 2**63 - 1. The order of epoch `e` is NumPy's permutation
+            from a generator seeded by `(seed, e)`. Defaults to `0`.
+
+    Raises:
+        ValueError: `x`, `y` and `sample_weight` of unequal lengths, or without an
+            array; `batch_size` or `seed` out of range.
+        TypeError: `batch_size` or `seed` is not an int.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_sgd_plus import SeededArrays
+
+    x = np.arange(10.0)[:, None]
+    data = SeededArrays(x, 2 * x, batch_size=4, seed=1)
+    print(len(data), data[0][0].shape)  # 3 (4, 1)
+    ```
+
+    Notes:
+        - Pass `shuffle=False` to `fit`, which would else shuffle the batches, too.
+        - Epochs are counted from the object's creation, and by `ExactResume` as `fit`
+          counts them.
+    """
+
+    __module__ = "keras_sgd_plus"  # pickles name it, wherever it stands
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        checks.positive_int("batch_size", batch_size)
+        kept_seed = arguments.seed(seed)
+        parts = [x, y, sample_weight]
+        while len(parts) > 1 and parts[-1] is None:
+            parts.pop()
+        self._parts = keras.tree.map_structure(
+            lambda a: None if a is None else np.asarray(a), tuple(parts)
+        )
+        leaves = [a for a in keras.tree.flatten(self._parts) if a is not None]
+        self._num_examples = checks.same_length(leaves)
+        self.batch_size, self.seed = batch_size, kept_seed or 0
+        self.next_epoch = 0
+        self.on_epoch_begin()
+        self.next_epoch = 0
+
+    def on_epoch_begin(self) -> None:
+        """Draws the order of the next epoch (called by Keras)."""
+        rng = np.random.default_rng((self.seed, self.next_epoch))
+        self._order = rng.permutation(self._num_examples)
+        self.next_epoch += 1
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch; the last may be shorter."""
+        return -(-self._num_examples // self.batch_size)
+
+    def __getitem__(self, index: int) -> Any:
+        """Batch `index` of the epoch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
+        start = index * self.batch_size
+        rows = self._order[start : start + self.batch_size]
+        return keras.tree.map_structure(
+            lambda a: None if a is None else a[rows], self._parts
+        )

@@ -1,0 +1,241 @@
+"""Several replicas of `tf.distribute`: each walks its shard, then all are averaged.
+
+    w_r = walk(w, shard_r)                              # on each replica r, by itself
+    w = w + sum_r(n_r * (w_r - w)) / sum_r(n_r)         # n_r: examples of the shard
+
+This is local SGD (Stich, 2019, https://arxiv.org/abs/1805.09767; Zinkevich et al.,
+2010, https://papers.nips.cc/paper/4006) with the batch as its period. Changes are
+averaged, and not values: weights n_r / n do not add up to one exactly, and a variable
+that no replica changes must stay as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._private import keras_backend, keras_optimizer
+
+
+def seed_of_replica(seed: int, bits: int) -> int:
+    """A seed of `bits` bits for this replica alone; that of replica 0 is `seed`."""
+    if strategy.num_replicas() == 1 or not strategy.replica():
+        return seed
+    digest = hashlib.sha256(f"{seed} {strategy.replica()}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - bits)
+
+
+def seeds_of_replica(variables: Sequence[Any]) -> dict[int, Any]:
+    """Where the seed generators of this replica start, by position.
+
+    A generator's state is a seed and a counter of draws; only the seed differs.
+
+    Args:
+        variables: those of the carry.
+    """
+    if strategy.num_replicas() == 1:
+        return {}
+    offset = [seed_of_replica(0, 31), 0]
+    return {
+        i: tf.bitwise.bitwise_xor(tf.convert_to_tensor(v.value), offset)
+        for i, v in enumerate(variables)
+        if keras_backend.is_seed(v)
+    }
+
+
+class ShardResult(NamedTuple):
+    """What a replica brings back from its part of a batch."""
+
+    variables: Sequence[Any]  # of the carry
+    start: dict[int, Any]  # where it did not start from the variables' own values
+    changed: dict[int, Any]  # values by position
+    num_examples: Any  # () int32
+
+
+class Averaged(NamedTuple):
+    """What every replica knows after they have come together."""
+
+    changed: dict[int, Any]  # values by position, to be committed
+    sizes: Any  # (replicas,) int64, the examples that each has walked
+    others: Any  # (replicas, columns) int64, what each has told the others
+    sums: list[Any]  # of the tensors that were handed over to be added up
+
+
+def average(
+    shard: ShardResult, own: Any, parts: Sequence[Any], smallest: Collection[Any]
+) -> Averaged:
+    """Averages over the replicas, with one collective per dtype.
+
+    Called by all replicas at the same place, outside any loop or branch.
+
+    - Floats (weights, velocities, averages, statistics): by the examples walked.
+    - Integers (`iterations`, draws of seed generators): the changes are added up.
+    - Booleans: flipped where any replica has flipped it.
+    - Metrics: each replica keeps its own; Keras adds them up when it reads them.
+
+    Args:
+        shard: what this replica has walked.
+        own: (columns,) int64, what it tells the others.
+        parts: tensors to be added up, too.
+        smallest: variables that get the smallest value that a replica has come to.
+    """
+    variables, changed = shard.variables, shard.changed
+    before = {i: tf.convert_to_tensor(variables[i].value) for i in changed}
+    ids = {id(variable) for variable in smallest}
+    compared = [i for i in changed if id(variables[i]) in ids]
+    shared = [i for i in changed if i not in compared and not _is_local(variables[i])]
+    size = tf.cast(shard.num_examples, tf.int64)
+    changes = [_change(changed[i], shard.start.get(i, before[i]), size) for i in shared]
+    columns = [_row(tf.cast(changed[i], tf.float64)[None]) for i in compared]
+    wide = [_wide(part) for part in parts]
+    found = iter(_sum([_row(tf.concat([[size], own], 0)), *changes, *columns, *wide]))
+    table = next(found)
+    sizes, new = table[:, 0], dict(changed)
+    for i in shared:
+        new[i] = _changed(before[i], next(found), sizes)
+    for i in compared:
+        new[i] = _least(before[i], next(found)[:, 0], sizes)
+    sums = [tf.cast(next(found), part.dtype) for part in parts]
+    return Averaged(new, sizes, table[:, 1:], sums)
+
+
+def unchanged_where(
+    skip: Any, variables: Sequence[Any], changed: dict[int, Any]
+) -> dict[int, Any]:
+    """The values from before the batch where `skip`, () bool, else the new ones."""
+    return {
+        i: tf.where(skip, tf.convert_to_tensor(variables[i].value), value)
+        for i, value in changed.items()
+    }
+
+
+def metric_parts(model: Any, shard: ShardResult) -> list[Any]:
+    """What this replica adds to each variable of the metrics."""
+    return [
+        _part(v, value) for v, value in _metric_values(model, shard) if _is_local(v)
+    ]
+
+
+def metrics(model: Any, shard: ShardResult, sums: Sequence[Any]) -> Any:
+    """Results of the metrics from the sums of `metric_parts` over all replicas."""
+    following = iter(sums)
+    pairs = [
+        (v, next(following) if _is_local(v) else value)
+        for v, value in _metric_values(model, shard)
+    ]
+    with keras.StatelessScope(state_mapping=pairs):
+        return model.get_metrics_result()
+
+
+def log_parts(logs: Any, shard: ShardResult) -> list[Any]:
+    """What this replica adds to logs that are averaged by the examples walked."""
+    flat = [_wide(tf.convert_to_tensor(leaf)) for leaf in tf.nest.flatten(logs)]
+    return [leaf * tf.cast(shard.num_examples, leaf.dtype) for leaf in flat]
+
+
+def mean_logs(logs: Any, averaged: Averaged) -> Any:
+    """The averages from the sums of `log_parts`."""
+    means = [
+        tf.cast(tf.math.divide_no_nan(total, _total(averaged.sizes, total)), leaf.dtype)
+        for total, leaf in zip(averaged.sums, tf.nest.flatten(logs), strict=True)
+    ]
+    return tf.nest.pack_sequence_as(logs, means)
+
+
+def commit(variables: Sequence[Any], values: dict[int, Any]) -> None:
+    """Writes this replica's copies of the variables, by position.
+
+    Keras's variables ask for several ways to bring replicas together; these values are
+    together already.
+    """
+    current = tf.distribute.get_strategy()
+    for i, value in values.items():
+        native = keras_optimizer.native(variables[i])
+        copies = current.experimental_local_results(native)
+        copies[strategy.replica() % len(copies)].assign(value)
+
+
+def _is_local(variable: Any) -> bool:
+    # Keras's metrics: each replica has a value of its own.
+    return variable.synchronization == "on_read"
+
+
+def _metric_values(model: Any, shard: ShardResult) -> list[tuple[Any, Any]]:
+    places = {id(v): i for i, v in enumerate(shard.variables)}
+    found = []
+    for variable in model.metrics_variables:
+        known = shard.changed.get(places[id(variable)])
+        value = tf.convert_to_tensor(variable.value) if known is None else known
+        found.append((variable, value))
+    return found
+
+
+def _part(variable: Any, value: Any) -> Any:
+    # As the `aggregation` of a metric's variable says.
+    if variable.aggregation == "mean":
+        return value / tf.cast(strategy.num_replicas(), value.dtype)
+    if variable.aggregation == "sum" or not strategy.replica():
+        return value
+    return tf.zeros_like(value)
+
+
+def _row(values: Any) -> Any:
+    # To be added up to a table with one row per replica.
+    others = strategy.num_replicas() - 1 - strategy.replica()
+    return tf.pad(values[None], [[strategy.replica(), others], [0, 0]])
+
+
+def _wide(value: Any) -> Any:
+    # As a type that adds up well.
+    if value.dtype in (tf.float32, tf.float64):
+        return value
+    return tf.cast(value, tf.float32 if value.dtype.is_floating else tf.int64)
+
+
+def _total(sizes: Any, like: Any) -> Any:
+    return tf.cast(tf.reduce_sum(sizes), like.dtype)
+
+
+def _change(new: Any, old: Any, size: Any) -> Any:
+    if new.dtype == tf.bool:
+        return tf.cast(new != old, tf.int64)
+    if not new.dtype.is_floating:
+        return tf.cast(new - old, tf.int64)
+    change = _wide(new) - _wide(old)
+    return change * tf.cast(size, change.dtype)
+
+
+def _changed(old: Any, change: Any, sizes: Any) -> Any:
+    if old.dtype == tf.bool:
+        return tf.math.logical_xor(old, change > 0)
+    if not old.dtype.is_floating:
+        return old + tf.cast(change, old.dtype)
+    mean = tf.math.divide_no_nan(change, _total(sizes, change))
+    return tf.cast(_wide(old) + mean, old.dtype)
+
+
+def _least(old: Any, column: Any, sizes: Any) -> Any:
+    # The smallest value of the replicas that have walked anything.
+    column = tf.where(sizes > 0, column, column.dtype.max)
+    least = tf.cast(tf.reduce_min(column), old.dtype)
+    return tf.where(tf.reduce_any(sizes > 0), least, old)
+
+
+def _sum(values: Sequence[Any]) -> list[Any]:
+    context: Any = tf.distribute.get_replica_context()
+    by_dtype: dict[Any, list[int]] = {}
+    for i, value in enumerate(values):
+        by_dtype.setdefault(value.dtype, []).append(i)
+    found = list(values)
+    for positions in by_dtype.values():
+        sums = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [values[i] for i in positions]
+        )
+        for i, total in zip(positions, sums, strict=True):
+            found[i] = total
+    return found

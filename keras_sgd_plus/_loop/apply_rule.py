@@ -1,0 +1,87 @@
+"""Applies the rule of an optimizer to the gradients of one group."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_sgd_plus._loop.backward import BackwardResult, check_gradients
+from keras_sgd_plus._loop.example_update import ExampleUpdate
+from keras_sgd_plus._loop.scope import Scope
+from keras_sgd_plus._nonfinite import Guard
+from keras_sgd_plus._pending import Shown
+from keras_sgd_plus._rule import LossScale, State, Update, Updated, apply_scaled
+
+
+class Applied(NamedTuple):
+    """What a rule leaves behind, beside the new values in the scope.
+
+    Attributes:
+        before: the state that it began with.
+        has_started: () bool, whether an update has been applied by now; None without a
+            guard.
+        pending: weights whose updates wait, after this one.
+    """
+
+    before: State
+    has_started: Any
+    pending: Shown | None
+
+
+def apply_rule(
+    update: ExampleUpdate,
+    scope: Scope,
+    found: BackwardResult,
+    guard: Guard | None,
+    pending: Shown | None,
+) -> Applied:
+    """Applies the rule, and puts new weights and state into the scope.
+
+    Args:
+        update: the update.
+        scope: open.
+        found: by the backward pass.
+        guard: where somebody looks for what is not finite.
+        pending: weights whose updates wait, if there are any.
+    """
+    before = update.state.read(scope)
+    if not update.carry.trainable:
+        warnings.warn("The model does not have any trainable weights.")
+        return Applied(before, None if guard is None else guard.has_started, pending)
+    check_gradients(found.gradients, update.carry.trainable)
+    gradients = found.by_index(update)
+    counts = had_started = has_started = None
+    if guard is not None:
+        gradients = guard.gradients(update.rule, gradients)
+        counts = guard.counts(update.rule, before)
+        had_started = guard.has_started
+        has_started = guard.started_after(update.rule, counts)
+    rate = tf.convert_to_tensor(update.optimizer.learning_rate)
+    rates = [rate] * len(before.weights)
+    if found.readers is not None:
+        rates = [found.readers.rate_after(w, rate) for w in before.weights]
+    begun = Update(before, gradients, rates, counts, had_started)
+    updated = _updated(update, scope, begun, pending)
+    if pending is not None:
+        pending = pending.step(updated.waiting, rates, updated.applies)
+    update.state.write(scope, updated.state)
+    return Applied(before, has_started, pending)
+
+
+def _updated(
+    update: ExampleUpdate, scope: Scope, begun: Update, pending: Shown | None
+) -> Updated:
+    # Under a LossScaleOptimizer its state goes into the scope, too.
+    apart = frozenset[int]() if pending is None else pending.weights
+    outer = update.outer
+    if outer is update.optimizer:
+        return update.rule(begun, apart)
+    variables = (outer.step_counter, outer.dynamic_scale)
+    loss_scale = LossScale(*scope.values(variables))
+    steps = outer.dynamic_growth_steps
+    updated, new = apply_scaled(update.rule, begun, loss_scale, steps, apart)
+    for pair in zip(variables, new, strict=True):
+        scope.add_update(pair)
+    return updated

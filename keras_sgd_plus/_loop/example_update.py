@@ -1,0 +1,127 @@
+"""What one update from one group of examples works with, found once per trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgd_plus._loop.carry import Carry
+from keras_sgd_plus._loop.rule_state import RuleState
+from keras_sgd_plus._lowering import layout
+from keras_sgd_plus._nonfinite import Skips, no_skips
+from keras_sgd_plus._pending import Tables, plan_tables
+from keras_sgd_plus._private import keras_optimizer, keras_trainer
+from keras_sgd_plus._rule import AVERAGES, Rule
+
+Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
+
+
+@dataclass(frozen=True)
+class ExampleUpdate:
+    """What an update works with; `update_once` makes one, as a pure function.
+
+    Attributes:
+        model: the model in training.
+        optimizer: the SGDPlus.
+        outer: the `LossScaleOptimizer` around it, or the same object again.
+        carry: the variables that the values stand for.
+        batch: `(x, y, sample_weight)`; only its structure is used.
+        rule: of the optimizer.
+        state: the variables of the rule.
+        indices: per trainable variable, its index among the weights of the rule.
+        transposed: positions in the carry of matrices that a lowered loop carries
+            transposed.
+        tables: whose rows are updated later.
+        keeps_logs: whether each update gives logs of its own.
+    """
+
+    model: Any
+    optimizer: Any
+    outer: Any
+    carry: Carry
+    batch: Any
+    rule: Rule
+    state: RuleState
+    indices: tuple[int, ...]
+    transposed: frozenset[int]
+    tables: Tables
+    keeps_logs: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        optimizer: Any,
+        outer: Any,
+        carry: Carry,
+        batch: Any,
+        reasons: Mapping[int, str | None],
+    ) -> ExampleUpdate:
+        """The update for a model and its optimizer, as they are now.
+
+        Args:
+            model: as for the class, built.
+            optimizer: as for the class, built.
+            outer: as for the class.
+            carry: as for the class.
+            batch: as for the class.
+            reasons: what earlier traces have found about tables.
+        """
+        weights = keras_optimizer.built_variables(optimizer)
+        rule = Rule.of(optimizer, weights)
+        state = RuleState.of(optimizer, rule)
+        find = keras_optimizer.variable_index
+        indices = tuple(find(optimizer, v) for v in carry.trainable)
+        trained = [v if i in indices else None for i, v in enumerate(weights)]
+        plan = plan_tables(
+            optimizer, rule, state.slots, model, trained, carry.index, reasons
+        )
+        transposed = layout.transposed(model, carry.variables, state.rows)
+        keeps_logs = not keras_trainer.has_default_metrics(model)
+        return cls(
+            model=model,
+            optimizer=optimizer,
+            outer=outer,
+            carry=carry,
+            batch=batch,
+            rule=rule,
+            state=state,
+            indices=indices,
+            transposed=transposed,
+            tables=Tables(plan),
+            keeps_logs=keeps_logs,
+        )
+
+    @property
+    def group_size(self) -> int:
+        """Examples per update."""
+        return self.optimizer.examples_per_update
+
+    @property
+    def raises(self) -> bool:
+        """Whether training ends at the first group that is not finite."""
+        return self.optimizer.nonfinite == "raise"
+
+    def no_skips(self, values: Values, num_rows: Any, skip_all: Any) -> Skips:
+        """The list of bad groups before the first one.
+
+        The averages of `use_ema` are zeros until the first update is applied, which the
+        counter does not tell.
+        """
+        averages = [
+            tf.reduce_any(values[self.carry.index(v)] != 0)
+            for v in self.state.slots.get(AVERAGES.name, ())
+            if v is not None
+        ]
+        started = tf.reduce_any(tf.stack(averages)) if averages else tf.constant(True)
+        return no_skips(num_rows, self.group_size, skip_all, started)
+
+    def other_layout(self, values: Values) -> Values:
+        """Values with those matrices transposed that a lowered loop carries so."""
+        return [
+            tf.transpose(value) if i in self.transposed else value
+            for i, value in enumerate(values)
+        ]

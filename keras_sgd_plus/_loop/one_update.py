@@ -1,0 +1,148 @@
+"""One update from one group of examples: a pure function of the carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._loop import examples
+from keras_sgd_plus._loop.apply_rule import Applied, apply_rule
+from keras_sgd_plus._loop.backward import backward
+from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
+from keras_sgd_plus._loop.scope import Scope
+from keras_sgd_plus._loop.trace_again import TraceAgain
+from keras_sgd_plus._lowering import lookup
+from keras_sgd_plus._nonfinite import Guard, Skips, first_cause
+from keras_sgd_plus._pending import Shown
+from keras_sgd_plus._private import tensorflow as private_tensorflow
+from keras_sgd_plus._rule import Gradient, State
+
+Logs = Any  # structure of tensors; () where Keras's own logs will do
+
+
+class UpdateResult(NamedTuple):
+    """What one update gives.
+
+    Attributes:
+        values: the carry's.
+        logs: of the group, or ().
+        guard: where somebody looks for what is not finite.
+        has_started: () bool, whether an update has been applied by now; with a guard.
+        changed: positions in the carry of values that are new.
+        pending: the state of weights whose updates wait, or ().
+    """
+
+    values: Values
+    logs: Logs
+    guard: Guard | None
+    has_started: Any
+    changed: frozenset[int]
+    pending: Any
+
+
+def update_once(
+    update: ExampleUpdate,
+    values: Values,
+    group: Sequence[Any],
+    lowered: bool = False,
+    skips: Skips | None = None,
+    pending: Shown | None = None,
+) -> UpdateResult:
+    """Makes one update.
+
+    1. Let the model see the values; forward and backward pass.
+    2. Look for what is not finite.
+    3. Apply the rule, and update metrics.
+    4. Choose between old and new values; say which are new.
+
+    Args:
+        update: what the update works with.
+        values: the carry's; where it is lowered, in the layout of the loop.
+        group: the tensors of examples, (k, ...).
+        lowered: whether forms that suit XLA are used.
+        skips: of the batch so far, or None where nobody looks.
+        pending: weights whose updates wait, if there are any.
+
+    Raises:
+        TraceAgain: this trace cannot be used.
+    """
+    if pending is not None:
+        values = pending.placed(values)
+    x, y, sample_weight = data = examples.pack(update.batch, list(group))
+    scope = Scope(update.carry, values, update.transposed if lowered else ())
+
+    def look_up(variable: Any, indices: Any) -> Any:
+        # Rows of tables whose updates wait; None for any other variable.
+        return pending and pending.look_up(scope, variable, indices)
+
+    with (
+        strategy.alone(),
+        private_tensorflow.inlined_functions(),
+        scope,
+        lookup.answered_by(look_up) as looked_up,
+    ):
+        found = backward(update, scope, data, examples.count(group[0]), lowered)
+        gradients = found.by_index(update)
+        _check_tables(pending, scope, gradients)
+        guard = None
+        if skips is not None:
+            # A gradient that is too large for loss scaling is Keras's to skip.
+            looked_at = found.gradients if update.outer is update.optimizer else []
+            cause = first_cause(found.loss, looked_at)
+            guard = Guard.of(cause, skips, update.raises)
+        applied = apply_rule(update, scope, found, guard, pending)
+        metrics = update.model.compute_metrics
+        logs = metrics(x, y, found.y_pred, sample_weight=sample_weight)
+        new = scope.values(update.carry.variables)
+    if scope.undeclared:
+        raise TraceAgain(variables=list(scope.undeclared.values()))
+    # Once more, for the tables that `compute_metrics` looked at.
+    _check_tables(pending, scope, gradients)
+    if lowered:
+        tables = update.tables.plan.new_tables(looked_up, gradients)
+        if tables:
+            raise TraceAgain(tables=tables)
+    if guard is not None:
+        chosen = _chosen_by_rule(update, values, applied.before)
+        counter = update.state.iterations
+        new = guard.choose(update.carry.variables, new, values, counter, chosen)
+    if update.keeps_logs:
+        logs = keras.tree.map_structure(tf.convert_to_tensor, logs)
+    else:
+        logs = ()
+    return _result(values, new, logs, guard, applied)
+
+
+def _result(
+    old: Values, new: Values, logs: Logs, guard: Guard | None, applied: Applied
+) -> UpdateResult:
+    pairs = enumerate(zip(new, old, strict=True))
+    changed = frozenset(i for i, (a, b) in pairs if a is not b)
+    pending, state = applied.pending, ()
+    if pending is not None:
+        new = pending.carried(new)
+        changed, state = changed | pending.positions, pending.state
+    return UpdateResult(new, logs, guard, applied.has_started, changed, state)
+
+
+def _check_tables(
+    pending: Shown | None, scope: Scope, gradients: Mapping[int, Gradient]
+) -> None:
+    if pending is not None:
+        misread = pending.misread(scope, gradients)
+        if misread:
+            raise TraceAgain(tables=misread)
+
+
+def _chosen_by_rule(update: ExampleUpdate, values: Values, before: State) -> set[int]:
+    # Positions between whose values the rule has chosen: its variables, unless the
+    # model assigned to them before.
+    columns = (before.weights, *before.slots.values())
+    at_rule = {id(value) for column in columns for value in column}
+    variables = [v for row in update.state.rows for v in row if v is not None]
+    places = (update.carry.index(v) for v in variables)
+    return {i for i in places if id(values[i]) in at_rule}

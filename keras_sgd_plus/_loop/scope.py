@@ -1,0 +1,167 @@
+"""The scope in which the model reads and writes the tensors of a carry."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus._loop.carry import Carry
+from keras_sgd_plus._lowering import layout
+
+
+class Scope(keras.StatelessScope):
+    """A stateless scope over a carry that remembers which variables were written.
+
+    Losses are collected: without that, `add_loss` and activity regularizers vanish.
+
+    Args:
+        carry: the variables.
+        values: their values, as the loop carries them.
+        transposed: positions in the carry of matrices that it carries transposed; the
+            model sees them as they are in the variable.
+    """
+
+    def __init__(
+        self,
+        carry: Carry,
+        values: Sequence[tf.Tensor],
+        transposed: Collection[int] = (),
+    ) -> None:
+        seen = [
+            layout.to_model_layout(value) if i in transposed else value
+            for i, value in enumerate(values)
+        ]
+        pairs = list(zip(carry.variables, seen, strict=True))
+        super().__init__(state_mapping=pairs, collect_losses=True)
+        self._transposed = {id(carry.variables[i]) for i in transposed}
+        self._graph = _graph()
+        self._carried = {id(v) for v in carry.variables}
+        self._trainable = carry.trainable
+        self._tape: tf.GradientTape | None = None
+        # Per trainable variable, each value it has had while the tape ran; of one that
+        # is carried transposed, what the loop carries comes before.
+        self._versions: dict[int, list[Any]] = {
+            id(v): [self.get_current_value(v)] for v in carry.trainable
+        }
+        for variable in carry.trainable:
+            if id(variable) in self._transposed:
+                self._versions[id(variable)].insert(0, self.in_loop_layout(variable))
+        self.undeclared: dict[int, Any] = {}
+        # Per table, the rows that were looked up in it, with their indices.
+        self._leaves: dict[int, list[tuple[Any, Any]]] = {}
+
+    def add_update(self, update: tuple[Any, Any]) -> None:
+        """Keeps a new value (called by Keras for each assignment in the scope).
+
+        To a tape, reading a variable is a leaf: no gradient flows into what was
+        assigned to it, and what is read after an assignment counts for the variable
+        (SpectralNormalization assigns its kernel before it uses it).
+        """
+        variable, value = update
+        if _graph() is not self._graph:
+            raise NotImplementedError(_assigned_inside(variable.path))
+        if id(variable) not in self._carried:
+            self.undeclared[id(variable)] = variable
+        if self._tape is not None:
+            value = tf.stop_gradient(value)
+            if id(variable) in self._versions:
+                self._tape.watch(value)
+                self._versions[id(variable)].append(value)
+        super().add_update((variable, value))
+
+    def is_here(self) -> bool:
+        """Whether what is traced now belongs to the scope, not to a branch or loop."""
+        return _graph() is self._graph
+
+    def leaf(self, variable: Any, indices: Any, rows: Any) -> Any:
+        """Makes rows of a table what its gradient is taken by; gives them back.
+
+        Args:
+            variable: the table.
+            indices: (k,) int32, which rows.
+            rows: (k, width).
+        """
+        if self._tape is not None:
+            self._tape.watch(rows)
+            self._leaves.setdefault(id(variable), []).append((indices, rows))
+        return rows
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[tf.GradientTape]:
+        """A tape that watches the trainable variables."""
+        with tf.GradientTape(watch_accessed_variables=False) as self._tape:
+            self._tape.watch([v for vs in self._versions.values() for v in vs])
+            yield self._tape
+        self._tape = None
+
+    def gradients(self, tape: tf.GradientTape, loss: Any) -> list[Any]:
+        """The gradient of each trainable variable, over all its values; or None."""
+        versions: Any = [self._sources(v) for v in self._trainable]
+        found = tape.gradient(loss, versions)
+        for variable, parts in zip(self._trainable, found, strict=True):
+            if id(variable) in self._transposed:
+                parts[1:] = [None if g is None else tf.transpose(g) for g in parts[1:]]
+        return [
+            self._slices(v, parts) if id(v) in self._leaves else _sum(parts)
+            for v, parts in zip(self._trainable, found, strict=True)
+        ]
+
+    def _sources(self, variable: Any) -> list[Any]:
+        leaves = self._leaves.get(id(variable))
+        if leaves is None:
+            return self._versions[id(variable)]
+        return [rows for _, rows in leaves]
+
+    def _slices(self, variable: Any, parts: list[Any]) -> Any:
+        if all(part is None for part in parts):
+            return None
+        indices = [indices for indices, _ in self._leaves[id(variable)]]
+        rows = [rows for _, rows in self._leaves[id(variable)]]
+        values = [
+            tf.zeros_like(r) if g is None else tf.convert_to_tensor(g)
+            for g, r in zip(parts, rows, strict=True)
+        ]
+        shape = tf.constant([int(d) for d in variable.shape])
+        return tf.IndexedSlices(tf.concat(values, 0), tf.concat(indices, 0), shape)
+
+    def in_loop_layout(self, variable: Any) -> Any:
+        """The current value in the layout in which the loop carries it."""
+        value = self.get_current_value(variable)
+        return (
+            layout.to_loop_layout(value) if id(variable) in self._transposed else value
+        )
+
+    def values(self, variables: Iterable[Any]) -> list[Any]:
+        """Current values as they are carried; None where there is no variable."""
+        return [None if v is None else self.in_loop_layout(v) for v in variables]
+
+    def put(self, variable: Any, value: Any) -> None:
+        """Sets a value that is in the layout in which the loop carries it."""
+        if id(variable) in self._transposed:
+            value = layout.to_model_layout(value)
+        super().add_update((variable, value))
+
+
+def _graph() -> Any:
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def _sum(gradients: list[Any]) -> Any:
+    present = [g for g in gradients if g is not None]
+    if len(present) < 2:
+        return present[0] if present else None
+    return tf.add_n([tf.convert_to_tensor(g) for g in present])
+
+
+def _assigned_inside(path: str) -> str:
+    # The loop could not carry the value out of an inner graph.
+    return (
+        "A variable must not be assigned inside a branch or loop of the model (cond, "
+        f"while_loop, scan, an RNN over a cell). Received: {path!r} assigned there. "
+        "Assign it outside, with a `where` in place of a branch, build the RNN with "
+        "unroll=True, or compile the model with run_eagerly=True."
+    )

@@ -1,0 +1,25 @@
+"""What a trace found that the next one has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class TraceAgain(Exception):
+    """A trace cannot be used, but the next one can with these facts.
+
+    Args:
+        variables: the model wrote them, and the carry did not hold them.
+        tables: per variable (by id) why a table must be updated as a whole, or None
+            where it may be updated in parts.
+    """
+
+    def __init__(
+        self,
+        variables: Sequence[Any] = (),
+        tables: Mapping[int, str | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.variables = list(variables)
+        self.tables = dict(tables or {})

@@ -1,0 +1,212 @@
+"""The walk over one batch: a pure loop, carry in, carry out.
+
+The carry is committed when the whole batch is done, by the compiled function at its end
+or by the step, so a batch is a transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_sgd_plus import _lowering
+from keras_sgd_plus._loop import examples
+from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
+from keras_sgd_plus._loop.one_update import Logs, UpdateResult, update_once
+from keras_sgd_plus._lowering import one_kernel
+from keras_sgd_plus._nonfinite import Skips, with_group
+from keras_sgd_plus._pending import Entered, Shown
+from keras_sgd_plus._private import xla
+
+
+class WalkResult(NamedTuple):
+    """What a walk gives, and what its trace found.
+
+    Attributes:
+        values: the carry's after it.
+        logs: of the last group, or ().
+        skips: the bad groups, or () where nobody looks.
+        fence: of the loop. It has to leave the compiled function, or XLA would remove
+            it; () without a loop.
+        changed: positions in the carry of values that may be new.
+        surely_compiles: whether XLA is known to take the loop's body.
+    """
+
+    values: Values
+    logs: Logs
+    skips: Any
+    fence: Any
+    changed: frozenset[int]
+    surely_compiles: bool
+
+
+class _Turn(NamedTuple):
+    # What the trace of one turn of the loop found.
+    changed: frozenset[int]
+    surely_compiles: bool
+
+
+@dataclass(frozen=True)
+class _Loop:
+    # What stays the same from turn to turn.
+    update: ExampleUpdate
+    leaves: Sequence[Any]
+    order: Any
+    compiled: bool
+    lowered: bool
+    one: Any  # () int32 that is 1, which XLA cannot know
+    entered: Entered | None
+
+    def turn(
+        self, i: Any, values: Values, logs: Logs, skips: Any, fence: Any, pending: Any
+    ) -> tuple[tuple[Any, ...], _Turn]:
+        # The loop's carry after group number i.
+        size = self.update.group_size
+        positions = i * size + tf.range(size, dtype=tf.int32)
+        if self.order is not None:
+            positions = tf.gather(self.order, positions)
+        group = [examples.gather_examples(leaf, positions) for leaf in self.leaves]
+        with self.forms():
+            entered = self.entered
+            shown = None if entered is None else entered.show(values, pending)
+            result, skips = _update_and_list(
+                self.update, values, group, positions, logs, skips, self.lowered, shown
+            )
+        surely_compiles = False
+        if self.compiled:
+            graph = tf.compat.v1.get_default_graph()
+            surely_compiles = xla.surely_takes(graph)
+            fence = one_kernel.fenced(graph, fence, i)
+        carry = (i + 1, result.values, result.logs, skips, fence, result.pending)
+        return carry, _Turn(result.changed, surely_compiles)
+
+    def forms(self) -> contextlib.AbstractContextManager[None]:
+        # While it is open, Keras's functions take the forms that suit XLA, if they may.
+        return _lowering.active(self.one) if self.lowered else contextlib.nullcontext()
+
+
+def walk(
+    update: ExampleUpdate,
+    values: Values,
+    leaves: Sequence[Any],
+    order: Any,
+    num_examples: tf.Tensor,
+    log_specs: Logs,
+    compiled: bool,
+    skip_all: Any = None,
+) -> WalkResult:
+    """Updates once per full group.
+
+    Args:
+        update: the update.
+        values: the carry before the batch.
+        leaves: tensors of the batch, `(num_examples or more, ...)`.
+        order: positions to visit, `(num_examples or more,)` int32, or None for the
+            order in which the examples were handed over.
+        num_examples: () int32. A tensor bound costs nothing and spares a compilation
+            per batch size.
+        log_specs: as the function `log_specs` returns them; zeros are the logs of no
+            group at all.
+        compiled: whether XLA compiles the loop, and forms that suit it are used.
+        skip_all: () bool, whether to change nothing, since a group that came before
+            ended training; None where nobody looks.
+    """
+    num_groups = num_examples // update.group_size
+    most_groups = examples.count(leaves[0]) // update.group_size
+    lowered = compiled and _lowering.is_on()
+    one = tf.cast(values[update.carry.index(update.state.iterations)] >= 0, tf.int32)
+    entered: Entered | None = None
+    if lowered and update.tables.plan.places:
+        entered = update.tables.enter(values, most_groups)
+    loop = _Loop(update, leaves, order, compiled, lowered, one, entered)
+    turns: list[_Turn] = []  # one, or one per group where nothing is traced
+
+    def cond_fn(i: Any, *carry: Any) -> Any:
+        del carry
+        return i < num_groups
+
+    def body_fn(*carry: Any) -> tuple[Any, ...]:
+        carry, turn = loop.turn(*carry)
+        turns.append(turn)
+        return carry
+
+    start = update.other_layout(values) if lowered else list(values)
+    logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
+    skips = ()
+    if skip_all is not None:
+        rows = 2 if update.raises else most_groups + 2
+        skips = update.no_skips(values, rows, skip_all)
+    pending = () if entered is None else entered.start
+    _, values, logs, skips, fence, pending = tf.while_loop(
+        cond_fn,
+        body_fn,
+        (tf.constant(0), start, logs, skips, one_kernel.new_fence(), pending),
+        parallel_iterations=1,
+    )
+    if entered is not None:
+        with loop.forms():
+            values = entered.finish(values, pending)
+    values = update.other_layout(values) if lowered else values
+    changed = frozenset[int]().union(*(turn.changed for turn in turns))
+    surely_compiles = any(turn.surely_compiles for turn in turns)
+    return WalkResult(values, logs, skips, fence, changed, surely_compiles)
+
+
+def walk_group(
+    update: ExampleUpdate,
+    values: Values,
+    group: Sequence[Any],
+    positions: Any,
+    logs: Logs,
+    skips: Any,
+) -> WalkResult:
+    """Updates once, with what is left over of a batch.
+
+    Args:
+        update: the update.
+        values: the carry's.
+        group: tensors of examples, (k or fewer, ...).
+        positions: (k or fewer,) int32, theirs in the batch.
+        logs: of the group before.
+        skips: the bad groups before; (), where nobody looks.
+    """
+    result, skips = _update_and_list(update, values, group, positions, logs, skips)
+    return WalkResult(result.values, result.logs, skips, (), result.changed, False)
+
+
+def _update_and_list(
+    update: ExampleUpdate,
+    values: Values,
+    group: Sequence[Any],
+    positions: Any,
+    logs: Logs,
+    skips: Any,
+    lowered: bool = False,
+    pending: Shown | None = None,
+) -> tuple[UpdateResult, Skips | tuple[()]]:
+    # One update; a bad group is listed, and the logs stay those of the group before.
+    result = update_once(update, values, group, lowered, skips or None, pending)
+    guard = result.guard
+    if guard is not None:
+        result = result._replace(logs=guard.logs(result.logs, logs))
+        skips = with_group(skips, guard.cause, positions, result.has_started)
+    return result, skips
+
+
+def log_specs(update: ExampleUpdate, leaves: Sequence[Any]) -> Logs:
+    """Shapes and dtypes of the logs of one update, or () where none are kept."""
+    if not update.keeps_logs:
+        return ()
+
+    def first_logs(values: Values, leaves: Sequence[Any]) -> Logs:
+        first = tf.zeros((1,), tf.int32)
+        group = [examples.gather_examples(leaf, first) for leaf in leaves]
+        return update_once(update, values, group).logs
+
+    trace: Callable[..., Any] = tf.function(first_logs, autograph=False)
+    specs = update.carry.specs()
+    return trace.get_concrete_function(specs, list(leaves)).structured_outputs

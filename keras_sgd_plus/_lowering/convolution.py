@@ -1,0 +1,163 @@
+"""Convolution and max-pooling in forms that XLA:CPU compiles well.
+
+XLA's own gradients of convolutions and pooling are several times slower on a CPU, for
+one example, than matrix products of patches and comparisons. The forms here compute
+the same sums, up to the order of additions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgd_plus._lowering import scope
+
+_MAX_PATCH = 64  # kernel positions; more patches would copy the input too often
+
+
+def conv(
+    inputs: Any,
+    kernel: Any,
+    strides: Any,
+    padding: str,
+    channels_last: bool,
+    dilation_rate: Any,
+) -> Any:
+    """Patches times kernel, or None where the native form is to be used.
+
+    Shapes: inputs `(n, *spatial, channels)` or `(n, channels, *spatial)`; kernel
+    `(*window, channels, filters)`.
+    """
+    rank = len(inputs.shape) - 2
+    window, (channels, filters) = kernel.shape[:rank], kernel.shape[rank:]
+    x = inputs if channels_last else _to_last(inputs)
+    grouped = x.shape[-1] != channels
+    if grouped or not _is_static(x) or math.prod(window) > _MAX_PATCH:
+        return None
+    strides, dilation_rate = _tuple(strides, rank), _tuple(dilation_rate, rank)
+    if padding == "same":
+        x = tf.pad(x, _same(x.shape[1:-1], window, strides, dilation_rate))
+    if scope.is_costly(x):
+        x = scope.computed_once(x)
+    # Axis by axis, what the positions of the window see is put side by side, so that
+    # in the end the window's last axis changes slowest.
+    for axis, settings in enumerate(
+        zip(window, strides, dilation_rate, strict=True), start=1
+    ):
+        views = _views(x, axis, *settings)
+        if not views:
+            return None
+        x = views[0] if len(views) == 1 else tf.concat(views, -1)
+    sizes, depth = x.shape[:-1], math.prod(window) * channels
+    kernel = tf.transpose(kernel, (*reversed(range(rank)), rank, rank + 1))
+    product = tf.matmul(
+        tf.reshape(x, (-1, depth)), tf.reshape(kernel, (depth, filters))
+    )
+    outputs = tf.reshape(product, (*sizes, filters))
+    return outputs if channels_last else _to_first(outputs)
+
+
+def max_pool(
+    inputs: Any, pool_size: Any, strides: Any, padding: str, channels_last: bool
+) -> Any:
+    """Maxima of windows that do not overlap, or None: use the native form.
+
+    The gradient goes to the first maximum of a window, as in XLA and TensorFlow.
+    """
+    rank = len(inputs.shape) - 2
+    window = _tuple(pool_size, rank)
+    strides = window if strides is None else _tuple(strides, rank)
+    x = inputs if channels_last else _to_last(inputs)
+    if strides != window or not _is_static(x) or not x.dtype.is_floating:
+        return None
+    outside = [n % k for n, k in zip(x.shape[1:-1], window, strict=True)]
+    if any(outside) and padding == "same":
+        return None
+    counts = [n // k for n, k in zip(x.shape[1:-1], window, strict=True)]
+    if 0 in counts or math.prod(window) > _MAX_PATCH:
+        return None
+    sizes = [n * k for n, k in zip(counts, window, strict=True)]
+    if scope.is_costly(x):
+        x = scope.computed_once(x)  # and not for each position of a window
+    cropped = x[(slice(None), *(slice(n) for n in sizes))]
+    outputs = _first_maxima(cropped, window, counts)
+    return outputs if channels_last else _to_first(outputs)
+
+
+def _first_maxima(x: Any, window: Sequence[int], counts: Sequence[int]) -> Any:
+    @tf.custom_gradient
+    def maxima(x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        rank, depth = len(window), x.shape[-1]
+        parts = [x]
+        for axis, k in enumerate(window, start=1):
+            parts = [view for part in parts for view in _views(part, axis, k, k, 1)]
+        top = parts[0]
+        for part in parts[1:]:
+            top = tf.maximum(top, part)
+
+        def grad(upstream: Any) -> Any:
+            taken, shares = None, []
+            for part in parts:
+                hit = tf.equal(part, top)
+                if taken is not None:
+                    hit, taken = hit & ~taken, taken | hit
+                else:
+                    taken = hit
+                shares.append(tf.where(hit, upstream, tf.zeros_like(upstream)))
+            # (n, *counts, *window, depth) -> (n, count, window, ..., depth)
+            stacked = tf.stack(shares, rank + 1)
+            stacked = tf.reshape(stacked, (-1, *counts, *window, depth))
+            axes = [a for i in range(rank) for a in (1 + i, 1 + rank + i)]
+            spread = tf.transpose(stacked, (0, *axes, 2 * rank + 1))
+            return tf.reshape(spread, x.shape)
+
+        return top, grad
+
+    return maxima(x)
+
+
+def _views(x: Any, axis: int, window: int, stride: int, dilation: int) -> list[Any]:
+    # What each position of the window sees along one axis; none if it is too short.
+    reach = (window - 1) * dilation + 1
+    if x.shape[axis] < reach:
+        return []
+    span = (x.shape[axis] - reach) // stride * stride + 1
+    before = (slice(None),) * axis
+    return [
+        x[(*before, slice(p * dilation, p * dilation + span, stride))]
+        for p in range(window)
+    ]
+
+
+def _same(
+    spatial: Sequence[int],
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+) -> list[list[int]]:
+    paddings = [[0, 0]]
+    for n, k, s, d in zip(spatial, window, strides, dilation, strict=True):
+        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        paddings.append([total // 2, total - total // 2])
+    return [*paddings, [0, 0]]
+
+
+def _tuple(value: Any, rank: int) -> tuple[int, ...]:
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def _is_static(x: Any) -> bool:
+    return x.shape.is_fully_defined()
+
+
+def _to_last(x: Any) -> Any:
+    rank = len(x.shape)
+    return tf.transpose(x, (0, *range(2, rank), 1))
+
+
+def _to_first(x: Any) -> Any:
+    rank = len(x.shape)
+    return tf.transpose(x, (0, rank - 1, *range(1, rank - 1)))

@@ -1,0 +1,128 @@
+"""Keras's backend functions, by Keras's names and arguments, in their lowered forms.
+
+Each returns None where the native form is to be used: for what the lowered form does
+not cover, and where it was not measured to win.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus._lowering import (
+    channels,
+    convolution,
+    layout,
+    lookup,
+    losses,
+    random,
+)
+from keras_sgd_plus._private import keras_backend
+
+
+def _conv(
+    inputs: Any,
+    kernel: Any,
+    strides: Any = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+) -> Any:
+    inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
+    last = (data_format or keras.config.image_data_format()) == "channels_last"
+    return convolution.conv(inputs, kernel, strides, padding, last, dilation_rate)
+
+
+def _max_pool(
+    inputs: Any,
+    pool_size: Any,
+    strides: Any = None,
+    padding: str = "valid",
+    data_format: str | None = None,
+) -> Any:
+    last = (data_format or keras.config.image_data_format()) == "channels_last"
+    inputs = tf.convert_to_tensor(inputs)
+    return convolution.max_pool(inputs, pool_size, strides, padding, last)
+
+
+def _batch_normalization(
+    x: Any,
+    mean: Any,
+    variance: Any,
+    axis: int,
+    offset: Any = None,
+    scale: Any = None,
+    epsilon: float = 1e-3,
+) -> Any:
+    if axis not in (-1, len(x.shape) - 1):
+        return None
+    return channels.batch_normalization(x, mean, variance, offset, scale, epsilon)
+
+
+def _moments(
+    x: Any, axes: Any, keepdims: bool = False, synchronized: bool = False
+) -> Any:
+    if synchronized or x.dtype in (tf.float16, tf.bfloat16):
+        return None
+    axes = [axes] if isinstance(axes, int) else axes
+    return channels.moments(tf.convert_to_tensor(x), axes, keepdims)
+
+
+def _sparse_cross_entropy(
+    target: Any, output: Any, from_logits: bool = False, axis: int = -1
+) -> Any:
+    target, logits = tf.convert_to_tensor(target), tf.convert_to_tensor(output)
+    if target.shape.rank == logits.shape.rank and target.shape[-1] == 1:
+        target = tf.squeeze(target, -1)
+    is_static = logits.shape.is_fully_defined() and target.shape == logits.shape[:-1]
+    is_plain = from_logits and axis == -1 and logits.op.type != "Softmax"
+    if not (is_plain and is_static):
+        return None
+    if logits.shape.num_elements() < losses.MIN_ENTRIES:
+        return None
+    labels = tf.reshape(tf.cast(target, tf.int64), (-1,))
+    rows = tf.reshape(logits, (-1, logits.shape[-1]))
+    return tf.reshape(losses.sparse_cross_entropy(labels, rows), target.shape)
+
+
+def _add(x1: Any, x2: Any) -> Any:
+    x2 = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
+    if not (isinstance(x1, tf.Tensor) and isinstance(x2, tf.Tensor)):
+        return None
+    return channels.add_bias(x1, x2)
+
+
+def _matmul(x1: Any, x2: Any) -> Any:
+    matrix = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
+    return layout.matmul(x1, matrix) if isinstance(x1, tf.Tensor) else None
+
+
+def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
+    if not isinstance(rate, float) or not 0 < rate < 1:
+        return None
+    inputs = tf.convert_to_tensor(inputs)
+    shape = tf.shape(inputs)
+    if noise_shape is not None:
+        sizes = zip(tf.unstack(shape), noise_shape, strict=True)
+        shape = tf.stack([actual if n is None else n for actual, n in sizes])
+    elif inputs.shape.is_fully_defined():
+        shape = inputs.shape
+    seed = keras_backend.draw_seed(seed)
+    scaled = inputs * tf.constant(1.0 / (1.0 - rate), inputs.dtype)
+    kept = random.keep_mask(seed, rate, shape, inputs.dtype)
+    return tf.where(kept, scaled, tf.zeros_like(scaled))
+
+
+LOWERINGS = {
+    "conv": _conv,
+    "max_pool": _max_pool,
+    "batch_normalization": _batch_normalization,
+    "moments": _moments,
+    "sparse_categorical_crossentropy": _sparse_cross_entropy,
+    "add": _add,
+    "matmul": _matmul,
+    "dropout": _dropout,
+    "take": lookup.take,
+}

@@ -1,0 +1,99 @@
+"""Whether this thread traces a loop, and facts that the compiler cannot know.
+
+XLA removes what it can prove to change nothing. A number that is one at run time, and
+that it cannot know, keeps an order or a copy that would be lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+SWITCH = "KERAS_SGD_PLUS_LOWERING"
+_CHEAP = 3  # operations that may as well be repeated
+_FREE = ("Reshape", "Identity", "Squeeze", "ExpandDims", "Cast")
+_STORED = ("Const", "GatherV2", "MatMul", "Placeholder")
+
+
+class _Scope(threading.local):
+    one: Any = None  # () int32, always 1, which the compiler cannot know
+    # id of a matrix in the model's layout -> that matrix, and the one of the loop
+    views: dict[int, tuple[Any, Any]] = {}
+
+
+_scope = _Scope()
+
+
+@contextlib.contextmanager
+def active(one: Any) -> Iterator[None]:
+    """Lowers what this thread traces; `one` is a tensor that is 1 at run time."""
+    before = _scope.one, _scope.views
+    _scope.one, _scope.views = (one if is_on() else None), {}
+    try:
+        yield
+    finally:
+        _scope.one, _scope.views = before
+
+
+def is_on() -> bool:
+    """Whether loops are to be lowered here: on a CPU, and not switched off."""
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    return on_cpu and os.environ.get(SWITCH, "1") != "0"
+
+
+def is_active() -> bool:
+    """Whether this thread is tracing a loop."""
+    return _scope.one is not None
+
+
+def one() -> Any:
+    """() int32 that is 1 at run time, which the compiler cannot know."""
+    return _scope.one
+
+
+def views() -> dict[int, tuple[Any, Any]]:
+    """The matrices of this trace that the loop carries transposed (`layout`)."""
+    return _scope.views
+
+
+def after(seen: Any, value: Any) -> Any:
+    """Returns `value` unchanged, but makes XLA schedule it after `seen`.
+
+    A `tf.where` whose condition is always false at run time.
+    """
+    return tf.where(_scope.one < 1, tf.cast(seen, value.dtype), value)
+
+
+def is_below_one(i: Any) -> Any:
+    """`i < 1`, unknown to the compiler."""
+    return i < _scope.one
+
+
+def computed_once(x: Any) -> Any:
+    """The same tensor, which XLA computes once, and not again for each use of it.
+
+    XLA repeats what is cheap, and a kernel's update would do so once per output. A
+    division is not cheap to it, and a division by one changes nothing.
+    """
+
+    @tf.custom_gradient
+    def divided(x: Any) -> tuple[Any, Callable[[Any], Any]]:
+        return x / tf.cast(_scope.one, x.dtype), lambda upstream: upstream
+
+    return divided(x)
+
+
+def is_costly(x: Any) -> bool:
+    """Whether it is more than a few operations away from what XLA stores."""
+    found, frontier = 0, [x.op]
+    while frontier and found <= _CHEAP:
+        op = frontier.pop()
+        if op.type not in _STORED:
+            found += op.type not in _FREE
+            frontier += [tensor.op for tensor in op.inputs]
+    return found > _CHEAP

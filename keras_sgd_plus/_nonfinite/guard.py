@@ -1,0 +1,136 @@
+"""Keeps a group that is not finite from changing anything but counters and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgd_plus._nonfinite.find import NONE, Skips
+from keras_sgd_plus._private import keras_backend
+from keras_sgd_plus._rule import (
+    Accumulate,
+    Average,
+    Gradient,
+    RowsGradient,
+    Rule,
+    State,
+    select,
+    window_ends,
+)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Chooses, per variable, between its values before and after one update.
+
+    Under "skip" the raw counter and the seeds go on, so what comes later does not
+    depend on what was skipped. Under "raise" they stay, and so does all that follows.
+
+    Attributes:
+        raises: whether nothing changes any more after the first bad group.
+        cause: () int32, what is not finite, or `NONE`.
+        skip: () bool, whether the group must change nothing.
+        has_started: () bool, whether an update has been applied before this one.
+    """
+
+    raises: bool
+    cause: Any
+    skip: Any
+    has_started: Any
+
+    @classmethod
+    def of(cls, cause: Any, skips: Skips, raises: bool) -> Guard:
+        """The guard of one update.
+
+        Args:
+            cause: () int32, of `first_cause`.
+            skips: of the batch so far.
+            raises: as for the class.
+        """
+        is_over = tf.logical_and(raises, skips.count > 0)
+        found = tf.where(is_over, NONE, cause)
+        skip = tf.logical_or(is_over, cause != NONE)
+        return cls(raises, found, skip, skips.has_started)
+
+    def counts(self, rule: Rule, state: State) -> Any:
+        """() bool: whether the rule may change more than the counter.
+
+        Under gradient accumulation a bad group adds nothing, but the step at the end of
+        its window is made if others have added something.
+
+        Args:
+            rule: the rule.
+            state: its state before the update.
+        """
+        accumulate = rule.find(Accumulate)
+        if accumulate is None or self.raises:
+            return tf.logical_not(self.skip)
+        ends = window_ends(state.iterations, accumulate.steps)
+        (slot,) = accumulate.slots
+        sums = [tf.reduce_any(a != 0) for a in state.slots[slot.name] if a is not None]
+        steps = tf.logical_and(ends, tf.reduce_any(tf.stack(sums)))
+        skips_all = tf.logical_and(self.skip, tf.logical_not(steps))
+        return tf.logical_not(skips_all)
+
+    def started_after(self, rule: Rule, counts: Any) -> Any:
+        """() bool: whether an update has been applied up to this one.
+
+        Averages of weights begin with the first update that is applied, which the
+        counter does not tell.
+        """
+        if rule.find(Average) is None:
+            return self.has_started
+        return tf.logical_or(self.has_started, counts)
+
+    def gradients(
+        self, rule: Rule, gradients: Mapping[int, Gradient]
+    ) -> dict[int, Gradient]:
+        """Gradients that are zero in a bad group, where a choice comes too late.
+
+        A choice between two tables would copy them, so zeros are scattered into one.
+        """
+        accumulates = rule.find(Accumulate) is not None
+        return {
+            i: self._zero_if_bad(g) if accumulates or isinstance(g, RowsGradient) else g
+            for i, g in gradients.items()
+        }
+
+    def choose(
+        self,
+        variables: Sequence[Any],
+        new: Sequence[Any],
+        old: Sequence[Any],
+        counter: Any,
+        chosen: Collection[int],
+    ) -> list[Any]:
+        """The values to go on with, per variable of the carry.
+
+        Args:
+            variables: those of the carry.
+            new: their values after the update.
+            old: their values before it.
+            counter: the raw counter of updates.
+            chosen: positions of those between whose values the rule has chosen.
+        """
+        found = []
+        for i, (variable, after, before) in enumerate(
+            zip(variables, new, old, strict=True)
+        ):
+            if after is before or i in chosen:
+                pass
+            elif not self.raises and variable is counter:
+                after = tf.where(self.skip, before + 1, after)
+            elif self.raises or not keras_backend.is_seed(variable):
+                after = tf.where(self.skip, before, after)
+            found.append(after)
+        return found
+
+    def logs(self, new: Any, old: Any) -> Any:
+        """The logs to go on with: those of the last group that counted."""
+        return tf.nest.map_structure(lambda a, b: select(self.skip, b, a), new, old)
+
+    def _zero_if_bad(self, gradient: Gradient) -> Gradient:
+        return gradient.entrywise(lambda v: tf.where(self.skip, tf.zeros_like(v), v))

@@ -1,0 +1,156 @@
+"""Remembers bad groups from batch to batch, in variables that XLA can write.
+
+A ledger belongs to an optimizer and is none of its variables: nothing here is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._nonfinite.find import LOSS, NO_POSITION, Skips
+from keras_sgd_plus._private import tensorflow as private_tensorflow
+
+CAPACITY = 1_000  # groups that are remembered singly
+NO_REPLICA = -1
+
+
+class Skipped(NamedTuple):
+    """A group of examples that changed nothing, because something was not finite.
+
+    Attributes:
+        batch: the batch's number since metrics were last reset, so in its epoch.
+        iterations: the number of updates before that batch, raw.
+        positions: positions of its examples in the batch as handed over.
+        cause: "loss", or the path of the variable whose gradient was not finite.
+        replica: which replica of `tf.distribute` visited it; the positions are those in
+            its part of the batch. None where there is one.
+    """
+
+    batch: int
+    iterations: int
+    positions: tuple[int, ...]
+    cause: str
+    replica: int | None = None
+
+
+class Ledger:
+    """Counts and rows of one optimizer, for groups of one size.
+
+    Args:
+        group_size: k.
+        raises: whether its groups are to be raised, or were skipped.
+    """
+
+    def __init__(self, group_size: int, raises: bool) -> None:
+        self.raises = raises
+        variable = private_tensorflow.variable
+        self.batch, self.in_epoch, self.total = (variable(()) for _ in range(3))
+        # The last row takes what is not remembered. Columns: batch, iterations,
+        # replica, cause, positions.
+        self.rows = variable((CAPACITY + 1, 4 + group_size))
+        self.causes = ["loss"]
+        self.is_reported = False
+        self.watchers = 0  # callers that look for bad groups themselves
+
+    def skip_all(self) -> Any:
+        """() bool: whether a bad group waits to be raised, and no batch may train."""
+        return self.total > 0 if self.raises else tf.constant(False)
+
+    def for_others(self, skips: Skips) -> Any:
+        """What other replicas have to know: the count and the first row, (2 + k,)."""
+        row = tf.cast(skips.rows[tf.cast(self.skip_all(), tf.int32)], tf.int64)
+        return tf.concat([[self._count(skips)], row], 0)
+
+    def close(self, iterations: Any, skips: Skips, logs: Any, others: Any) -> Any:
+        """Adds a batch, in the graph that walks it; its logs, with the count of groups.
+
+        Args:
+            iterations: () int64, the raw counter before the batch.
+            skips: of the batch; of this replica's shard.
+            logs: of the batch.
+            others: (replicas, 2 + k), what `for_others` gave on each replica, or None
+                if there is one.
+        """
+        count = everyone = self._count(skips)
+        rows: Any = tf.cast(skips.rows, tf.int64)
+        replica, is_first, is_last = NO_REPLICA, True, True
+        if others is not None:
+            replica, local = strategy.replica(), strategy.local_replica()
+            is_first, is_last = local == 0, local == strategy.num_local_replicas() - 1
+            everyone = tf.reduce_sum(others[:, 0])
+            if self.raises:  # on every worker, wherever it was
+                replica = tf.argmax(others[:, 0] > 0)
+                count, rows = tf.minimum(everyone, 1), others[replica, 1:][None]
+
+        def write() -> Any:
+            self._write(rows, count, iterations, replica)
+            return tf.constant(0)
+
+        tf.cond(count > 0, write, lambda: tf.constant(0))
+        # The replicas of a process come here one after the other.
+        if is_last:
+            self.batch.assign_add(1)
+        if is_first:
+            self.in_epoch.assign_add(everyone)
+        self.total.assign_add(count)
+        if not self.raises and isinstance(logs, dict):
+            logs = {**logs, "skipped": self.in_epoch.read_value()}
+        return logs
+
+    def raise_in_graph(self, words: Callable[[Skipped], str]) -> None:
+        """Raises from the running graph, for functions of users, which nobody watches.
+
+        TensorFlow hands it on as `tf.errors.OpError` with the same text.
+
+        Args:
+            words: gives the text for a group.
+        """
+        if not self.raises or self.watchers or tf.executing_eagerly():
+            return
+
+        def raise_row(row: Any) -> Any:
+            raise FloatingPointError(words(self.entry(row)))
+
+        def fail() -> Any:
+            row = self.rows[0]
+            with tf.control_dependencies([row]):
+                self.total.assign(0)
+                self.in_epoch.assign(0)
+            return tf.numpy_function(raise_row, [row], tf.int32)
+
+        tf.cond(self.total > 0, fail, lambda: tf.constant(0))
+
+    def entries(self) -> list[Skipped]:
+        """The groups that are remembered, in order of visit."""
+        size = min(int(self.total.numpy()), CAPACITY)
+        return [self.entry(row) for row in self.rows[:size].numpy().tolist()]
+
+    def entry(self, row: Any) -> Skipped:
+        """One group from its row."""
+        batch, iterations, replica, cause, *positions = (int(i) for i in row)
+        known = tuple(i for i in positions if i != NO_POSITION)
+        text = self.causes[max(cause, LOSS)]
+        known_replica = None if replica == NO_REPLICA else replica
+        return Skipped(batch, iterations, known, text, known_replica)
+
+    def clear(self) -> None:
+        """Forgets everything but the number of the batch."""
+        self.total.assign(0)
+        self.in_epoch.assign(0)
+        self.is_reported = False
+
+    def _count(self, skips: Skips) -> Any:
+        return tf.cast(skips.count, tf.int64) - tf.cast(self.skip_all(), tf.int64)
+
+    def _write(self, rows: Any, count: Any, iterations: Any, replica: Any) -> None:
+        first = tf.cast(self.total.read_value(), tf.int64)
+        i = tf.range(tf.shape(rows)[0], dtype=tf.int64)
+        places = tf.where(i < count, tf.minimum(first + i, CAPACITY), CAPACITY)
+        same = (self.batch.read_value(), iterations, replica)
+        columns = [tf.fill(tf.shape(i), tf.cast(value, tf.int64)) for value in same]
+        values = tf.concat([tf.stack(columns, 1), rows], 1)
+        self.rows.scatter_nd_update(places[:, None], values)

@@ -1,0 +1,357 @@
+"""SGDPlus: arguments, documentation, configuration, and the way into the loop."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+
+from keras_sgd_plus import _rule, _step, _trainer
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._nonfinite import Skipped, ledgers
+from keras_sgd_plus._optimizer import arguments
+from keras_sgd_plus._optimizer.setting import Setting
+from keras_sgd_plus._private import keras_trainer
+from keras_sgd_plus._step import checks
+
+
+def _check_together(optimizer: Any) -> None:
+    """Raises for settings that contradict each other; wraps Keras's trainer.
+
+    Called by each `Setting`, also before the later ones have a value.
+    """
+    per_example = optimizer.examples_per_update is not None
+    if per_example or strategy.is_open():
+        _trainer.install()
+    nonfinite = getattr(optimizer, "nonfinite", None)
+    if per_example:
+        strategy.check()
+    elif nonfinite in ("skip", "raise"):
+        raise ValueError(
+            '`nonfinite` must be "propagate" with examples_per_update=None. Received: '
+            f"nonfinite={nonfinite!r}. Set examples_per_update to 1 or more, whose "
+            "loop sees each loss and gradient."
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_sgd_plus")
+class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
+    """Updates the weights after every example of every batch, in random order.
+
+    Use it where small-batch quality matters and `batch_size=1` is too slow: small data,
+    streams, teaching, the study of SGD itself. Plain `keras.optimizers.SGD` is the
+    better choice for models whose single step keeps the machine busy (very large
+    layers, GPUs), and for layers or losses that relate the examples of a batch.
+
+    Equivalent Python (this is what the compiled loop computes):
+
+    ```python
+    for x_i, y_i in batch:                              # in visiting order
+        g = gradient(loss(model(x_i), y_i), w)          # tf.GradientTape
+        velocity = momentum * velocity - learning_rate * g
+        w = w + velocity
+        # nesterov: w = w + momentum * velocity - learning_rate * g
+    ```
+
+    The result is that of `keras.optimizers.SGD` with `batch_size=1` over the same
+    order: weights, velocities, statistics, loss and metrics, up to float rounding.
+    `batch_size` no longer changes the algorithm, only how many examples one compiled
+    call walks; activations take the memory of one example. Logged loss and metrics use
+    each example's prediction *before* its own update (progressive validation): in the
+    first epoch they are an honest estimate on data not yet seen.
+
+    The first thirteen arguments are those of `keras.optimizers.SGD`. **Whatever counts
+    updates counts examples here**: learning-rate schedules, weight decay, EMA and
+    gradient accumulation advance once per example, as in Keras at `batch_size=1`.
+
+    Args:
+        learning_rate: Float, `LearningRateSchedule` of the number of updates, or
+            callable without arguments. Step size per update, so per example and not
+            per batch; assign `optimizer.learning_rate` to change it between batches.
+            Defaults to `0.01`.
+        momentum: Float from 0 to 1, the part of the velocity that an update keeps.
+            Above 0 it takes one more copy of the weights. Defaults to `0.0`.
+        nesterov: Bool. Nesterov momentum. Defaults to `False`.
+        weight_decay: Float or None. Decoupled: each update first does
+            `w -= w * weight_decay * learning_rate`. Defaults to `None`.
+        clipnorm: Float or None. Each gradient of each update is clipped to this
+            Euclidean norm, so here it bounds what a single example can do. Defaults to
+            `None`.
+        clipvalue: Float or None. Elements of each gradient are clipped to plus or minus
+            this. Defaults to `None`.
+        global_clipnorm: Float or None. Clips the Euclidean norm of all gradients of an
+            update together. At most one of the three may be set. Defaults to `None`.
+        use_ema: Bool. Keeps an exponential moving average of the weights, one more copy
+            of them, which `fit` writes to the model at its end. Defaults to `False`.
+        ema_momentum: Float from 0 to 1, the part of the average that an update keeps.
+            Defaults to `0.99`.
+        ema_overwrite_frequency: Int >= 1 or None. Overwrites the weights with their
+            average every so many updates. Defaults to `None`.
+        loss_scale_factor: Float or None. The loss is multiplied by it, gradients are
+            divided by it. Defaults to `None`.
+        gradient_accumulation_steps: Int >= 2 or None. Averages the gradients of so many
+            examples into one step of the rule. Defaults to `None`.
+        name: String without "/", or None, a name made from the class. Defaults to
+            `None`.
+        examples_per_update: Int k from 1 to 2**24, or None. k > 1 averages k
+            examples into one update inside the same loop (mini-batch SGD of size k),
+            and what is left over of a batch into a shorter one: choose a `batch_size`
+            that k (times the replicas) divides. `None` is stock
+            `keras.optimizers.SGD`, one update per batch. Defaults to `1`.
+        order: `"reshuffle"`, a fresh uniform permutation of each batch, or `"given"`,
+            as handed over. With arrays and `fit(shuffle=True)` the two compose to a
+            uniform permutation of the epoch. The optimizer cannot see `fit`'s
+            `shuffle`: data in time order need `order="given"`. Defaults to
+            `"reshuffle"`.
+        seed: Int from 0 to 2**63 - 1, or None. The order of a batch is a pure function
+            of the seed and of the number of updates made before it, so a resumed run
+            visits what the uninterrupted one would. `None` derives a seed from
+            Python's `random` without drawing from it (`keras.utils.set_random_seed`
+            fixes it) and keeps it in the config. Defaults to `None`.
+        nonfinite: What an example does whose loss or gradients are NaN or infinite.
+            `"propagate"`: it ruins the weights, as in Keras. `"skip"`: it changes
+            nothing but counters and seeds, neither weights, optimizer state,
+            statistics, metrics nor the logged loss; the logs have a `"skipped"` count
+            per epoch, `fit` warns at its end, `skipped_examples()` says which.
+            `"raise"`: `fit` stops with an error that names it, on the weights from
+            just before it. With `examples_per_update=k` the unit is the group.
+            Defaults to `"propagate"`.
+        jit_compile: `"auto"` (XLA wherever the model can), `True`, `False`. Decides
+            for the loop, also where the model's own `jit_compile` is off; an eager
+            model (`run_eagerly=True`) never uses XLA. Defaults to `"auto"`.
+
+    Raises:
+        ValueError: `momentum` or `ema_momentum` outside 0 to 1; `learning_rate`,
+            `weight_decay`, `clipnorm` or `loss_scale_factor` with which training gives
+            nothing but NaN; more than one of `clipnorm`, `clipvalue` and
+            `global_clipnorm`; `ema_overwrite_frequency`, `examples_per_update`,
+            `gradient_accumulation_steps` or `seed` out of range; `name` that is no
+            string, or has "/" in it; another `order`, `nonfinite` or `jit_compile` than
+            those above, or `nonfinite` other than "propagate" beside
+            `examples_per_update=None`.
+        TypeError: a string or an array where a number, int or bool belongs:
+            `nesterov`, `use_ema`, `clipvalue` and others (ValueError for
+            `learning_rate` and `momentum`, as in Keras); a callable `learning_rate`
+            that takes arguments.
+        RuntimeError: Keras runs on another backend than TensorFlow.
+        NotImplementedError: a `tf.distribute` strategy that it cannot train under.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_sgd_plus import SGDPlus
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(optimizer=SGDPlus(learning_rate=0.01, momentum=0.9), loss="mse")
+    x = np.random.default_rng(0).normal(size=(1000, 4))
+    model.fit(x, x.sum(axis=1), batch_size=250, epochs=2)
+    print(int(model.optimizer.iterations))  # 2000: an update per example
+    ```
+
+    Notes:
+        - Unchecked: losses that relate the examples of a batch (contrastive losses)
+          lose their meaning on one example. Under XLA, asserts in the model are
+          dropped, and a label out of range gives NaN instead of an error.
+        - With a zero `sample_weight`, momentum and weight decay still move weights.
+        - The first batch is compiled, which takes seconds. Batches of other sizes are
+          padded to powers of two, and share compilations; under
+          `compile(jit_compile=True)` Keras compiles each size anew.
+        - Under `tf.distribute` each replica walks its part of a batch, then all are
+          averaged (local SGD; https://arxiv.org/abs/1805.09767).
+        - On a CPU some layers (convolution, pooling, dropout, batch normalization,
+          Dense) are compiled in forms that suit XLA better, equal up to the order of
+          additions. `KERAS_SGD_PLUS_LOWERING=0` in the environment switches them off.
+        - Sets `XLA_FLAGS=--xla_backend_extra_options=
+          xla_cpu_small_while_loop_byte_threshold=10000000` for the process unless that
+          option is set: XLA on a CPU would interpret the loop op by op.
+
+    References:
+        - [Robbins and Monro, 1951](https://doi.org/10.1214/aoms/1177729586)
+        - [Polyak, 1964](https://doi.org/10.1016/0041-5553(64)90137-5) (momentum)
+        - [Bottou, 2010](https://doi.org/10.1007/978-3-7908-2604-3_16) (one example at
+          a time on large data)
+        - [Masters and Luschi, 2018](https://arxiv.org/abs/1804.07612) (small batches)
+        - [Marek et al., 2025](https://arxiv.org/abs/2507.07101) (batch size one)
+    """
+
+    __module__ = "keras_sgd_plus"  # files and pickles name it, wherever it stands
+
+    examples_per_update = Setting(arguments.examples_per_update, _check_together)
+    order = Setting(arguments.order, _check_together)
+    seed = Setting(arguments.seed, _check_together)
+    nonfinite = Setting(arguments.nonfinite, _check_together)
+    jit_compile = Setting(arguments.jit_compile, _check_together)
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        examples_per_update: int | None = 1,
+        order: str = "reshuffle",
+        seed: int | None = None,
+        nonfinite: str = "propagate",
+        jit_compile: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        _check_backend()
+        checked = arguments.of_sgd(
+            learning_rate=learning_rate,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+        )
+        super().__init__(**checked, name=name, **kwargs)
+        self.examples_per_update = examples_per_update
+        self.order = order
+        self.seed = _step.derived_seed() if seed is None else seed
+        self.nonfinite = nonfinite
+        self.jit_compile = jit_compile
+        # Sticky, because Keras traces a train function once and keeps it between fits.
+        self._loop_engaged = False
+        self._applied_outside_loop = False
+        self._warned_of_bypass = False
+        if examples_per_update is not None and jit_compile is not False:
+            _step.raise_small_loop_threshold()
+
+    def build(self, variables: list[Any]) -> None:
+        """Makes the optimizer's state, once: first that of `keras.optimizers.SGD`.
+
+        Args:
+            variables: the trainable variables.
+        """
+        if self.built:
+            return
+        super().build(variables)
+        _rule.make_slots(self, variables)
+
+    def train_step(self, model: keras.Model, data: Any) -> Any:
+        """Trains `model` on one batch with one update per example.
+
+        For models with a `train_step` of their own; `fit` calls it for all others. In
+        place of the tape and `apply_gradients`:
+
+        ```python
+        class Mine(keras.Model):
+            def train_step(self, data):
+                return self.optimizer.train_step(self, data)
+        ```
+
+        Variables are written once, when the whole batch is done.
+
+        Args:
+            model: A `keras.Model`. Trained with `model.optimizer` if that is, or
+                wraps, this optimizer, else with this optimizer.
+            data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`, with a batch axis.
+
+        Returns:
+            The logs, as from `compute_metrics`.
+
+        Raises:
+            ValueError: a batch without examples or batch axis, or of unequal lengths;
+                no y for a loss; a model built for another batch size than
+                `examples_per_update`.
+            TypeError: strings where the model or the loss needs numbers.
+            NotImplementedError: what several replicas cannot do.
+            FloatingPointError: not finite, under `nonfinite="raise"`.
+        """
+        if self.examples_per_update is None:
+            return _trainer.stock_train_step(model, data)
+        for name in ("update_step", "apply", "apply_gradients"):
+            if getattr(type(self), name) is not getattr(SGDPlus, name):
+                raise NotImplementedError(
+                    "The per-example loop computes SGD's own update rule. Received: a "
+                    f"subclass that overrides {name!r}, which the loop would ignore. "
+                    "Use examples_per_update=None with it, for one update per batch."
+                )
+        self._loop_engaged = True
+        owner = getattr(model, "optimizer", None)
+        wraps = owner is not None and _trainer.unwrap(owner) is self
+        try:
+            return _step.run(self, owner if wraps else self, model, data)
+        except (TypeError, ValueError) as error:
+            error.add_note(checks.described(data, self.examples_per_update or 1))
+            raise
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        """Applies gradients computed elsewhere: one plain SGD update, as in Keras."""
+        if keras_trainer.inside_strategy_run():  # as in fit; loops by hand stay silent
+            self._applied_outside_loop = True
+        return super().apply(grads, trainable_variables)
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Writes final values (averages under `use_ema`); Keras's `fit` calls it."""
+        bypassed = self._applied_outside_loop and not self._loop_engaged
+        per_example = self.examples_per_update is not None
+        if per_example and bypassed and not self._warned_of_bypass:
+            self._warned_of_bypass = True
+            warnings.warn(_bypassed(self.name), stacklevel=2)
+        skipped = ledgers.report(self)
+        if skipped:
+            warnings.warn(skipped, stacklevel=2)
+        super().finalize_variable_values(var_list)
+
+    def skipped_examples(self) -> list[Skipped]:
+        """What `nonfinite="skip"` left out in the last `fit`, in order of visit.
+
+        Returns:
+            Named tuples: `batch`, its number in the epoch; `iterations`, the raw number
+            of updates before that batch; `positions` of the group's examples in the
+            batch as handed over; `cause`, "loss" or the path of the variable whose
+            gradient was not finite. The first 1,000 of them; the logs have the count.
+        """
+        return ledgers.skipped_examples(self)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; a derived seed is among them."""
+        return {
+            **super().get_config(),
+            "examples_per_update": self.examples_per_update,
+            "order": self.order,
+            "seed": self.seed,
+            "nonfinite": self.nonfinite,
+            "jit_compile": self.jit_compile,
+        }
+
+
+def _check_backend() -> None:
+    name = keras.backend.backend()
+    if name != "tensorflow":
+        raise RuntimeError(
+            "SGDPlus needs the TensorFlow backend. Received: "
+            f"keras.backend.backend()={name!r}. Set KERAS_BACKEND=tensorflow before "
+            "importing keras."
+        )
+
+
+def _bypassed(name: str) -> str:
+    # `fit` ran, and the loop did not.
+    return (
+        f"fit() used the optimizer {name!r} for one update per batch: the model's own "
+        "train_step called apply_gradients, so SGDPlus never saw single examples. "
+        "Return self.optimizer.train_step(self, data), or super().train_step(data), "
+        "from train_step. If one update per batch is meant, say so with "
+        "SGDPlus(..., examples_per_update=None)."
+    )

@@ -1,0 +1,205 @@
+"""Which variables are embedding tables that can be updated in parts, and which are not.
+
+A table is what `keras.ops.take` looks up rows in, large enough to be worth it, under
+momentum or weight decay. Options that look at all of it at each update refuse it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus._lowering import lookup
+from keras_sgd_plus._pending import clocks
+from keras_sgd_plus._pending.protocol import Reasons
+from keras_sgd_plus._private import keras_model, keras_optimizer
+from keras_sgd_plus._rule import (
+    VELOCITIES,
+    Decay,
+    Descent,
+    Gradient,
+    RowsGradient,
+    Rule,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a table is: among the rule's weights, in the carry, among the clocks."""
+
+    variable: Any
+    index: int
+    weight: int
+    velocity: int | None
+    clock: int
+
+
+@dataclass(frozen=True)
+class ClockKind:
+    """What the tables of one clock have in common."""
+
+    decays: bool
+    dtype: str
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """The tables of a model that are updated in parts.
+
+    Attributes:
+        optimizer: the SGDPlus.
+        rule: its rule.
+        weights: the variables of the rule.
+        places: of the tables.
+        kinds: of the clocks.
+        refusals: tables that are updated as a whole, and why.
+        reasons: what earlier traces have found.
+    """
+
+    optimizer: Any
+    rule: Rule
+    weights: Sequence[Any]
+    places: tuple[Place, ...]
+    kinds: tuple[ClockKind, ...]
+    refusals: tuple[tuple[Any, str], ...]
+    reasons: Mapping[int, str | None]
+
+    def new_tables(
+        self, looked_up: Collection[int], gradients: Mapping[int, Gradient]
+    ) -> Reasons:
+        """Variables that turn out to be tables, with no reason against them.
+
+        Args:
+            looked_up: ids of variables in which rows were looked up, other than tables.
+            gradients: by the weight's index.
+        """
+        new: Reasons = {}
+        for index, gradient in gradients.items():
+            known = id(self.weights[index])
+            is_new = known in looked_up and known not in self.reasons
+            if is_new and isinstance(gradient, RowsGradient):
+                waits = self.rule.needs_all_of(index) is None
+                if waits and _moves_all_rows(self.rule, index):
+                    new[known] = None
+        return new
+
+    def warning(self) -> str | None:
+        """What to say of tables that are updated as a whole, if there are any."""
+        if not self.refusals:
+            return None
+        named = "; ".join(
+            f"{v.path} of shape {tuple(v.shape)}, because {reason}"
+            for v, reason in self.refusals
+        )
+        return (
+            "With momentum or weight decay, SGDPlus moves only the rows of an "
+            f"embedding table that an example looks up, and the rest later. Received: "
+            f"{named}. So every update moves all of its rows, which is correct, and "
+            "takes time in proportion to them. Leave that out if the table is large."
+        )
+
+    def single(self, kind: ClockKind) -> clocks.Idle:
+        """One update without a gradient, at the learning rate of now."""
+        decay = tf.constant(0.0, tf.float64)
+        if kind.decays:
+            # The numbers that the rule multiplies, rounded as there.
+            source = tf.convert_to_tensor(self.optimizer.learning_rate)
+            rate = tf.cast(tf.cast(source, kind.dtype), tf.float64)
+            amount = tf.constant(_decay(self.rule).amount, tf.float32)
+            decay = rate * tf.cast(amount, tf.float64)
+        descent = self.descent
+        return clocks.once(descent.momentum, descent.nesterov, decay)
+
+    def new_clocks(self, num_updates: Any) -> list[clocks.Clock]:
+        """The clocks of a batch of at most so many updates, () int32."""
+        is_scheduled = keras_optimizer.schedule(self.optimizer) is not None
+        return [
+            clocks.ScheduledDecay(num_updates)
+            if kind.decays and is_scheduled
+            else clocks.ConstantDecay(self.single(kind), num_updates)
+            for kind in self.kinds
+        ]
+
+    @property
+    def descent(self) -> Descent:
+        """The part of the rule that moves weights."""
+        found = self.rule.find(Descent)
+        if found is None:
+            raise TypeError("A rule has a part of the class Descent.")
+        return found
+
+
+def plan_tables(
+    optimizer: Any,
+    rule: Rule,
+    slots: Mapping[str, Sequence[Any]],
+    model: Any,
+    weights: Sequence[Any],
+    index_of: Callable[[Any], int],
+    reasons: Mapping[int, str | None],
+) -> TablePlan:
+    """Finds the tables of a model.
+
+    Args:
+        optimizer: the SGDPlus.
+        rule: its rule.
+        slots: the variables of the rule's state, by slot, then by weight.
+        model: whose embedding layers are looked at.
+        weights: the variables of the rule; None for one that is not trained.
+        index_of: the position of a variable in the carry.
+        reasons: what earlier traces have found, by id of the variable.
+    """
+    refusals: list[tuple[Any, str]] = []
+    kinds: list[ClockKind] = []
+    places: list[Place] = []
+    candidates = {id(v) for v in _embeddings(model)} | reasons.keys()
+    velocities = slots.get(VELOCITIES.name)
+    for index, variable in enumerate(weights):
+        if variable is None or id(variable) not in candidates:
+            continue
+        if not lookup.is_large(variable) or not _moves_all_rows(rule, index):
+            continue
+        found = reasons.get(id(variable))
+        reason = found if found is not None else rule.needs_all_of(index)
+        if reason is not None:
+            if reason:  # else it costs nothing to say of
+                refusals.append((variable, reason))
+            continue
+        kind = ClockKind(_decays(rule, index), variable.dtype)
+        if kind not in kinds:
+            kinds.append(kind)
+        velocity = None if velocities is None else index_of(velocities[index])
+        position = index_of(variable)
+        places.append(Place(variable, index, position, velocity, kinds.index(kind)))
+    return TablePlan(
+        optimizer, rule, weights, tuple(places), tuple(kinds), tuple(refusals), reasons
+    )
+
+
+def _embeddings(model: Any) -> list[Any]:
+    embedding = keras.layers.Embedding
+    layers = [e for e in keras_model.layers(model) if isinstance(e, embedding)]
+    tables = [layer.embeddings for layer in layers if layer.built]
+    return [v for v in tables if isinstance(v, keras.Variable)]  # not sums of LoRA
+
+
+def _moves_all_rows(rule: Rule, index: int) -> bool:
+    # Whether an update moves rows without a gradient.
+    descent = rule.find(Descent)
+    return bool(descent and descent.momentum) or _decays(rule, index)
+
+
+def _decays(rule: Rule, index: int) -> bool:
+    decay = rule.find(Decay)
+    return decay is not None and index in decay.indices
+
+
+def _decay(rule: Rule) -> Decay:
+    found = rule.find(Decay)
+    if found is None:
+        raise TypeError("A clock of decaying tables needs a rule that decays.")
+    return found

@@ -1,0 +1,103 @@
+"""What weights whose updates wait have in common.
+
+    entered = pending.enter(values, num_updates)     # before a stretch of updates
+    for each update:
+        shown = entered.show(values, state)          # what the model sees of them
+        ...forward, gradients, the rule for all other weights...
+        shown = shown.step(gradients, rates, applies)
+        values, state = shown.carried(values), shown.state
+    values = entered.finish(values, state)           # every weight is up to date
+
+Between `enter` and `finish` the carry holds values that are behind; `state` says by how
+much. Everything here is tensors in, tensors out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+Tensor = Any
+Reasons = dict[int, str | None]  # id of a variable -> why it must be whole, or None
+
+
+class Reader(Protocol):
+    """The scope in which the model reads variables during one update."""
+
+    def is_here(self) -> bool:
+        """Whether the caller traces in the scope, and not in a branch or loop."""
+        ...
+
+    def leaf(self, variable: Any, indices: Tensor, rows: Tensor) -> Tensor:
+        """Makes rows of a table what its gradient is taken by; gives them back."""
+        ...
+
+    def get_current_value(self, variable: Any) -> Tensor:
+        """What the scope holds for a variable."""
+        ...
+
+
+class Shown(Protocol):
+    """Pending weights during one update."""
+
+    @property
+    def state(self) -> Any:
+        """Tensors that the loop carries from update to update."""
+        ...
+
+    @property
+    def weights(self) -> frozenset[int]:
+        """Indices, among the weights of the rule, of those that wait."""
+        ...
+
+    @property
+    def positions(self) -> frozenset[int]:
+        """Positions in the carry of those weights and their slots."""
+        ...
+
+    def placed(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The carry's values with placeholders for what the model must not read."""
+        ...
+
+    def look_up(self, reader: Reader, variable: Any, indices: Tensor) -> Tensor:
+        """Rows as they are after all updates so far; None for another variable."""
+        ...
+
+    def misread(self, reader: Reader, gradients: Mapping[int, Any]) -> Reasons:
+        """Weights that cannot wait in this model, as the trace so far shows."""
+        ...
+
+    def step(
+        self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Any
+    ) -> Shown:
+        """The weights after one update with these gradients, by index."""
+        ...
+
+    def carried(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The carry's values with those of the pending weights put in."""
+        ...
+
+
+class Entered(Protocol):
+    """Pending weights during a stretch of updates."""
+
+    @property
+    def start(self) -> Any:
+        """The state before the first update."""
+        ...
+
+    def show(self, values: Sequence[Tensor], state: Any) -> Shown:
+        """The weights for one update."""
+        ...
+
+    def finish(self, values: Sequence[Tensor], state: Any) -> list[Tensor]:
+        """The carry's values once every waiting update is made."""
+        ...
+
+
+class Pending(Protocol):
+    """Pending weights of a model, as far as tracing knows them."""
+
+    def enter(self, values: Sequence[Tensor], num_updates: Any) -> Entered:
+        """Begins a stretch of at most `num_updates`, () int32."""
+        ...

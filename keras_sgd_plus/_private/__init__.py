@@ -1,0 +1,6 @@
+"""Every name of Keras, TensorFlow and XLA that is not public.
+
+`keras_trainer`, `keras_model`, `keras_optimizer` and `keras_backend` look private names
+of Keras up, `tensorflow` and `xla` those of TensorFlow. Each function says what would
+let it go. No other room uses a private name of theirs.
+"""

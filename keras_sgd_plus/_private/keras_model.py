@@ -1,0 +1,122 @@
+"""Private names of Keras's models and layers: build them, call them, look into them.
+
+Read in the sources of Keras 3.15.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus._private import keras_optimizer
+
+
+def build(model: Any, optimizer: Any, data: tuple[Any, Any, Any]) -> None:
+    """Creates the variables of model, loss, metrics and optimizer that are missing.
+
+    A loop's body may create none. `_symbolic_build` is what Keras's JAX trainer calls
+    for the same reason; goes when Keras has a public name for it.
+    """
+    # What `tf.Variable` makes eagerly.
+    plain = type(keras_optimizer.raw_iterations(optimizer).value)
+
+    def creator(next_creator: Any, **kwargs: Any) -> Any:
+        # A tf.function traces twice if it creates variables, which would double the
+        # time before the first batch. Variables made like this are not its own.
+        if tf.distribute.has_strategy() or not tf.executing_eagerly():
+            return next_creator(**kwargs)
+        return plain(**kwargs)
+
+    with tf.init_scope(), tf.variable_creator_scope(creator):
+        if model.compiled:
+            model._symbolic_build(data_batch=data)
+        if not optimizer.built:
+            with keras.name_scope(optimizer.name):
+                optimizer.build(model.trainable_variables)
+
+
+def build_from_first_part(model: Any, iterator: Any) -> None:
+    """Builds a model from the first replica's part of a first batch.
+
+    Keras tries to average the parts, which fails if they are of unequal size, and on
+    several workers (https://github.com/keras-team/keras/issues/20585). Goes when that
+    is mended.
+    """
+    strategy = model.distribute_strategy
+    data = None
+    for _, _, batches in iterator:
+        data = keras.tree.map_structure(
+            lambda part: strategy.experimental_local_results(part)[0], next(batches)
+        )
+        break
+    with strategy.scope():
+        model._symbolic_build(data_batch=data)
+
+
+def refused_variable(error: BaseException) -> bool:
+    """Whether a method of Keras's variables raised the error.
+
+    They refuse to be made while a stateless scope is open. Goes when Keras has a class
+    for that error.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    methods = [m for c in keras.Variable.__mro__[:-1] for m in vars(c).values()]
+    codes = [getattr(method, "__code__", None) for method in methods]
+    return trace is not None and trace.tb_frame.f_code in codes
+
+
+def trace_once(model: Any, data: tuple[Any, Any, Any]) -> None:
+    """Lets model, loss and metrics create variables at a first call, and runs nothing.
+
+    For what `_symbolic_build` cannot do, which opens a stateless scope: variables made
+    from a value, as a loss may do when it is first called.
+    """
+
+    def step(x: Any, y: Any, sample_weight: Any) -> None:
+        y_pred = forward(model, x)
+        compute_loss(model, x, y, y_pred, sample_weight)
+        model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    with tf.init_scope():
+        specs: Any = keras.tree.map_structure(
+            lambda t: None if t is None else tf.TensorSpec(t.shape, t.dtype), data
+        )
+        tf.function(step, autograph=False).get_concrete_function(*specs)
+
+
+def layers(model: Any) -> list[Any]:
+    """The model and every layer in it; goes when `_flatten_layers` is public."""
+    return list(model._flatten_layers())
+
+
+def forward(model: Any, x: Any) -> Any:
+    """Calls the model for training, as Keras's `train_step` does."""
+    if getattr(model, "_call_has_training_arg", True):
+        return model(x, training=True)
+    return model(x)
+
+
+def compute_loss(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """`compute_loss`, also where an override has no `training` argument.
+
+    Goes when Keras drops support for such overrides (`_compute_loss`, since 3.3).
+    """
+    return model._compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+    )
+
+
+def loss_tracker(model: Any) -> Any:
+    """The metric behind the logged `loss`, or None before `compile`."""
+    return model._loss_tracker
+
+
+def compiled_losses(model: Any) -> list[Any]:
+    """The `keras.Loss` objects that `compile` was given or made."""
+    compiled = getattr(model, "_compile_loss", None)
+    flat = getattr(compiled, "_flat_losses", None) or []
+    return [entry.loss for entry in flat]

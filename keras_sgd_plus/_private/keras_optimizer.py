@@ -1,0 +1,57 @@
+"""Private names of Keras's optimizers: counters, settings and state per weight.
+
+Read in the sources of Keras 3.15.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Attributes of `keras.optimizers.SGD` that hold a variable, or None, per weight. Keras
+# makes them in `build`.
+VELOCITIES = "momentums"
+AVERAGES = "_model_variables_moving_average"
+ACCUMULATORS = "_accumulated_gradients"
+
+
+def raw_iterations(optimizer: Any) -> Any:
+    """The counter of updates before division by `gradient_accumulation_steps`."""
+    return optimizer._iterations
+
+
+def built_variables(optimizer: Any) -> list[Any]:
+    """The trainable variables that the optimizer was built with."""
+    return list(optimizer._trainable_variables)
+
+
+def schedule(optimizer: Any) -> Any:
+    """The schedule or callable of the learning rate; None if a variable holds it."""
+    source = optimizer._learning_rate
+    return None if isinstance(source, keras.Variable) else source
+
+
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Whether weight decay applies, by Keras's own test on the `tf.Variable`.
+
+    The name that `exclude_from_weight_decay` matches is that of the `tf.Variable`, so
+    the test has to see that, outside any scope that hides it.
+    """
+    return optimizer._use_weight_decay(native(variable))
+
+
+def variable_index(optimizer: Any, variable: Any) -> int:
+    """The position of a trainable variable among those the optimizer was built with.
+
+    Raises:
+        ValueError: the optimizer was built for other variables (Keras's own message).
+    """
+    optimizer._check_variables_are_known([variable])
+    return optimizer._get_variable_index(variable)
+
+
+def native(variable: Any) -> Any:
+    """The `tf.Variable` of a Keras variable, which may be one per replica."""
+    return variable if isinstance(variable, tf.Variable) else variable.value

@@ -1,0 +1,80 @@
+"""Private names of TensorFlow: variables outside strategies, functions as Python."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+
+def variable(shape: tuple[int, ...]) -> Any:
+    """Zeros, int64, in a variable of this process alone, whatever strategy is open.
+
+    `tf.Variable` asks the strategy, which would tie it to its replicas. Goes when that
+    can be said to it.
+    """
+    from tensorflow.python.ops.resource_variable_ops import ResourceVariable
+
+    with tf.init_scope():
+        return ResourceVariable(tf.zeros(shape, tf.int64), trainable=False)
+
+
+class _Inlining(threading.local):
+    is_on = False
+
+
+_inlining = _Inlining()
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def inlined_functions() -> Iterator[None]:
+    """Calls the Python code of each `tf.function` instead, in this thread alone.
+
+    A `tf.function` inside the model was traced with the variables themselves, and would
+    read the weights from before the batch. `tf.config.run_functions_eagerly` says it
+    for all threads, and another one that trains would run eagerly. So the class is
+    asked, which looks at the thread, too; goes when TensorFlow has such a switch.
+    """
+    cls: Any = type(tf.function(lambda: None))
+    with _lock:
+        original: Any = cls._run_functions_eagerly
+        if not hasattr(original.fget, "asks_thread"):
+
+            def runs_eagerly(self: Any) -> bool:
+                return _inlining.is_on or original.fget(self)
+
+            runs_eagerly.asks_thread = True  # type: ignore[attr-defined]
+            cls._run_functions_eagerly = property(runs_eagerly)
+    before, _inlining.is_on = _inlining.is_on, True
+    try:
+        yield
+    finally:
+        _inlining.is_on = before
+
+
+def has_workers(strategy: Any) -> bool:
+    """Whether a strategy trains with other processes; goes when it can be asked."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    extended: Any = strategy.extended
+    return bool(extended._in_multi_worker_mode())
+
+
+@contextlib.contextmanager
+def without_strategy() -> Iterator[None]:
+    """Leaves the open `tf.distribute` strategy for a while.
+
+    TensorFlow keeps strategies on a stack of the thread; goes when one can be left in
+    public.
+    """
+    from tensorflow.python.distribute import distribute_lib
+
+    distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
+    try:
+        yield
+    finally:
+        distribute_lib._pop_per_thread_mode()

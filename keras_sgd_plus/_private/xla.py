@@ -1,0 +1,97 @@
+"""What TensorFlow does not say of XLA: what is being compiled, and what can be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util  # type: ignore[import]
+
+# Operations that XLA:CPU has kernels for, on every type below.
+_OPERATIONS = frozenset(
+    """
+    Abs AddN AddV2 All BatchMatMulV2 BiasAdd BiasAddGrad BroadcastGradientArgs
+    BroadcastTo Cast ConcatOffset ConcatV2 Const DivNoNan Einsum Elu EluGrad Equal Exp
+    ExpandDims Fill FloorDiv FloorMod GatherV2 Greater GreaterEqual Identity IdentityN
+    InvertPermutation IsFinite L2Loss LeakyRelu LeakyReluGrad Less LessEqual Log Log1p
+    LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul MatrixBandPart Max Maximum Mean
+    Min Minimum Mul Neg NotEqual OneHot OnesLike Pack Pad Placeholder Prod Range RealDiv
+    Reciprocal ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad Reshape Rsqrt RsqrtGrad
+    Select SelectV2 Selu SeluGrad Shape Sigmoid SigmoidGrad Sign Slice Softmax
+    SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad Softsign SoftsignGrad
+    SparseSoftmaxCrossEntropyWithLogits Split Sqrt SqrtGrad Square SquaredDifference
+    Squeeze StopGradient StridedSlice StridedSliceGrad Sub Sum Tanh TanhGrad
+    TensorScatterAdd TensorScatterSub TensorScatterUpdate Tile Transpose Unpack
+    UnsortedSegmentSum XlaDynamicUpdateSlice ZerosLike
+    """.split()
+)
+# Positions of the inputs that XLA has to know.
+_CONSTANT_INPUTS = {
+    **dict.fromkeys(("BroadcastTo", "ExpandDims", "OneHot", "Pad"), (1,)),
+    **dict.fromkeys(("All", "Max", "Mean", "Min", "Prod", "Reshape", "Sum"), (1,)),
+    **dict.fromkeys(("Tile", "Transpose"), (1,)),
+    **dict.fromkeys(("Fill", "Split"), (0,)),
+    **dict.fromkeys(("GatherV2", "UnsortedSegmentSum", "Slice"), (2,)),
+    "ConcatV2": (-1,),
+    "Range": (0, 1, 2),
+    "StridedSlice": (1, 2, 3),
+    "StridedSliceGrad": (0, 1, 2, 3),
+}
+# In the names of loops whose bodies XLA is known to take.
+TAKEN = "keras_sgd_plus_rows"
+_TYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16, tf.bool, tf.int32, tf.int64)
+
+
+def is_tracing() -> bool:
+    """Whether what is traced now will be compiled by XLA as a whole.
+
+    Goes when TensorFlow says so of a `tf.function(jit_compile=True)` in public.
+    """
+    if tf.executing_eagerly():
+        return False
+    graph = tf.compat.v1.get_default_graph()
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def surely_takes(graph: Any) -> bool:
+    """Whether XLA:CPU is known to take a graph; False says nothing.
+
+    Every shape is known while tracing, and what XLA has to know while compiling comes
+    from constants and shapes. A loop with `TAKEN` in its name is taken.
+    """
+    return all(
+        (op.type in _OPERATIONS or TAKEN in op.name)
+        and all(t.dtype in _TYPES for t in op.outputs)
+        and (_is_static(op) or _is_taken_from(op) or _is_of_shapes(op))
+        and all(_is_known(op.inputs[i]) for i in _CONSTANT_INPUTS.get(op.type, ()))
+        for op in graph.get_operations()
+    )
+
+
+def _is_static(op: Any) -> bool:
+    return all(t.shape.is_fully_defined() for t in op.outputs)
+
+
+def _is_taken_from(op: Any) -> bool:
+    # A batch of unknown length, of which one example is taken.
+    consumers = op.outputs[0].consumers()
+    takers = {"GatherV2", "While", "StatelessWhile"}  # of which loops are looked at
+    return op.type == "Placeholder" and {c.type for c in consumers} <= takers
+
+
+def _is_of_shapes(op: Any) -> bool:
+    # Which axes were broadcast, between two shapes.
+    known = all(t.shape.is_fully_defined() for t in op.inputs)
+    return op.type == "BroadcastGradientArgs" and known
+
+
+def _is_known(tensor: Any) -> bool:
+    seen, frontier = set(), [tensor.op]
+    while frontier:
+        op = frontier.pop()
+        if op.type == "Placeholder":
+            return False
+        if op.type not in ("Const", "Shape") and id(op) not in seen:
+            seen.add(id(op))
+            frontier += [t.op for t in op.inputs]
+    return True

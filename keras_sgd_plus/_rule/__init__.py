@@ -1,0 +1,56 @@
+"""The mathematics of an update: pure functions of tensors.
+
+A `Rule` is a chain of `Part`s; `PARTS` in `rule.py` is where they are put together. A
+part names the settings that it is made from and the state that it keeps per weight
+(`Slot`). A gradient is dense, rows of a table, or an outer product (`gradient.py`).
+"""
+
+from keras_sgd_plus._rule.accumulate import Accumulate
+from keras_sgd_plus._rule.average import AVERAGES, Average
+from keras_sgd_plus._rule.descent import VELOCITIES, Decay, Descent
+from keras_sgd_plus._rule.gradient import (
+    DenseGradient,
+    Gradient,
+    OuterGradient,
+    RowsGradient,
+    as_gradient,
+)
+from keras_sgd_plus._rule.loss_scale import LossScale, apply_scaled
+from keras_sgd_plus._rule.part import (
+    Part,
+    Slot,
+    State,
+    Update,
+    both,
+    select,
+    window_ends,
+)
+from keras_sgd_plus._rule.rule import Rule, Updated, make_slots
+from keras_sgd_plus._rule.settings import compiled_for
+
+__all__ = [
+    "AVERAGES",
+    "VELOCITIES",
+    "Accumulate",
+    "Average",
+    "Decay",
+    "DenseGradient",
+    "Descent",
+    "Gradient",
+    "LossScale",
+    "OuterGradient",
+    "Part",
+    "RowsGradient",
+    "Rule",
+    "Slot",
+    "State",
+    "Update",
+    "Updated",
+    "apply_scaled",
+    "as_gradient",
+    "both",
+    "compiled_for",
+    "make_slots",
+    "select",
+    "window_ends",
+]

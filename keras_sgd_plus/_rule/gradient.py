@@ -1,0 +1,228 @@
+"""The gradient of one weight, in one of three kinds.
+
+- `DenseGradient`: a tensor of the weight's shape.
+- `RowsGradient`: rows of an embedding table with their indices (`tf.IndexedSlices`).
+- `OuterGradient`: the product of a layer's input and its error, which is what a Dense
+  kernel has on one example. Its norm is the product of their norms, so nothing of the
+  kernel's size is computed to measure it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+ops: Any = keras.ops  # its annotations name tensors of every backend
+Tensor = Any  # tf.Tensor
+Map = Callable[[Tensor], Tensor]
+
+_SAME_ENTRIES = ("Reshape", "Transpose", "Identity", "ExpandDims", "Squeeze")
+_LANES = 16  # partial sums that a processor adds up at once
+_MIN_LANES = 4 * _LANES  # entries of a vector that is worth them
+# Of a float, the bits without the sign: as integers they are in the order of size, and
+# those of infinity and NaN are the largest.
+_BITS = {
+    tf.float32: (tf.int32, 0x7FFFFFFF, 0x7F800000),
+    tf.float64: (tf.int64, 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
+}
+
+
+@dataclass(frozen=True)
+class DenseGradient:
+    """A tensor of the weight's shape."""
+
+    value: Tensor
+
+    def entries(self) -> Tensor:
+        """The entries that may be other than zero, in a tensor of any shape."""
+        return self.value
+
+    def dense(self) -> Tensor:
+        """The gradient as a tensor of the weight's shape."""
+        return self.value
+
+    def entrywise(self, function: Map) -> Gradient:
+        """The function of each entry; it must leave zero alone."""
+        return DenseGradient(function(self.value))
+
+    def linear(self, function: Map) -> Gradient:
+        """The product with a number, or the quotient by one, as a function."""
+        return DenseGradient(function(self.value))
+
+    def squared_norm(self) -> Tensor:
+        """() float: the sum of squares."""
+        return ops.sum(ops.square(self.value))
+
+    def clipped_by_norm(self, limit: Any) -> Gradient:
+        """The gradient, scaled down to a Euclidean norm of at most `limit`."""
+        return DenseGradient(tf.clip_by_norm(self.value, limit))
+
+    def all_finite(self) -> Tensor:
+        """() bool: whether no entry is NaN or infinite."""
+        return _all_finite(self.value)
+
+
+@dataclass(frozen=True)
+class RowsGradient:
+    """Rows of a table; all others are zero. Equal indices add up.
+
+    Norms are those of the rows as they stand, before equal ones are added, as in Keras.
+    """
+
+    values: Tensor  # (k, width)
+    indices: Tensor  # (k,) integers
+    shape: Tensor  # (2,) integers, of the table
+
+    def slices(self) -> tf.IndexedSlices:
+        """As TensorFlow and Keras have it."""
+        return tf.IndexedSlices(self.values, self.indices, self.shape)
+
+    def entries(self) -> Tensor:
+        """As `DenseGradient.entries`."""
+        return self.values
+
+    def dense(self) -> Tensor:
+        """As `DenseGradient.dense`."""
+        return tf.convert_to_tensor(self.slices())
+
+    def entrywise(self, function: Map) -> Gradient:
+        """As `DenseGradient.entrywise`."""
+        return RowsGradient(function(self.values), self.indices, self.shape)
+
+    def linear(self, function: Map) -> Gradient:
+        """As `DenseGradient.linear`."""
+        return self.entrywise(function)
+
+    def squared_norm(self) -> Tensor:
+        """As `DenseGradient.squared_norm`, of the rows as they stand."""
+        return ops.sum(ops.square(self.values))
+
+    def clipped_by_norm(self, limit: Any) -> Gradient:
+        """As `DenseGradient.clipped_by_norm`."""
+        clipped: Any = tf.clip_by_norm(self.slices(), limit)
+        return RowsGradient(clipped.values, clipped.indices, self.shape)
+
+    def all_finite(self) -> Tensor:
+        """As `DenseGradient.all_finite`."""
+        return _all_finite(self.values)
+
+
+@dataclass(frozen=True)
+class OuterGradient:
+    """The outer product of two vectors; XLA never stores it.
+
+    `value` is that product in the weight's shape, as the tape gives it. What only
+    measures the gradient uses the vectors.
+    """
+
+    value: Tensor
+    left: Tensor  # any shape, a vector's entries
+    right: Tensor  # the same
+
+    def entries(self) -> Tensor:
+        """As `DenseGradient.entries`."""
+        return self.value
+
+    def dense(self) -> Tensor:
+        """As `DenseGradient.dense`."""
+        return self.value
+
+    def entrywise(self, function: Map) -> Gradient:
+        """As `DenseGradient.entrywise`; the result is dense."""
+        return DenseGradient(function(self.value))
+
+    def linear(self, function: Map) -> Gradient:
+        """As `DenseGradient.linear`."""
+        return OuterGradient(function(self.value), self.left, function(self.right))
+
+    def squared_norm(self) -> Tensor:
+        """As `DenseGradient.squared_norm`."""
+        return tf.square(self._norm())
+
+    def clipped_by_norm(self, limit: Any) -> Gradient:
+        """As `DenseGradient.clipped_by_norm`."""
+        limit = tf.cast(limit, self.value.dtype)
+        factor = limit / tf.maximum(self._norm(), limit)
+        return self.linear(lambda v: v * factor)
+
+    def all_finite(self) -> Tensor:
+        """As `DenseGradient.all_finite`.
+
+        Entries are finite if those of both vectors are, and the product of their
+        largest magnitudes, which is one of the entries.
+        """
+        finite, largest = zip(*map(_magnitude, (self.left, self.right)), strict=True)
+        product = tf.math.is_finite(largest[0] * largest[1])
+        return tf.logical_and(product, tf.logical_and(*finite))
+
+    def _norm(self) -> Tensor:
+        # Norms and not squares are multiplied: those would overflow sooner.
+        return _norm(self.left) * _norm(self.right)
+
+
+Gradient = DenseGradient | RowsGradient | OuterGradient
+
+
+def as_gradient(tensor: Any, by_factors: bool = False) -> Gradient | None:
+    """What a tape gives for a variable, in its kind; None stays None.
+
+    Args:
+        tensor: `tf.Tensor`, `tf.IndexedSlices` or None.
+        by_factors: whether a product of two vectors is measured by them. Results then
+            differ from Keras's by rounding.
+    """
+    if tensor is None:
+        return None
+    if isinstance(tensor, tf.IndexedSlices):
+        return RowsGradient(tensor.values, tensor.indices, tensor.dense_shape)
+    factors = _factors(tensor) if by_factors else None
+    return DenseGradient(tensor) if factors is None else OuterGradient(tensor, *factors)
+
+
+def _factors(tensor: Any) -> list[Any] | None:
+    # The two vectors where each entry is one product of an entry of each.
+    if tf.executing_eagerly() or not tensor.dtype.is_floating:
+        return None
+    op = tensor.op
+    while op.type in _SAME_ENTRIES:
+        op = op.inputs[0].op
+    if op.type != "MatMul":
+        return None
+    first = op.inputs[0].shape
+    inner = first[0] if op.get_attr("transpose_a") else first[1]
+    return list(op.inputs) if inner == 1 else None
+
+
+def _norm(vector: Tensor) -> Tensor:
+    # XLA:CPU adds one entry after the other, but the rows of a matrix side by side.
+    vector = tf.reshape(vector, (-1,))
+    size = vector.shape[0]
+    if size is None or size < _MIN_LANES:
+        return tf.sqrt(tf.reduce_sum(tf.square(vector)))
+    whole = size // _LANES * _LANES
+    squares = tf.square(vector)
+    total = tf.reduce_sum(tf.reduce_sum(tf.reshape(squares[:whole], (-1, _LANES)), 0))
+    if whole < size:
+        total += tf.reduce_sum(squares[whole:])
+    return tf.sqrt(total)
+
+
+def _all_finite(tensor: Tensor) -> Tensor:
+    if not tensor.dtype.is_floating:
+        return tf.constant(True)
+    return tf.reduce_all(tf.math.is_finite(tensor))
+
+
+def _magnitude(vector: Tensor) -> tuple[Tensor, Tensor]:
+    # Whether all are finite, and the largest magnitude: in one pass, over integers,
+    # whose maxima a processor finds side by side.
+    if vector.dtype not in _BITS:
+        return _all_finite(vector), tf.reduce_max(tf.abs(vector))
+    integer, magnitude, infinity = _BITS[vector.dtype]
+    bits = tf.bitcast(vector, integer) & tf.constant(magnitude, integer)
+    largest = tf.reduce_max(bits)
+    return largest < infinity, tf.bitcast(largest, vector.dtype)

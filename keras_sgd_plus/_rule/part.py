@@ -1,0 +1,135 @@
+"""What a part of a rule is, and what it works on.
+
+    update = part(update)            # for each part of a rule, in order
+
+Nothing here reads or writes a variable. To add a part, define a class like those in
+`descent.py` in a module of its own, and put it into `PARTS` of `rule.py`: its state is
+then made with the optimizer, carried by the loop, saved and restored.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import tensorflow as tf
+
+from keras_sgd_plus._rule.gradient import Gradient
+
+Tensor = Any  # tf.Tensor
+Condition = Any  # () bool, or None for what is always so
+
+
+@dataclass(frozen=True)
+class Slot:
+    """State that a part keeps per weight: a variable of the weight's shape, of zeros.
+
+    Attributes:
+        name: the key in `State.slots`.
+        attribute: of the optimizer: a list with a variable, or None, per weight.
+        setting: the argument of SGDPlus that asks for it.
+        is_made_by_keras: whether `keras.optimizers.SGD.build` makes the variables. Else
+            SGDPlus makes them after Keras's own.
+    """
+
+    name: str
+    attribute: str
+    setting: str
+    is_made_by_keras: bool = False
+
+
+class State(NamedTuple):
+    """Weights and optimizer state; each list has an entry per built variable.
+
+    Matrices that the loop carries transposed are transposed here, with their slots.
+    """
+
+    weights: list[Tensor]
+    slots: dict[str, list[Tensor | None]]  # by the name of the slot
+    iterations: Tensor  # () int64, raw: not divided by gradient_accumulation_steps
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update in the making.
+
+    Attributes:
+        state: so far.
+        gradients: by the weight's index; a weight without one keeps its value.
+        learning_rates: () float, per weight.
+        counts: whether anything but the counter may change. Each part makes that choice
+            where it computes a value, since the next part computes with it: a choice
+            at the end would keep old and new values of all. Where a gradient is
+            scattered it must be zero instead; a choice would copy the table.
+        has_started: whether any update came before, where the counter does not say it.
+        applies: whether weights move in this update; the rule finds that.
+    """
+
+    state: State
+    gradients: dict[int, Gradient]
+    learning_rates: Sequence[Tensor]
+    counts: Condition = None
+    has_started: Condition = None
+    applies: Condition = None
+
+
+class Part(abc.ABC):
+    """One part of a rule: a pure function from an update to the next.
+
+    A part must treat each entry of a weight alike, or the whole tensor alike: it may
+    see a matrix transposed, together with its slots.
+
+    Attributes:
+        settings: attributes of SGDPlus that the part is made from. A changed one asks
+            for a new trace.
+    """
+
+    settings: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The state that it keeps per weight."""
+        return ()
+
+    @classmethod
+    @abc.abstractmethod
+    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Part | None:
+        """The part for an optimizer as it is set now; None where it does nothing.
+
+        Args:
+            optimizer: the SGDPlus.
+            weights: the variables that it was or is being built with.
+        """
+
+    @abc.abstractmethod
+    def __call__(self, update: Update) -> Update:
+        """The update after this part."""
+
+    def needs_all_of(self, index: int) -> str | None:
+        """Why each update has to see all of a weight, in words for the user.
+
+        None where rows of a table without a gradient can be updated later.
+        """
+        del index
+        return f"{type(self).__name__} looks at all of it"
+
+
+def window_ends(iterations: Tensor, steps: int | None) -> Condition:
+    """Whether this update ends a window of gradient accumulation; None: each does."""
+    return tf.equal((iterations + 1) % steps, 0) if steps else None
+
+
+def both(one: Condition, other: Condition) -> Condition:
+    """Whether both conditions hold."""
+    if one is None or other is None:
+        return other if one is None else one
+    return tf.logical_and(one, other)
+
+
+def select(condition: Condition, new: Any, old: Any) -> Any:
+    """The new value where the condition holds, else the old one."""
+    if condition is None or new is None or new is old:
+        return new
+    return tf.where(condition, new, old)

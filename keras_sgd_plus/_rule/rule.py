@@ -1,0 +1,123 @@
+"""Where the parts of a rule are put together, and run.
+
+The algebra and its order are those of `keras.optimizers.SGD` (Keras 3.15), so that a
+run agrees with Keras at `batch_size=1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+from keras_sgd_plus._rule.accumulate import Accumulate, Overwrite, Unscale
+from keras_sgd_plus._rule.average import Average, Constrain
+from keras_sgd_plus._rule.clip import Clip
+from keras_sgd_plus._rule.descent import Decay, Descent
+from keras_sgd_plus._rule.gradient import Gradient
+from keras_sgd_plus._rule.part import Condition, Part, Slot, State, Update
+
+P = TypeVar("P", bound=Part)
+
+# In order. Parts of gradients come first: what they give for a weight whose updates
+# wait is handed to the code that makes them. Parts of weights do the rest.
+GRADIENT_PARTS: tuple[type[Part], ...] = (Overwrite, Unscale, Accumulate, Clip)
+WEIGHT_PARTS: tuple[type[Part], ...] = (Decay, Descent, Average, Constrain)
+
+
+class Updated(NamedTuple):
+    """What a rule makes of one update."""
+
+    state: State
+    waiting: dict[int, Gradient]  # of the weights that somebody else updates
+    applies: Condition  # whether those are to move
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A chain of parts, as an optimizer is set now.
+
+    Attributes:
+        gradient_parts: in order.
+        weight_parts: in order, after those.
+    """
+
+    gradient_parts: tuple[Part, ...]
+    weight_parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Rule:
+        """The rule of an SGDPlus.
+
+        Args:
+            optimizer: the SGDPlus.
+            weights: the variables that it was or is being built with.
+        """
+        chains = [
+            [kind.of(optimizer, weights) for kind in kinds]
+            for kinds in (GRADIENT_PARTS, WEIGHT_PARTS)
+        ]
+        return cls(*(tuple(p for p in chain if p is not None) for chain in chains))
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The state that the parts keep per weight."""
+        parts = (*self.gradient_parts, *self.weight_parts)
+        return [slot for part in parts for slot in part.slots]
+
+    def find(self, kind: type[P]) -> P | None:
+        """The part of a kind, or None where the rule has none."""
+        parts = (*self.gradient_parts, *self.weight_parts)
+        return next((part for part in parts if isinstance(part, kind)), None)
+
+    def needs_all_of(self, index: int) -> str | None:
+        """Why each update has to see all of a weight; None where rows can wait."""
+        reasons = (
+            part.needs_all_of(index)
+            for part in (*self.weight_parts[::-1], *self.gradient_parts)
+        )
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def __call__(self, update: Update, apart: Collection[int] = ()) -> Updated:
+        """One update: unscale, accumulate, clip, decay, step, average, constrain.
+
+        Args:
+            update: as it begins.
+            apart: indices of weights that somebody else updates. Their entries of the
+                state stay as they are.
+        """
+        iterations = update.state.iterations
+        update = replace(update, applies=update.counts)
+        for part in self.gradient_parts:
+            if update.gradients:
+                update = part(update)
+        waiting = {i: g for i, g in update.gradients.items() if i in apart}
+        if update.gradients:
+            others = {i: g for i, g in update.gradients.items() if i not in apart}
+            update = replace(update, gradients=others)
+            for part in self.weight_parts:
+                update = part(update)
+        state = update.state._replace(iterations=iterations + 1)
+        return Updated(state, waiting, update.applies)
+
+
+def settings() -> tuple[str, ...]:
+    """Attributes of SGDPlus that a rule is made from, each once."""
+    kinds = (*GRADIENT_PARTS, *WEIGHT_PARTS)
+    return tuple(dict.fromkeys(name for kind in kinds for name in kind.settings))
+
+
+def make_slots(optimizer: Any, weights: Sequence[Any]) -> None:
+    """Makes the state that Keras's `build` has not made, after Keras's own.
+
+    Args:
+        optimizer: an SGDPlus that is being built.
+        weights: its variables.
+    """
+    for slot in Rule.of(optimizer, weights).slots:
+        if not slot.is_made_by_keras:
+            made = [
+                optimizer.add_variable_from_reference(v, name=slot.name)
+                for v in weights
+            ]
+            setattr(optimizer, slot.attribute, made)

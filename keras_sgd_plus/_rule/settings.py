@@ -1,0 +1,21 @@
+"""Which settings of an optimizer are fixed in a compiled loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._rule import rule
+
+_OF_THE_LOOP = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
+
+
+def compiled_for(optimizer: Any) -> tuple[Any, ...]:
+    """The values of an SGDPlus that a compiled loop takes as constants.
+
+    Where one of them differs later, the loop has to be traced anew. A learning rate in
+    a variable is read per batch, a schedule is one of the constants.
+    """
+    names = (*_OF_THE_LOOP, *rule.settings())
+    values = (getattr(optimizer, name) for name in names)
+    return (keras_optimizer.schedule(optimizer), *values)

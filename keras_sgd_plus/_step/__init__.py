@@ -1,0 +1,11 @@
+"""One batch: check it, build the model, choose XLA or not, walk it, commit the result.
+
+`batch` is the order of these steps, `attempt` the walk over one batch, `compiled` the
+choice about XLA. `warn` gives each warning once.
+"""
+
+from keras_sgd_plus._step.batch import run
+from keras_sgd_plus._step.compiled import raise_small_loop_threshold
+from keras_sgd_plus._step.order import derived_seed, visiting_order
+
+__all__ = ["derived_seed", "raise_small_loop_threshold", "run", "visiting_order"]

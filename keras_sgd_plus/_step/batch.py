@@ -1,0 +1,216 @@
+"""One train step, from the batch that Keras hands over to its logs.
+
+    check -> build -> walk -> commit -> logs
+
+A trace may find facts that the next one has to know; then build and walk are done
+again.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_sgd_plus._distribute import replicas, strategy
+from keras_sgd_plus._loop import Carry, ExampleUpdate, TraceAgain, examples
+from keras_sgd_plus._nonfinite import Ledger, ledgers
+from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._rule import compiled_for
+from keras_sgd_plus._step import checks, model_checks
+from keras_sgd_plus._step.walk_batch import WalkedBatch, walk_batch
+
+# Each failed trace reveals one kind of missing variable or table; 7 allows for all.
+_MAX_TRACES = 7
+
+# Compiled steps of callers outside tf.function: model -> optimizer -> `_KeptStep`. Keys
+# are weak and steps hold weak references, so nothing is kept alive; it is not on the
+# optimizer because Keras's saver walks every attribute of one.
+_steps: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
+    """Trains `model` on one batch, an update per group of examples; returns the logs.
+
+    Called while Keras traces its train function, by hand inside a `tf.function`, or
+    eagerly, where a compiled step is kept per model.
+
+    Args:
+        optimizer: the SGDPlus.
+        outer: the `LossScaleOptimizer` around it, or the same object again.
+        model: the model to train.
+        data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+    """
+    if not tf.executing_eagerly():
+        return train_step(optimizer, outer, model, data)
+    checks.rectangular(data)
+    with ledgers.watched(optimizer):
+        # Replicas cannot meet inside functions of their own.
+        is_plain = model.run_eagerly or strategy.num_replicas() > 1
+        step = train_step if is_plain else _kept_step
+        logs = step(optimizer, outer, model, data)
+    ledgers.raise_if_ended(optimizer)
+    return logs
+
+
+def train_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
+    """One train step, as it is traced or run eagerly. Arguments are those of `run`."""
+    # 1. Check what can be known before the model is touched.
+    strategy.check()
+    strategy.check_replica()
+    num_replicas = strategy.num_replicas()
+    if num_replicas > 1:
+        model_checks.replicas(model, optimizer, num_replicas)
+    checks.kinds(model, data)
+    batch = examples.unpack(data)
+    # A replica may have no examples in the last batch.
+    named, may_be_empty = examples.named_leaves(batch), num_replicas > 1
+    num_examples, assertions = checks.batch(named, may_be_empty)
+    model_checks.batch_size(model, optimizer.examples_per_update)
+    batch = examples.waiting_for(assertions, batch)
+    # 2. Build what has no variables yet, and walk, until a trace needs nothing more.
+    facts = _Facts()
+    for _ in range(_MAX_TRACES):
+        try:
+            done = _attempt(optimizer, outer, model, batch, num_examples, facts)
+        except TraceAgain as found:
+            facts.add(found)
+            continue
+        except ValueError as error:
+            if facts.was_called or not keras_model.refused_variable(error):
+                raise
+            keras_model.trace_once(model, batch)
+            facts.was_called = True
+            continue
+        # 3. Commit what the compiled function has not committed itself.
+        return _commit(done, num_examples)
+    paths = [v.path for v in facts.variables.values()]
+    raise RuntimeError(
+        "Every variable that the model writes must exist before training. Received: "
+        f"variables made anew at each call: {paths}. Create them in __init__ or build."
+    )
+
+
+@dataclass
+class _Facts:
+    # What earlier traces of this batch have found.
+    variables: dict[int, Any] = field(default_factory=dict)
+    tables: dict[int, str | None] = field(default_factory=dict)
+    was_called: bool = False  # the model, once, to create its variables
+
+    def add(self, found: TraceAgain) -> None:
+        self.variables.update({id(v): v for v in found.variables})
+        self.tables.update(found.tables)
+
+
+class _Attempt(NamedTuple):
+    # A batch that was walked, and is not committed.
+    update: ExampleUpdate
+    ledger: Ledger | None
+    iterations: Any  # () int64, raw, before the batch
+    start: Mapping[int, Any]  # where this replica does not start from the variables
+    walked: WalkedBatch
+
+
+def _attempt(
+    optimizer: Any,
+    outer: Any,
+    model: Any,
+    batch: Any,
+    num_examples: Any,
+    facts: _Facts,
+) -> _Attempt:
+    group = examples.specs(batch, optimizer.examples_per_update)
+    keras_model.build(model, outer, group)  # a loop may create no variable
+    carry = Carry(model, outer, facts.variables.values())
+    update = ExampleUpdate.of(model, optimizer, outer, carry, batch, facts.tables)
+    ledger = ledgers.of(optimizer)
+    if ledger is not None:
+        ledger.causes = ["loss", *(v.path for v in carry.trainable)]
+    iterations = tf.convert_to_tensor(update.state.iterations.value)
+    start = replicas.seeds_of_replica(carry.variables)
+    skip_all = None if ledger is None else ledger.skip_all()
+    walked = walk_batch(update, num_examples, start, skip_all)
+    return _Attempt(update, ledger, iterations, start, walked)
+
+
+def _commit(done: _Attempt, num_examples: Any) -> Any:
+    # Writes the variables; gives the logs.
+    update, ledger, walked = done.update, done.ledger, done.walked
+    others = None
+    if strategy.num_replicas() > 1:
+        logs, others = _average(done, num_examples)
+    else:
+        update.carry.commit(walked.changed)
+        stock = update.model.get_metrics_result
+        logs = walked.logs if update.keeps_logs else stock()
+    return ledgers.close(ledger, done.iterations, walked.skips, logs, others)
+
+
+def _average(done: _Attempt, num_examples: Any) -> tuple[Any, Any]:
+    # Averages over the replicas and commits; gives the logs, and what all have told.
+    update, ledger, walked = done.update, done.ledger, done.walked
+    model, outer, variables = update.model, update.outer, update.carry.variables
+    changed = walked.changed
+    if tf.executing_eagerly():  # a replica without examples has changed nothing
+        whole = dict(enumerate(update.carry.read()))
+        changed = {**whole, **done.start, **changed}
+    shard = replicas.ShardResult(variables, dict(done.start), changed, num_examples)
+    own = tf.zeros((0,), tf.int64)
+    if ledger is not None:
+        own = ledger.for_others(walked.skips)
+    is_scaled = outer is not update.optimizer
+    smallest = (outer.step_counter, outer.dynamic_scale) if is_scaled else ()
+    if update.keeps_logs:
+        parts = replicas.log_parts(walked.logs, shard)
+    else:
+        parts = replicas.metric_parts(model, shard)
+    averaged = replicas.average(shard, own, parts, smallest)
+    new = averaged.changed
+    if update.raises:
+        has_ended = tf.reduce_any(averaged.others[:, 0] > 0)
+        new = replicas.unchanged_where(has_ended, variables, new)
+    replicas.commit(variables, new)
+    if update.keeps_logs:
+        return replicas.mean_logs(walked.logs, averaged), averaged.others
+    return replicas.metrics(model, shard, averaged.sums), averaged.others
+
+
+class _KeptStep(NamedTuple):
+    # A compiled step, for these variables and settings alone.
+    variables: list[weakref.ref[Any]]
+    settings: tuple[Any, ...]
+    step: Any
+
+
+def _kept_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
+    # A tf.function of the step is kept until the model is compiled anew, or gets or
+    # loses a variable. The first call may build the model, so they are noted after it.
+    per_model = _steps.setdefault(model, weakref.WeakKeyDictionary())
+    settings = compiled_for(optimizer)
+    kept: _KeptStep | None = per_model.get(optimizer)
+    current = _variables(model)
+    if kept is not None and kept.settings == settings:
+        same_number = len(kept.variables) == len(current)
+        pairs = zip(kept.variables, current, strict=False)
+        if same_number and all(ref() is v for ref, v in pairs):
+            return kept.step(data)
+    refs = [weakref.ref(o) for o in (optimizer, outer, model)]
+
+    def step_fn(data: Any) -> Any:
+        optimizer, outer, model = (ref() for ref in refs)
+        return train_step(optimizer, outer, model, data)
+
+    step = tf.function(step_fn, autograph=False, reduce_retracing=True)
+    logs = step(data)
+    variables = [weakref.ref(v) for v in _variables(model)]
+    per_model[optimizer] = _KeptStep(variables, settings, step)
+    return logs
+
+
+def _variables(model: Any) -> list[Any]:
+    # The trainable ones once more: freezing a layer asks for a new trace.
+    return [*model.trainable_variables, *model.variables, *model.metrics_variables]

@@ -1,0 +1,154 @@
+"""Checks of a batch and of the model that is to train on it.
+
+Messages say what was expected, what was received and how to fix it, in that order.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sgd_plus._loop import examples
+
+
+def rectangular(data: Any) -> None:
+    """Raises ValueError for an object array: rows of several lengths, say."""
+    for leaf in keras.tree.flatten(data):
+        if getattr(leaf, "dtype", None) != np.dtype("O"):
+            continue
+        try:
+            tf.convert_to_tensor(leaf)  # strings are objects too, and fine
+        except (TypeError, ValueError):
+            raise ValueError(
+                "The examples of a batch must be numbers of one shape. Received: an "
+                f"array of Python objects, shape {leaf.shape}. Convert numbers with "
+                '.astype("float32"). Pad the examples to one length, or hand them over '
+                "as a tf.RaggedTensor."
+            ) from None
+
+
+def kinds(model: Any, data: Any) -> None:
+    """Raises for text where Keras would cast it to numbers, and for a loss without y.
+
+    TypeError and ValueError. Not checked: an input that is not declared, a model or
+    loss that does something else with y.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    inputs = getattr(model, "inputs", None)
+    if inputs and all(tensor.dtype != "string" for tensor in inputs):
+        _refuse_text("x", x)
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    stock = getattr(type(model), "compute_loss", None) is keras.Model.compute_loss
+    if stock and losses and all(_casts(loss) for loss in losses):
+        axes = [getattr(leaf, "shape", ()) != () for leaf in keras.tree.flatten(x)]
+        if y is None and all(axes):  # else `batch` has something to say of x
+            raise ValueError(
+                "`y` must be given where compile() was given a loss. Received: y=None. "
+                "Give every example its target, or compile without a loss and use "
+                "add_loss."
+            )
+        _refuse_text("y", y)
+        _refuse_text("sample_weight", sample_weight)
+
+
+def batch(
+    named_leaves: Sequence[tuple[str, Any]], may_be_empty: bool
+) -> tuple[Any, list[Any]]:
+    """The number of examples, an int or () int32, and the assertions it rests on.
+
+    What is known while tracing raises ValueError; the rest is asserted when the batch
+    runs (`tf.errors.InvalidArgumentError`). The caller makes the batch wait for it.
+    """
+    if not named_leaves:
+        raise ValueError(
+            "SGDPlus needs a batch with at least one tensor. Received: x=None, y=None. "
+            "Pass x as arrays or tensors of shape (num_examples, ...)."
+        )
+    for name, leaf in named_leaves:
+        if leaf.shape.rank is None or leaf.shape.rank == 0:
+            raise ValueError(_no_batch_axis(name, leaf.shape))
+    counts = [(name, examples.count(leaf)) for name, leaf in named_leaves]
+    first_name, num_examples = counts[0]
+    known = [(name, c) for name, c in counts if isinstance(c, int)]
+    for name, size in known[1:]:
+        if size != known[0][1]:
+            raise ValueError(_lengths(known[0], (name, size)))
+    if known:
+        num_examples = known[0][1]
+        if num_examples == 0 and not may_be_empty:
+            raise ValueError(_empty(known[0][0], 0))
+    checks = []
+    for name, size in counts:
+        if not isinstance(size, int) and size is not num_examples:
+            text = _lengths((first_name, "m"), (name, "n"))
+            checks.append(tf.debugging.assert_equal(size, num_examples, message=text))
+    if not isinstance(num_examples, int) and not may_be_empty:
+        text = _empty(first_name, 0)
+        checks.append(tf.debugging.assert_positive(num_examples, message=text))
+    return num_examples, [c for c in checks if c is not None]
+
+
+def described(data: Any, group_size: int) -> str:
+    """A batch in words, as a note to errors that tell of the model's view of it."""
+
+    def shown(leaf: Any) -> str:
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        return f"{getattr(leaf, 'shape', '')} {getattr(dtype, 'name', dtype)}".strip()
+
+    parts = keras.utils.unpack_x_y_sample_weight(data)
+    named = zip(("x", "y", "sample_weight"), parts, strict=True)
+    received = [
+        f"{name}: {keras.tree.map_structure(shown, part)}"
+        for name, part in named
+        if part is not None
+    ]
+    return (
+        f"The batch that SGDPlus received: {', '.join(received)}. It feeds the model "
+        f"{group_size} example(s) at a time, with a batch axis of that size."
+    )
+
+
+def _casts(loss: Any) -> bool:
+    if isinstance(loss, keras.Loss):
+        return type(loss).__call__ is keras.Loss.__call__
+    return isinstance(loss, str) or inspect.isfunction(loss)
+
+
+def _refuse_text(name: str, part: Any) -> None:
+    for leaf in keras.tree.flatten(part):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is tf.string or getattr(dtype, "kind", "") in ("S", "U"):
+            raise TypeError(
+                f"`{name}` must be numbers. Received: {name} of strings, shape "
+                f"{leaf.shape}. Map them to numbers first, with "
+                "keras.layers.StringLookup or np.unique(..., return_inverse=True), say."
+            )
+
+
+def _no_batch_axis(name: str, shape: Any) -> str:
+    return (
+        f"`{name}` must have a batch axis, shape (num_examples, ...). Received: {name} "
+        f"of shape {shape}. Give a single example a first axis with x[None], and "
+        "set_shape in a tf.data pipeline that loses it. If batches before had another "
+        "number of axes, compile the model anew."
+    )
+
+
+def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> str:
+    return (
+        "x, y and sample_weight must have the same number of examples in a batch. "
+        f"Received: {one[0]} with {one[1]} and {other[0]} with {other[1]}. Give every "
+        "example its target (and weight), or drop what has none."
+    )
+
+
+def _empty(name: str, size: int) -> str:
+    return (
+        f"A batch must have at least one example. Received: {name} with {size}. Drop "
+        "empty batches, with dataset.filter for example."
+    )

@@ -1,0 +1,242 @@
+"""Whether XLA compiles a walk, and how a compiled one reads and writes variables."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._loop import Carry, WalkResult, examples
+from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._step import warn
+
+# XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
+# kernel, and interprets it op by op above. XLA's default is 1024.
+SMALL_LOOP_OPTION = "xla_cpu_small_while_loop_byte_threshold"
+SMALL_LOOP_BYTES = 10_000_000
+_EXTRA_OPTIONS = "--xla_backend_extra_options="
+_PROBE_SIZES = (8, 64)  # stand in for an unknown batch axis, and unknown other axes
+
+
+def raise_small_loop_threshold() -> None:
+    """Sets the threshold in `XLA_FLAGS`, unless the user has set it.
+
+    XLA reads the variable when it first compiles something in a process, so this works
+    after `import tensorflow`, and does nothing once something was compiled.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if SMALL_LOOP_OPTION in flags:
+        return
+    option = f"{SMALL_LOOP_OPTION}={SMALL_LOOP_BYTES}"
+    words = flags.split()
+    for i, word in enumerate(words):
+        if word.startswith(_EXTRA_OPTIONS):  # a second such flag would replace it
+            words[i] = f"{word},{option}"
+            break
+    else:
+        words.append(_EXTRA_OPTIONS + option)
+    os.environ["XLA_FLAGS"] = " ".join(words)
+
+
+def wants_xla(jit_compile: bool | str, model: Any, leaves: Sequence[Any]) -> bool:
+    """Whether to compile: not for eager runs, nor for what XLA is known not to take."""
+    if jit_compile is False or model.run_eagerly or tf.config.functions_run_eagerly():
+        return False
+    if tf.executing_eagerly():
+        text = (
+            "Under several replicas SGDPlus should be called inside a tf.function. "
+            "Received: strategy.run called eagerly, which walks op by op, slowly. Call "
+            "strategy.run in a function decorated with @tf.function."
+        )
+        warn.once(model, "eager replicas", text)
+        return False
+    if not all(examples.is_dense(leaf) for leaf in leaves):
+        return False
+    return jit_compile is True or all(
+        getattr(layer, "supports_jit", True) for layer in keras_model.layers(model)
+    )
+
+
+class How(NamedTuple):
+    """How a walk is run.
+
+    Attributes:
+        use_xla: whether XLA compiles it.
+        probe: whether to make sure first that XLA can, and to go on without if not.
+        in_place: whether a compiled walk may write the variables. Not where a second
+            one follows, whose trace may fail or start all over, nor under a strategy,
+            whose variables cannot be written inside.
+    """
+
+    use_xla: bool
+    probe: bool
+    in_place: bool
+
+    @classmethod
+    def of(cls, use_xla: bool, jit_compile: bool | str, is_last: bool) -> How:
+        """How to run the first walk of a batch.
+
+        Args:
+            use_xla: whether XLA is wanted.
+            jit_compile: the setting.
+            is_last: whether no second walk follows.
+        """
+        in_place = is_last and not strategy.is_open()
+        return cls(use_xla, jit_compile == "auto", in_place)
+
+
+class RunResult(NamedTuple):
+    """What a walk has left to do, and how the next one is to be run.
+
+    Attributes:
+        changed: values by position in the carry, to be committed. None in place.
+        logs: of the walk.
+        skips: of the walk.
+        how: as this walk was run in the end, with nothing left to be probed.
+    """
+
+    changed: dict[int, Any]
+    logs: Any
+    skips: Any
+    how: How
+
+
+# (values of the carry, whether XLA compiles it, *arguments) -> result
+Walk = Callable[..., WalkResult]
+
+
+def run(
+    walk: Walk,
+    carry: Carry,
+    earlier: dict[int, Any],
+    arguments: Sequence[Any],
+    how: How,
+    model: Any,
+) -> RunResult:
+    """Runs a walk: compiled, as a function of its own, or as it is.
+
+    Args:
+        walk: a pure function of the carry.
+        carry: the variables.
+        earlier: values by position in the carry, not yet committed.
+        arguments: tensors.
+        how: to run it.
+        model: for warnings.
+    """
+    if how.use_xla:
+        compiled = _compile(walk, carry, earlier, arguments, how.in_place)
+        reason = None
+        if how.probe and not compiled.surely_compiles:
+            reason = refused(compiled.function, compiled.arguments)
+        how = how._replace(probe=False)
+        if reason is None:
+            changed, logs, skips, _ = compiled.function(*compiled.arguments)
+            return RunResult(changed, logs, skips, how)
+        how = how._replace(use_xla=False)
+        _warn_of_refusal(model, reason)
+    values = carry.read()
+    for position, value in earlier.items():
+        values[position] = value
+    result = walk(values, False, *arguments)
+    return RunResult(_changed(result), result.logs, result.skips, how)
+
+
+class _Compiled(NamedTuple):
+    function: Any  # a traced tf.function
+    arguments: list[Any]
+    surely_compiles: bool
+
+
+def _compile(
+    walk: Walk,
+    carry: Carry,
+    earlier: dict[int, Any],
+    arguments: Sequence[Any],
+    in_place: bool,
+) -> _Compiled:
+    # Traces the compiled function. In place it reads the variables at its beginning and
+    # writes them at its end, and XLA changes their buffers: handing values in and out
+    # copies every weight twice.
+    found: list[WalkResult] = []  # one: the function is traced once
+
+    def walk_and_commit(*arguments: Any) -> Any:
+        result = walk(carry.read(), True, *arguments)
+        found.append(result)
+        carry.commit(_changed(result))
+        return {}, result.logs, result.skips, result.fence
+
+    def walk_and_return(*flat: Any) -> Any:
+        split = len(carry.variables)
+        result = walk(list(flat[:split]), True, *flat[split:])
+        found.append(result)
+        return _changed(result), result.logs, result.skips, result.fence
+
+    flat = list(arguments)
+    if not in_place:
+        values = carry.read()
+        for position, value in earlier.items():
+            values[position] = value
+        flat = [*values, *arguments]
+    function = tf.function(
+        walk_and_commit if in_place else walk_and_return,
+        jit_compile=True,
+        autograph=False,
+    )
+    function.get_concrete_function(*flat)
+    return _Compiled(function, flat, found[-1].surely_compiles)
+
+
+def _changed(result: WalkResult) -> dict[int, Any]:
+    return {i: result.values[i] for i in sorted(result.changed)}
+
+
+def refused(function: Any, arguments: Sequence[Any]) -> str | None:
+    """Why XLA cannot take a traced function, or None if it can; executes nothing.
+
+    Layers and losses of users say `supports_jit=True` and may yet print, call Python
+    or handle strings. XLA would find out when the first batch runs, too late to choose
+    another way in the graph that is being built.
+    """
+    try:
+        with tf.init_scope():
+            if all(a.shape.is_fully_defined() for a in arguments):
+                specs = [tf.TensorSpec(a.shape, a.dtype) for a in arguments]
+                function.experimental_get_compiler_ir(*specs)(stage="hlo")
+            else:
+                zeros = [tf.zeros(_probe_shape(a), a.dtype) for a in arguments]
+                function.experimental_get_compiler_ir(*zeros)(stage="hlo")
+    except Exception as error:  # XLA raises many classes, also bare ones
+        return _reason(str(error))
+    return None
+
+
+def _probe_shape(tensor: Any) -> list[int]:
+    return [
+        _PROBE_SIZES[min(axis, 1)] if d is None else d
+        for axis, d in enumerate(tensor.shape)
+    ]
+
+
+def _reason(error: str) -> str:
+    # XLA has no other sign than its text. The operations that it names, else its first
+    # line.
+    named = r"No registered '(\w+)' OpKernel|unsupported operations?[^:]*: (\w+)"
+    found = {a or b for a, b in re.findall(named, error)}
+    if found:
+        return "unsupported operations " + ", ".join(sorted(found))
+    return error.strip().splitlines()[0][:200] if error.strip() else "unknown reason"
+
+
+def _warn_of_refusal(model: Any, reason: str) -> None:
+    text = (
+        f"XLA cannot compile the per-example loop of model {model.name!r}: {reason}. "
+        "Training goes on without XLA, many times slower, with the same result up "
+        "to rounding and random draws. "
+        "Remove that operation from the model, loss or metrics, or say that "
+        "this is meant with SGDPlus(..., jit_compile=False)."
+    )
+    warn.once(model, "xla", text)

@@ -1,0 +1,105 @@
+"""Checks of a model: its batch size, its replicas, layers that need more examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._private import keras_model, keras_optimizer
+
+
+def replicas(model: Any, optimizer: Any, num_replicas: int) -> None:
+    """Raises NotImplementedError for what several replicas cannot do together."""
+    steps = optimizer.gradient_accumulation_steps
+    if steps:
+        raise NotImplementedError(
+            "gradient_accumulation_steps must be None with several replicas, whose "
+            f"average would cut its windows. Received: {num_replicas} replicas and "
+            f"gradient_accumulation_steps={steps}. Use examples_per_update={steps}, "
+            "which averages the gradients of as many examples inside a batch."
+        )
+    variables = [*model.variables, *model.metrics_variables, *optimizer.variables]
+    alone = [
+        v.path for v in variables if not strategy.has_copies(keras_optimizer.native(v))
+    ]
+    if alone:
+        raise ValueError(
+            "Model, compile() and metrics must be made inside strategy.scope(). "
+            f"Received: one {alone[0]!r} for all {num_replicas} replicas. Make them "
+            "inside it."
+        )
+    calls, received = model.steps_per_execution, []
+    received += ["jit_compile=True"] if model.jit_compile else []
+    received += [f"steps_per_execution={calls}"] if calls > 1 else []
+    if received:  # Keras fails with these whatever the optimizer
+        raise NotImplementedError(
+            "The steps of several replicas must be neither one XLA computation nor one "
+            f"loop. Received: {num_replicas} replicas and compile("
+            f"{', '.join(received)}). Leave that out: SGDPlus compiles the loop over "
+            "examples itself."
+        )
+
+
+def batch_size(model: Any, group_size: int) -> None:
+    """Raises ValueError where a model was built for a batch of another size."""
+    problems = []
+    for tensor in getattr(model, "inputs", None) or []:
+        size = tensor.shape[0]
+        if size is not None and size != group_size:
+            problems.append(f"input {tensor.name!r} with batch size {size}")
+            problems += [
+                f"layer {layer.name!r} (stateful) with batch size {size}"
+                for layer in keras_model.layers(model)
+                if getattr(layer, "stateful", False) and layer is not model
+            ]
+    if problems:
+        raise ValueError(
+            f"SGDPlus feeds the model {group_size} example(s) at a time, so the model "
+            f"must accept that batch size. Received: {', '.join(problems)}. Build it "
+            f"with batch_size={group_size} (or None), or set examples_per_update to "
+            "its batch size."
+        )
+
+
+def doubts(model: Any, sample_weight: Any, group_size: int) -> list[tuple[str, str]]:
+    """Warnings, as (topic, text), of what means something else on one example."""
+    if group_size > 1:
+        return []
+    found = []
+    lonely = [
+        layer.name for layer in keras_model.layers(model) if _sees_one_value(layer)
+    ]
+    if lonely:
+        text = (
+            f"SGDPlus feeds the model one example at a time, so {_names(lonely)} "
+            "(BatchNormalization without spatial axes) would normalise each example by "
+            "itself and output a constant. Replace it with LayerNormalization or "
+            "GroupNormalization, or freeze it with `layer.trainable = False`."
+        )
+        found.append(("batch normalization", text))
+    weightless = [
+        loss.name
+        for loss in keras_model.compiled_losses(model)
+        if getattr(loss, "reduction", None) == "mean_with_sample_weight"
+    ]
+    if weightless and sample_weight is not None:
+        text = (
+            'reduction="mean_with_sample_weight" divides the loss of a single example '
+            "by its own weight, so sample_weight has no effect on "
+            f'{_names(weightless)}. Use reduction="sum_over_batch_size" (the default).'
+        )
+        found.append(("reduction", text))
+    return found
+
+
+def _sees_one_value(layer: Any) -> bool:
+    if not isinstance(layer, keras.layers.BatchNormalization) or not layer.trainable:
+        return False
+    return getattr(layer.input_spec, "ndim", None) == 2
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)

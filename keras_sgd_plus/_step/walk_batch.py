@@ -1,0 +1,172 @@
+"""Walks one batch in its order: all full groups in a loop, then what is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_sgd_plus import _lowering
+from keras_sgd_plus._distribute import replicas
+from keras_sgd_plus._loop import (
+    ExampleUpdate,
+    WalkResult,
+    examples,
+    log_specs,
+    walk,
+    walk_group,
+)
+from keras_sgd_plus._step import compiled, model_checks, warn
+from keras_sgd_plus._step.compiled import How, RunResult
+from keras_sgd_plus._step.order import visiting_order
+
+
+class WalkedBatch(NamedTuple):
+    """What a walk over one batch gives.
+
+    Attributes:
+        changed: values by position in the carry, to be committed.
+        logs: of the last group, or ().
+        skips: the bad groups, or () where nobody looks.
+    """
+
+    changed: dict[int, Any]
+    logs: Any
+    skips: Any
+
+
+class _Batch(NamedTuple):
+    # A batch and the order of its visits.
+    leaves: Sequence[Any]
+    order: Any  # (num_examples,) int32, or None
+    num_examples: Any  # an int or () int32
+
+
+def walk_batch(
+    update: ExampleUpdate,
+    num_examples: Any,
+    start: Mapping[int, Any],
+    skip_all: Any,
+) -> WalkedBatch:
+    """Walks the batch of an update.
+
+    Args:
+        update: the update, which has the batch.
+        num_examples: an int or () int32.
+        start: values by position in the carry where a replica does not start from the
+            variables.
+        skip_all: () bool, whether an earlier batch ended training; None where nobody
+            looks for what is not finite.
+    """
+    leaves = examples.flat(update.batch)
+    specs = log_specs(update, leaves)
+    use_xla = compiled.wants_xla(update.optimizer.jit_compile, update.model, leaves)
+    _warn(update, use_xla, num_examples)
+    batch = _Batch(leaves, _order(update, num_examples), num_examples)
+    size = update.group_size
+    rest = num_examples % size
+    has_none = size == 1 or (isinstance(rest, int) and not rest)
+    how = How.of(use_xla, update.optimizer.jit_compile, is_last=has_none)
+    full = _full_groups(update, batch, start, skip_all, specs, how)
+    walked = WalkedBatch(full.changed, full.logs, full.skips)
+    if has_none:
+        return walked
+
+    def with_rest() -> WalkedBatch:
+        return _short_group(update, batch, rest, start, full)
+
+    if isinstance(rest, int):
+        return with_rest()
+    return tf.cond(rest > 0, with_rest, lambda: walked)
+
+
+def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Any) -> None:
+    model, sample_weight = update.model, update.batch[2]
+    for topic, text in model_checks.doubts(model, sample_weight, update.group_size):
+        warn.once(model, topic, text)
+    if update.group_size > 1 and not model.jit_compile:
+        warn.watch_groups(model, update.group_size, num_examples)
+    text = update.tables.plan.warning()
+    if text is not None and use_xla and _lowering.is_on():
+        warn.once(model, "tables", text)
+
+
+def _order(update: ExampleUpdate, num_examples: Any) -> Any:
+    if update.optimizer.order != "reshuffle":
+        return None
+    seed = replicas.seed_of_replica(update.optimizer.seed, 63)
+    return visiting_order(seed, update.state.iterations.value, num_examples)
+
+
+def _full_groups(
+    update: ExampleUpdate,
+    batch: _Batch,
+    start: Mapping[int, Any],
+    skip_all: Any,
+    specs: Any,
+    how: How,
+) -> RunResult:
+    leaves, order, num_examples = batch
+    tensors = [*leaves, *([] if order is None else [order])]
+    # If Keras compiles the whole step, it does so for each batch size.
+    if how.use_xla and not update.model.jit_compile:
+        warn.watch_shapes(update.model, leaves)
+        if not isinstance(num_examples, int) or not num_examples:
+            # A power of two of examples: one compilation serves many batch sizes. XLA
+            # takes none at all badly.
+            size = examples.bucket(num_examples)
+            tensors = [examples.pad(tensor, size) for tensor in tensors]
+
+    looks = skip_all is not None
+
+    def full_groups(
+        values: Any, is_compiled: bool, num_examples: Any, skip_all: Any, *tensors: Any
+    ) -> WalkResult:
+        padded, orders = tensors[: len(leaves)], tensors[len(leaves) :]
+        return walk(
+            update,
+            values,
+            padded,
+            orders[0] if orders else None,
+            num_examples,
+            specs,
+            is_compiled,
+            skip_all if looks else None,
+        )
+
+    flag = skip_all if looks else tf.constant(False)
+    arguments = [tf.convert_to_tensor(num_examples), flag, *tensors]
+    return compiled.run(
+        full_groups, update.carry, dict(start), arguments, how, update.model
+    )
+
+
+def _short_group(
+    update: ExampleUpdate,
+    batch: _Batch,
+    rest: Any,
+    start: Mapping[int, Any],
+    full: RunResult,
+) -> WalkedBatch:
+    # The examples that are left over are one shorter group, with a shape of its own.
+    positions = tf.range(batch.num_examples - rest, batch.num_examples)
+    if batch.order is not None:
+        positions = tf.gather(batch.order, positions)
+    group = [examples.gather_examples(leaf, positions) for leaf in batch.leaves]
+    before = (full.logs, full.skips)
+
+    def one_group(
+        values: Any, is_compiled: bool, positions: Any, *others: Any
+    ) -> WalkResult:
+        del is_compiled  # one update wins nothing from other forms
+        logs, skips = tf.nest.pack_sequence_as(before, others[len(group) :])
+        return walk_group(update, values, others[: len(group)], positions, logs, skips)
+
+    arguments = [positions, *group, *tf.nest.flatten(before)]
+    earlier = {**start, **full.changed}
+    done = compiled.run(
+        one_group, update.carry, earlier, arguments, full.how, update.model
+    )
+    changed = {**full.changed, **done.changed}
+    return WalkedBatch(changed, done.logs, done.skips)

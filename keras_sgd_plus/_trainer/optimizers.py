@@ -1,0 +1,40 @@
+"""Which optimizers take the place of Keras's train step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+class PerExampleOptimizer:
+    """Base of optimizers that can train a model on a batch by themselves.
+
+    The trainer knows an optimizer by this class, so that it need not know `SGDPlus`.
+    """
+
+    examples_per_update: Any
+
+    def train_step(self, model: keras.Model, data: Any) -> Any:
+        """Trains a model on one batch; gives the logs."""
+        raise NotImplementedError
+
+
+def unwrap(optimizer: Any) -> Any:
+    """The optimizer inside a `LossScaleOptimizer`, else the optimizer itself."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer.inner_optimizer
+    return optimizer
+
+
+def is_ours(optimizer: Any) -> bool:
+    """Whether it is, or wraps, an optimizer of this package."""
+    return isinstance(unwrap(optimizer), PerExampleOptimizer)
+
+
+def per_example(optimizer: Any) -> Any:
+    """The optimizer that wants the train step, or None."""
+    inner = unwrap(optimizer)
+    if is_ours(inner) and inner.examples_per_update is not None:
+        return inner
+    return None

@@ -1,0 +1,204 @@
+"""Wraps Keras's trainer, so that an optimizer gets the train step.
+
+Keras shows an optimizer gradients, never the data, so a loop over examples has to take
+the place of the whole train step. This module wraps `train_step` of Keras's TensorFlow
+trainer class: a model compiled with an optimizer that steps per example is passed to
+that optimizer, any other model to the original. Nothing is stored on models or
+optimizers, so nothing is saved, cloned or pickled with them, and a reloaded model is
+dispatched like a new one. No other code here alters Keras.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus import _lowering
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._nonfinite import ledgers
+from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
+from keras_sgd_plus._trainer.optimizers import is_ours, per_example, unwrap
+from keras_sgd_plus._trainer.train_function import TrainFunction
+
+_MARK = "_keras_sgd_plus_original"
+
+
+def install() -> None:
+    """Wraps methods of Keras's trainer, each once.
+
+    `train_step` to hand batches over, `make_train_function` to notice settings that
+    change on a live optimizer, `reset_metrics` to count per epoch, as metrics do;
+    `_make_function` and `_maybe_symbolic_build` so that `fit` runs on several workers
+    and on parts of unequal size.
+
+    Raises:
+        RuntimeError: this version of Keras has one of another signature.
+    """
+    found = keras_trainer.trainer_methods()
+    for name, (owner, parameters) in found.items():
+        original: Any = vars(owner)[name]
+        if hasattr(original, _MARK):
+            continue
+        actual = list(inspect.signature(original).parameters)
+        if actual != parameters:
+            raise RuntimeError(
+                f"SGDPlus wraps {name}({', '.join(parameters)}) of Keras's trainer. "
+                f"Received: {name}({', '.join(actual)}) in Keras {keras.__version__}. "
+                "Install a version of Keras that this release names as tested, or call "
+                "optimizer.train_step(model, data) from a train_step of your own."
+            )
+        wrapped = functools.wraps(original)(_WRAPPERS[name](original))
+        setattr(wrapped, _MARK, original)
+        setattr(owner, name, wrapped)
+    _install_lowerings()
+
+
+def _train_step(original: Any) -> Any:
+    def train_step(self: Any, data: Any) -> Any:
+        optimizer: Any = getattr(self, "optimizer", None)
+        stepping = per_example(optimizer)
+        if stepping is not None:
+            return stepping.train_step(self, data)
+        parts = getattr(unwrap(optimizer), "optimizers", None)
+        if parts is not None and self.run_eagerly and not optimizer.built:
+            # A MultiOptimizer may pick its parts by a function, when it is built: do
+            # that before the first of them changes a weight.
+            optimizer.build(self.trainable_variables)
+        _refuse_halves(optimizer)
+        logs = original(self, data)
+        # While tracing they are built now, and nothing has run.
+        _refuse_halves(optimizer)
+        return logs
+
+    return train_step
+
+
+def _make_train_function(original: Any) -> Any:
+    def make_train_function(self: Any, force: bool = False) -> Any:
+        optimizer = unwrap(getattr(self, "optimizer", None))
+        if not is_ours(optimizer):
+            return original(self, force)
+        # Derived seeds are of each process: all take that of the first worker.
+        optimizer.seed = strategy.gathered(self.distribute_strategy, optimizer.seed)[0]
+        ledgers.begin(optimizer)
+        current = self.train_function
+        if isinstance(current, TrainFunction):
+            current.forward = None  # of a fit that was interrupted
+            force = force or current.is_stale(optimizer)
+        elif keras_trainer.is_stock_train_function(current):
+            force = True  # made before the optimizer stepped per example
+        if current is None or force:
+            original(self, True)
+            made = self.train_function
+            self.train_function = TrainFunction(self, optimizer, made)
+        return self.train_function
+
+    return make_train_function
+
+
+def _reset_metrics(original: Any) -> Any:
+    def reset_metrics(self: Any) -> None:
+        original(self)
+        optimizer = per_example(getattr(self, "optimizer", None))
+        if optimizer is not None:
+            ledgers.reset_epoch(optimizer)
+
+    return reset_metrics
+
+
+def _make_function(original: Any) -> Any:
+    def make_function(self: Any, step_function: Any) -> Any:
+        # Keras averages logs over an axis that scalars have not, where there are
+        # several workers (https://github.com/keras-team/keras/issues/20585).
+        def step(data: Any) -> Any:
+            logs = step_function(data)
+            return keras.tree.map_structure(lambda v: tf.expand_dims(v, 0), logs)
+
+        return original(self, step if _has_workers(self) else step_function)
+
+    return make_function
+
+
+def _maybe_symbolic_build(original: Any) -> Any:
+    def build(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
+        several = self.distribute_strategy.num_replicas_in_sync > 1
+        if several and iterator is not None and _trains_ours(self):
+            return keras_model.build_from_first_part(self, iterator)
+        return original(self, iterator, data_batch)
+
+    return build
+
+
+def _trains_ours(model: Any) -> bool:
+    return is_ours(getattr(model, "optimizer", None))
+
+
+def _has_workers(model: Any) -> bool:
+    return _trains_ours(model) and strategy.has_workers(model.distribute_strategy)
+
+
+_WRAPPERS = {
+    "train_step": _train_step,
+    "make_train_function": _make_train_function,
+    "reset_metrics": _reset_metrics,
+    "_make_function": _make_function,
+    "_maybe_symbolic_build": _maybe_symbolic_build,
+}
+
+
+def _install_lowerings() -> None:
+    # Each is the original unless a loop is being traced in the same thread. Where
+    # Keras has changed a signature, its own function stays.
+    for name, (module, parameters) in keras_backend.lowered_functions().items():
+        original: Any = getattr(module, name)
+        if hasattr(original, _MARK):
+            continue
+        if list(inspect.signature(original).parameters) == parameters:
+            setattr(module, name, _lowered(original, _lowering.LOWERINGS[name]))
+
+
+def _lowered(original: Any, lowering: Any) -> Any:
+    @functools.wraps(original)
+    def dispatch(*args: Any, **kwargs: Any) -> Any:
+        found = None
+        if _lowering.is_active():
+            found = lowering(*args, **kwargs)
+        return original(*args, **kwargs) if found is None else found
+
+    setattr(dispatch, _MARK, original)
+    return dispatch
+
+
+def uninstall() -> None:
+    """Restores Keras's own functions. The next SGDPlus made installs ours again."""
+    for name, (owner, _) in keras_trainer.trainer_methods().items():
+        original = getattr(vars(owner)[name], _MARK, None)
+        if original is not None:
+            setattr(owner, name, original)
+    for name, (module, _) in keras_backend.lowered_functions().items():
+        current = getattr(module, name)
+        setattr(module, name, getattr(current, _MARK, current))
+
+
+def stock_train_step(model: Any, data: Any) -> Any:
+    """Keras's own train step: one update for the whole batch."""
+    owner, _ = keras_trainer.trainer_methods()["train_step"]
+    current: Any = vars(owner)["train_step"]
+    return getattr(current, _MARK, current)(model, data)
+
+
+def _refuse_halves(optimizer: Any) -> None:
+    # keras.optimizers.MultiOptimizer (Keras 3.15): each part sees only some gradients.
+    parts = getattr(unwrap(optimizer), "optimizers", None)
+    for part in parts or ():
+        if per_example(part) is not None:
+            raise NotImplementedError(
+                "A per-example SGDPlus must be a model's only optimizer. Received: "
+                f"{part.name!r} inside a MultiOptimizer, each part of which would run "
+                "its own loop. Use SGDPlus(..., examples_per_update=None) there, for "
+                "one update per batch."
+            )

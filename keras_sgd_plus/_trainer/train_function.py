@@ -1,0 +1,98 @@
+"""The function that `fit` calls for each batch: Keras's own, with checks around it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._nonfinite import ledgers
+from keras_sgd_plus._rule import compiled_for
+
+
+class TrainFunction:
+    """Keras's train function, kept up with the settings of a live optimizer.
+
+    Keras traces its function once and keeps it, so it would ignore a momentum that a
+    callback assigns. And TensorFlow would raise another class for an error of ours that
+    a graph raises.
+
+    Args:
+        model: whose train function it is.
+        optimizer: the SGDPlus.
+        function: as Keras made it.
+    """
+
+    def __init__(self, model: Any, optimizer: Any, function: Any) -> None:
+        self._model, self._optimizer, self._function = model, optimizer, function
+        self._settings = compiled_for(optimizer)
+        self.forward: FastForward | None = None
+
+    def is_stale(self, optimizer: Any) -> bool:
+        """Whether it was traced for other settings, or another optimizer."""
+        known = self._optimizer, self._settings
+        return known != (optimizer, compiled_for(optimizer))
+
+    def __call__(self, iterator: Any) -> Any:
+        if inspect.isgenerator(iterator) and strategy.num_replicas_of(self._model) > 1:
+            raise NotImplementedError(
+                "train_on_batch must be called with one replica: Keras hands the whole "
+                "batch to each of several. Received: "
+                f"{strategy.num_replicas_of(self._model)} replicas. Use fit, or "
+                "strategy.run with optimizer.train_step."
+            )
+        if self.forward is not None:
+            is_spent = self.forward(iterator)
+            if self.forward.has_arrived:
+                self.forward = None
+            if is_spent:
+                return self._model.get_metrics_result()
+        if self.is_stale(self._optimizer):
+            self._model.make_train_function(force=True)
+            return self._model.train_function(iterator)
+        lost_workers = strategy.lost_workers(self._model.distribute_strategy)
+        with ledgers.watched(self._optimizer), lost_workers:
+            logs = self._function(iterator)
+        ledgers.raise_if_ended(self._optimizer)
+        return logs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+
+class FastForward:
+    """Takes batches from the data without training, up to where a run was left.
+
+    Args:
+        before: batches of earlier epochs that come from the same iterator.
+        batches: batches of this epoch.
+        per_call: batches that Keras expects each call to take.
+        begin: called with the first batch of this epoch that is taken.
+    """
+
+    def __init__(
+        self, before: int, batches: int, per_call: int, begin: Callable[[Any], None]
+    ) -> None:
+        self._before, self._batches = before, batches
+        self._per_call, self._begin = per_call, begin
+        self._has_begun = False
+
+    def __call__(self, iterator: Any) -> bool:
+        """Whether the call was used up, and nothing is to be trained in it."""
+        for _ in range(self._before):
+            next(iterator, None)
+        self._before = 0
+        is_spent = not self.has_arrived
+        for _ in range(min(self._per_call, self._batches)):
+            data = next(iterator, None)  # the last call may find fewer
+            if not self._has_begun:
+                self._begin(data)
+            self._has_begun = True
+            self._batches -= 1
+        return is_spent
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the next call trains."""
+        return self._batches <= 0
