@@ -16,7 +16,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from keras_sgd_plus import _step
+from tests.support.internals import _step
 
 # It keeps what it knows of Unicode and of this project in a folder of its own.
 hypothesis.configuration.set_hypothesis_home_dir(
@@ -83,6 +83,14 @@ def engagements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def summary(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Prints a line of figures at the end of the run, whether tests pass or not."""
     return lambda line: request.node.user_properties.append(("figure", line))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test has one tier: a row of the matrix that is slow is slow alone."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.own_markers = [m for m in item.own_markers if m.name != "matrix"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

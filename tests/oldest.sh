@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests on the oldest TensorFlow and Keras that pyproject.toml admits.
+# Runs the default tests and the matrix on the oldest TensorFlow and Keras that
+# pyproject.toml admits. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -21,4 +22,4 @@ echo "+ $pins"
 # shellcheck disable=SC2086
 python -m pip install -q $pins -e ".[test]"
 python -m pip list | grep -iE '^(tensorflow|keras|numpy) '
-python -m pytest "$@"
+python -m pytest -m "not slow" "$@"

@@ -1,0 +1,1 @@
+"""Callbacks: `ExactResume` with its data, and those of Keras."""

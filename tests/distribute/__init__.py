@@ -1,0 +1,1 @@
+"""`tf.distribute`: several replicas, several workers, and one device."""

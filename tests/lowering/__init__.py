@@ -1,0 +1,1 @@
+"""What XLA gets: other forms of layers, kernels' layout, flags, what it refuses."""

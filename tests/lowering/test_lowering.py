@@ -1,0 +1,116 @@
+"""The other forms are used in a traced loop, in its thread, if XLA compiles it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sgd_plus import SGDPlus
+from tests.support.internals import (
+    _convolution,
+    _hook,
+    _lowering,
+)
+from tests.support.twins import assert_engaged, assert_same, train_pair
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    SGDPlus()
+
+
+def test_only_the_thread_that_traces_a_loop_is_lowered() -> None:
+    seen = []
+
+    def look() -> None:
+        seen.append(_lowering.is_active())
+
+    with _lowering.active(tf.constant(1)):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        look()
+    look()
+    assert seen == [False, True, False]
+
+
+def test_environment_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(_lowering.SWITCH, "0")
+    with _lowering.active(tf.constant(1)):
+        assert not _lowering.is_active()
+
+
+def test_uninstall_restores_kerass_functions() -> None:
+    from keras.src.backend.tensorflow import nn, random
+
+    ours = nn.conv, nn.max_pool, random.dropout
+    _hook.uninstall()
+    theirs = nn.conv, nn.max_pool, random.dropout
+    SGDPlus()
+    again = nn.conv, nn.max_pool, random.dropout
+    assert [f.__wrapped__ for f in ours] == list(theirs)
+    assert [f.__wrapped__ for f in again] == list(theirs)
+
+
+@pytest.mark.parametrize(("jit_compile", "used"), [("auto", True), (False, False)])
+def test_a_loop_is_lowered_where_xla_compiles_it(
+    jit_compile: Any, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    conv = _convolution.conv
+
+    def spy(*args: Any) -> Any:
+        calls.append(args)
+        return conv(*args)
+
+    monkeypatch.setattr(_convolution, "conv", spy)
+    model = _cnn()
+    model.compile(SGDPlus(jit_compile=jit_compile), "mse")
+    model.fit(np.ones((4, 10, 10, 1)), np.ones((4, 3)), verbose=0)
+    assert bool(calls) is used
+
+
+def _cnn() -> Any:
+    return keras.Sequential(
+        [
+            keras.Input((10, 10, 1)),
+            keras.layers.Conv2D(8, 3, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(24, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.25, seed=1),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_model_equals_keras(group_size: int, engagements: list[str]) -> None:
+    # In float64: at a ReLU or a maximum, float32 rounding can decide where a gradient
+    # goes, and how a kernel rounds depends on the processor.
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 10, 10, 1))
+    y = rng.normal(size=(40, 3))
+    pair = train_pair(
+        _cnn,
+        x,
+        y,
+        sgd={"learning_rate": 0.005, "momentum": 0.9},
+        plus={"order": "given", "examples_per_update": group_size},
+        compile={"loss": "mse", "jit_compile": True},
+        our_fit={"batch_size": 20},
+        their_fit={"batch_size": group_size, "shuffle": False},
+        our_compile={"jit_compile": "auto"},
+    )
+    assert_engaged(pair, engagements, len(x) // group_size)
+    assert_same(pair, tolerance=1e-12, logs=1e-12)

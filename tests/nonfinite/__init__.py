@@ -1,0 +1,1 @@
+"""Examples that are not finite: passed through, left out, or named in an error."""

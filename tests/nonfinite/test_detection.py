@@ -1,0 +1,65 @@
+"""How the loop finds what is not finite: by the factors of a product."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sgd_plus import SGDPlus
+from tests.support.bad_examples import (
+    compiled,
+    dense,
+)
+from tests.support.internals import _nonfinite
+from tests.support.twins import dense_data
+
+SPECIAL = [0.0, 1.0, -3e38, 1e-45, np.nan, np.inf, -np.inf, 1e20, -1e-20]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_outer_products_are_judged_by_their_factors(
+    transposed: bool, jit_compile: bool
+) -> None:
+    """Against NumPy's look at every entry of the product."""
+
+    @tf.function(jit_compile=jit_compile)
+    def judged(a: Any, b: Any) -> tuple[Any, Any]:
+        product = tf.matmul(a, b, transpose_a=True) if transposed else tf.matmul(a, b)
+        assert _nonfinite._outer(product) is not None
+        return _nonfinite.all_finite(product), product
+
+    verdicts = set()
+    for one, other in itertools.product(SPECIAL, SPECIAL):
+        a = np.array([[2.0, one, -0.5]], "float32")
+        b = np.array([[other, 1.5]], "float32")
+        found, _ = judged(a if transposed else a.T, b)
+        with np.errstate(all="ignore"):
+            expected = bool(np.isfinite(a.T * b).all())
+        assert bool(found) == expected, (one, other)
+        verdicts.add(expected)
+    assert verdicts == {True, False}
+
+
+def test_kernel_gradients_are_judged_by_their_factors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The gradients of a Dense model are recognised; else an update costs twice."""
+    found = []
+    outer = _nonfinite._outer
+
+    def noted(tensor: Any) -> Any:
+        factors = outer(tensor)
+        found.append((tensor.shape.rank, factors is not None))
+        return factors
+
+    monkeypatch.setattr(_nonfinite, "_outer", noted)
+    x, y = dense_data(8)
+    model = compiled(dense, SGDPlus(0.02, nonfinite="skip"))
+    model.fit(x, y, verbose=0)
+    assert {is_outer for rank, is_outer in found if rank == 2} == {True}
+    assert {is_outer for rank, is_outer in found if rank == 1} == {False}

@@ -1,0 +1,1 @@
+"""Embedding tables: rows wait for the updates that they have missed."""

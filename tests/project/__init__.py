@@ -1,0 +1,1 @@
+"""The project: architecture, texts, examples, benchmarks, security."""

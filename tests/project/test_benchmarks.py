@@ -1,0 +1,137 @@
+"""What the speed benchmark says: rows that are wrong or missing, targets, tables."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import pytest
+
+from benchmarks import embeddings, measuring, record, replicas, speed, targets
+from benchmarks.worker import Peer, Worker
+from benchmarks.workloads import WORKLOADS, Workload
+
+
+class FakeWorker:
+    """Answers like a peer's process; `losses` are those of its arms."""
+
+    missing = None
+
+    def __init__(self, name: str, losses: dict[str, float]) -> None:
+        self.peer, self.arms, self.losses = Peer(name, name), tuple(losses), losses
+
+    def ask(self, request: str, *arguments: Any) -> Any:
+        if request == "make" and "broken" in arguments[0]:
+            raise RuntimeError("it does not work")
+        if request == "loss":
+            return arguments[1]
+        return {
+            "initial_weights": 0.0,
+            "make": 2.0,
+            "weights": self.losses.get(arguments[0]) if arguments else None,
+            "train": (0.5, 0.1),
+            "clear": None,
+        }[request]
+
+
+def _rows() -> list[measuring.Row]:
+    workers: list[Any] = [
+        FakeWorker("keras", {targets.REFERENCE: 1.0, targets.LOOP: 1.00001}),
+        FakeWorker("jax", {targets.JAX: 1.1, "broken": 1.0}),
+    ]
+    workload = WORKLOADS["mlp-784-128-10"]
+    return measuring.measure(workload, workers, 3, lambda arm: True)
+
+
+def test_rows_that_are_wrong_or_missing_say_so() -> None:
+    rows = {row.arm: row for row in _rows()}
+    assert rows[targets.LOOP].agrees is True
+    assert rows[targets.JAX].agrees is False
+    assert rows["broken"].missing == "it does not work"
+    text = measuring.table(list(rows.values()))
+    assert "NO: row is wrong" in text
+    assert "missing: it does not work" in text
+    assert set(speed.medians(list(rows.values()))) == {
+        ("mlp-784-128-10", targets.LOOP),
+        ("mlp-784-128-10", targets.REFERENCE),
+    }
+
+
+def test_a_target_without_a_right_row_is_not_met() -> None:
+    lines = speed.verdicts(speed.medians(_rows()), {"mlp-784-128-10"})
+    (line,) = [line for line in lines if line[1] == "SGDPlus loop / jax scan"]
+    assert line[2] == "no figure"
+    assert line[4].startswith("no")
+
+
+@pytest.mark.parametrize(("ours", "met"), [(1.0, "yes"), (1.1, "NO")])
+def test_a_target_is_met_or_not(ours: float, met: str) -> None:
+    found = {("cnn", targets.LOOP): ours, ("cnn", "torch eager"): 2.6}
+    (line,) = [v for v in speed.verdicts(found, {"cnn"}) if v[2] != "no figure"]
+    assert line == ("cnn", "SGDPlus loop / torch eager", line[2], "<= 0.4x", met)
+
+
+def test_a_peer_that_is_not_installed_is_reported() -> None:
+    worker = Worker(Peer("nobody", "no_such_arms"))
+    worker.stop()
+    assert "not installed" in str(worker.missing)
+    assert worker.arms == ()
+
+
+def test_shorter_data_is_the_beginning_of_longer() -> None:
+    for workload in WORKLOADS.values():
+        if workload.sizes[0] <= 1000:
+            _assert_prefix(workload)
+
+
+def _assert_prefix(workload: Workload) -> None:
+    for short, long in zip(workload.data(4), workload.data(9), strict=True):
+        assert short.dtype == long.dtype
+        if short.dtype == "int32":  # labels, tokens and ids: equal
+            assert (short == long[:4]).all()
+        else:
+            assert abs(short - long[:4]).max() < 1e-6
+
+
+def test_what_the_readme_says_of_small_networks() -> None:
+    """An epoch takes less than Keras's at batch 32, but for the layers of thousands."""
+    recorded = record.read("speed")["results"]
+    found = speed.medians([measuring.Row(**row) for row in recorded["rows"]])
+    slower = [
+        workload
+        for workload in WORKLOADS
+        if found[workload, "SGDPlus fit"] > found[workload, "keras SGD, batch 32"]
+    ]
+    assert slower == ["mlp-784-2048-2048-10"]
+
+
+def test_what_the_readme_says_of_linear_regression() -> None:
+    """Where an epoch takes less than scikit-learn's, and that it does not below."""
+    ours: dict[int, float] = {}
+    theirs: dict[int, float] = {}
+    for point in record.read("growth")["results"]:
+        if point["arm"] == "SGDPlus fit, reshuffled, one batch":
+            ours[point["at"]] = point["value"]
+        if point["arm"] == "scikit-learn SGD, shuffled":
+            theirs[point["at"]] = point["value"]
+    sooner = [size for size in ours if ours[size] < theirs[size]]
+    assert sooner == [100_000, 1_000_000]
+    medians = {
+        name: {way: statistics.median(found[way]) for way in ("dataset", "theirs")}
+        for name, found in record.read("linear")["results"].items()
+    }
+    faster = [name for name, row in medians.items() if row["dataset"] < row["theirs"]]
+    assert faster == ["flights, 32,768 x 132"]
+
+
+def test_what_is_said_of_replicas_on_paper() -> None:
+    results = record.read("replicas")["results"]
+    times = {r: replicas.on_paper(results, 500, r) for r in replicas.FAR}
+    assert min(times, key=lambda r: times[r]) == 4
+    times = {r: replicas.on_paper(results, 2_000, r) for r in replicas.FAR}
+    assert min(times, key=lambda r: times[r]) == 8
+
+
+def test_embeddings_keep_their_bounds() -> None:
+    found = embeddings.grown(record.read("embeddings")["results"])
+    assert all(more <= embeddings.BOUNDS[size] for size, more in found.items())

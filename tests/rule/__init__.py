@@ -1,0 +1,1 @@
+"""The update rule: the oracle that judges it, and the rule by itself."""

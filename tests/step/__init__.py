@@ -1,0 +1,1 @@
+"""One batch: checks, traces and compilations, the order, streams, writing in place."""

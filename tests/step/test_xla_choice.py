@@ -1,0 +1,243 @@
+"""XLA compiles the loop where it can; elsewhere the same loop runs without it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_sgd_plus import SGDPlus
+from tests.support.messages import (
+    caught_by,
+    compiled,
+    fit,
+)
+from tests.support.twins import (
+    assert_same,
+    dense_data,
+    dense_model,
+    train_pair,
+)
+
+
+def _model(**options: Any) -> keras.Model:
+    model = dense_model()
+    model.compile(SGDPlus(0.01, 0.9, **options), "mse")
+    return model
+
+
+def test_the_loop_is_compiled_by_default(compiled_runs: list[bool]) -> None:
+    x, y = dense_data()
+    _model().fit(x, y, batch_size=8, verbose=0)
+    assert compiled_runs == [True]
+
+
+class _WithOp(keras.layers.Layer):
+    """A layer that says supports_jit=True and does something that XLA can't."""
+
+    def __init__(self, op: str) -> None:
+        super().__init__()
+        self.op = op
+
+    def call(self, x: Any) -> Any:
+        if self.op == "print":
+            tf.print("", end="", output_stream=sys.stderr)
+        elif self.op == "numpy_function":
+            shape = x.shape
+            x = tf.numpy_function(np.copy, [x], x.dtype)
+            x.set_shape(shape)
+        elif self.op == "string":
+            text = tf.strings.as_string(tf.reduce_sum(x))
+            x = x * tf.cast(tf.strings.length(text) > 0, x.dtype)
+        return x
+
+
+def _model_with(op: str) -> keras.Model:
+    return keras.Sequential([keras.Input((5,)), keras.layers.Dense(2), _WithOp(op)])
+
+
+@pytest.mark.parametrize("op", ["print", "string"])
+def test_what_xla_refuses_runs_without_it(
+    op: str, engagements: list[str], compiled_runs: list[bool]
+) -> None:
+    x, y = dense_data()
+    with pytest.warns(
+        UserWarning, match=r"XLA cannot compile .*: unsupported"
+    ) as found:
+        pair = train_pair(lambda: _model_with(op), x, y, fit={"epochs": 2})
+    assert sum("XLA cannot" in str(w.message) for w in found) == 1
+    assert_same(pair)
+    assert engagements and compiled_runs == [False]
+
+
+@pytest.mark.parametrize(
+    ("plus", "compile"),
+    [({"jit_compile": False}, {}), ({}, {"run_eagerly": True})],
+    ids=["jit_compile=False", "run_eagerly"],
+)
+def test_without_xla_the_result_is_the_same(
+    plus: dict[str, Any],
+    compile: dict[str, Any],
+    engagements: list[str],
+    compiled_runs: list[bool],
+) -> None:
+    x, y = dense_data(16)
+    plus = {"order": "given", **plus}
+    pair = train_pair(dense_model, x, y, plus=plus, our_compile=compile)
+    assert_same(pair)
+    assert engagements and not any(compiled_runs)
+
+
+def test_keras_may_own_the_compilation(engagements: list[str]) -> None:
+    x, y = dense_data()
+    pair = train_pair(dense_model, x, y, our_compile={"jit_compile": True})
+    assert_same(pair)
+    assert engagements
+
+
+def test_reshuffled_training_agrees_with_and_without_xla() -> None:
+    x, y = dense_data()
+    results = []
+    for jit_compile in (True, False):
+        keras.utils.set_random_seed(0)
+        model = _model(seed=5, jit_compile=jit_compile)
+        model.fit(x, y, batch_size=8, epochs=2, verbose=0)
+        results.append(model.get_weights())
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+class Printing(layers.Layer):
+    """A layer with an operation that XLA refuses, though it says `supports_jit`."""
+
+    def __init__(self, operation: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.operation = operation
+        assert self.supports_jit
+
+    def call(self, x: Any) -> Any:
+        return self.operation(x)
+
+
+def tf_print(x: Any) -> Any:
+    with tf.control_dependencies([tf.print(x[0, 0], output_stream="file://%s")]):
+        return tf.identity(x)
+
+
+def tf_numpy_function(x: Any) -> Any:
+    (seen,) = tf.numpy_function(lambda v: [np.float32(0)], [x], [tf.float32])
+    return x + tf.stop_gradient(tf.reshape(seen, ()))
+
+
+def tf_strings(x: Any) -> Any:
+    length = tf.strings.length(tf.strings.as_string(x[0, 0]))
+    return x + 0.0 * tf.cast(length, x.dtype)
+
+
+def _xla_model(operation: Any, in_loss: bool) -> Any:
+    keras.utils.set_random_seed(1)
+    body = [layers.Dense(3), layers.Dense(2)]
+    if in_loss:
+
+        def loss(y: Any, y_pred: Any) -> Any:
+            return tf.reduce_mean(tf.square(operation(y_pred) - y), -1)
+
+        return keras.Sequential([keras.Input((5,)), *body]), loss
+    body.insert(1, Printing(operation))
+    return keras.Sequential([keras.Input((5,)), *body]), "mse"
+
+
+@pytest.mark.parametrize("in_loss", [False, True], ids=["layer", "loss"])
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        (tf_print, "StringFormat"),  # the first of the two that tf.print is made of
+        (tf_numpy_function, "PyFunc"),
+        (tf_strings, "AsString"),
+    ],
+    ids=["print", "numpy_function", "strings"],
+)
+def test_refusal_of_xla_names_the_operation(
+    operation: Any,
+    name: str,
+    in_loss: bool,
+    engagements: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(tf, "print", _printer(tf.print, tmp_path / "printed"))
+    weights, texts = [], []
+    for jit_compile in ("auto", False):
+        layer, loss = _xla_model(operation, in_loss)
+        plus = {"jit_compile": jit_compile}
+        model = compiled(layer, plus=plus, loss=loss)
+        match = "SGDPlus(..., jit_compile=False)"
+        texts.append(caught_by(lambda: fit(model, epochs=2), match))  # noqa: B023
+        assert int(model.optimizer.iterations) == 12
+        weights.append(model.get_weights())
+    warned, silent = texts
+    assert (len(warned), silent) == (1, [])
+    assert name in warned[0]
+    assert len(engagements) >= 2
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _printer(original: Any, path: Path) -> Any:
+    return lambda *what, **_: original(*what, output_stream=f"file://{path}")
+
+
+DETERMINISM = """
+import json, keras, numpy as np
+import tensorflow as tf
+from keras_sgd_plus import SGDPlus
+from tests.support.internals import _compile
+from tests.support.twins import dense_data, dense_model
+
+tf.config.experimental.enable_op_determinism()
+choices, wants_xla = [], _compile.wants_xla
+def remembered(*args):
+    choices.append(wants_xla(*args))
+    return choices[-1]
+_compile.wants_xla = remembered
+x, y = dense_data(20)
+weights = []
+for optimizer, batch_size in (
+    (SGDPlus(0.05, 0.9, seed=1), 7),
+    (SGDPlus(0.05, 0.9, seed=1), 7),
+    (SGDPlus(0.05, 0.9, order="given"), 7),
+    (keras.optimizers.SGD(0.05, 0.9), 1),
+):
+    keras.utils.set_random_seed(1)
+    model = dense_model()
+    model.compile(optimizer, "mse")
+    model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
+    weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+print(json.dumps({
+    "xla": choices,
+    "keras_xla": bool(model.jit_compile),
+    "repeated": bool((weights[0] == weights[1]).all()),
+    "gap": float(np.abs(weights[2] - weights[3]).max()),
+}))
+"""
+
+
+def test_op_determinism_keeps_xla() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", DETERMINISM], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    seen = json.loads(result.stdout.splitlines()[-1])
+    assert seen["xla"] and all(seen["xla"])
+    assert not seen["keras_xla"]  # as Keras itself decides under determinism
+    assert seen["repeated"]
+    assert seen["gap"] < 1e-6

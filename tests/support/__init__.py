@@ -1,0 +1,1 @@
+"""What tests share: an oracle, twins, tables of cases, models, and helpers."""

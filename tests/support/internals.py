@@ -1,0 +1,53 @@
+"""The package's private modules; every test imports them from here."""
+
+from __future__ import annotations
+
+from keras_sgd_plus import (
+    _arguments,
+    _backend,
+    _channels,
+    _checks,
+    _compile,
+    _convolution,
+    _hook,
+    _idle,
+    _keras,
+    _kernel,
+    _layout,
+    _lowering,
+    _messages,
+    _nonfinite,
+    _order,
+    _plan,
+    _random,
+    _state,
+    _step,
+    _strategy,
+    _update,
+    _xla,
+)
+
+__all__ = [
+    "_arguments",
+    "_backend",
+    "_channels",
+    "_checks",
+    "_compile",
+    "_convolution",
+    "_hook",
+    "_idle",
+    "_kernel",
+    "_keras",
+    "_layout",
+    "_lowering",
+    "_messages",
+    "_nonfinite",
+    "_order",
+    "_plan",
+    "_random",
+    "_state",
+    "_step",
+    "_strategy",
+    "_update",
+    "_xla",
+]

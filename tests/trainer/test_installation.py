@@ -1,0 +1,120 @@
+"""The hook: what installs it, what it alters in Keras, and how it goes again."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from keras_sgd_plus import SGDPlus
+from tests.support.internals import _hook, _keras
+from tests.support.messages import (
+    ErrorRow,
+    Row,
+    assert_refused,
+    error_rows,
+)
+from tests.support.paths import ROOT
+from tests.support.twins import linear_model
+
+TRAINER, _ = _keras.trainer_methods()["train_step"]
+_IMPORT = """
+import os
+import keras
+
+def patched():
+    return [dict(vars(c)) for c in (*keras.Model.__mro__, *keras.optimizers.SGD.__mro__)
+            if c.__module__.startswith("keras")]
+
+before, flags = patched(), os.environ.get("XLA_FLAGS")
+from keras_sgd_plus import SGDPlus
+assert patched() == before, "import alone altered Keras"
+assert os.environ.get("XLA_FLAGS") == flags, "import alone set XLA_FLAGS"
+SGDPlus(examples_per_update=None)
+assert patched() == before, "a stock SGDPlus altered Keras"
+assert os.environ.get("XLA_FLAGS") == flags, "a stock SGDPlus set XLA_FLAGS"
+SGDPlus()
+assert patched() != before
+assert "xla_cpu_small_while_loop_byte_threshold" in os.environ["XLA_FLAGS"]
+"""
+
+
+def test_import_alone_changes_nothing() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    run = subprocess.run(
+        [sys.executable, "-c", _IMPORT],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_install_twice_wraps_once() -> None:
+    wrapped = vars(TRAINER)["train_step"]
+    _hook.install()
+    SGDPlus()
+    assert vars(TRAINER)["train_step"] is wrapped
+    assert not hasattr(getattr(wrapped, _hook._MARK), _hook._MARK)
+
+
+def test_uninstall_restores_and_construction_installs() -> None:
+    original = getattr(vars(TRAINER)["train_step"], _hook._MARK)
+    _hook.uninstall()
+    assert vars(TRAINER)["train_step"] is original
+    _hook.uninstall()
+    assert vars(TRAINER)["train_step"] is original
+    SGDPlus(examples_per_update=None)
+    assert vars(TRAINER)["train_step"] is original
+    SGDPlus()
+    assert getattr(vars(TRAINER)["train_step"], _hook._MARK) is original
+
+
+def test_wrapper_looks_like_the_original() -> None:
+    wrapped = vars(TRAINER)["train_step"]
+    original = getattr(wrapped, _hook._MARK)
+    assert wrapped.__name__ == "train_step"
+    assert inspect.signature(wrapped) == inspect.signature(original)
+
+
+def test_unknown_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_step(self: Any, data: Any, more: Any) -> None:
+        del self, data, more
+
+    monkeypatch.setattr(TRAINER, "train_step", train_step)
+    with pytest.raises(RuntimeError, match=r"train_step\(self, data, more\).*version"):
+        SGDPlus()
+    assert vars(TRAINER)["train_step"] is train_step
+    SGDPlus(examples_per_update=None)  # needs no hook
+
+
+def _other_signature(model: Any) -> None:
+    del model
+    with pytest.MonkeyPatch.context() as patch:
+        owner, _ = _keras.trainer_methods()["train_step"]
+        patch.setattr(owner, "train_step", lambda self: None)
+        SGDPlus()
+
+
+ERRORS: dict[str, ErrorRow] = {
+    "unknown_signature": (
+        linear_model,
+        (
+            "unknown_signature",
+            _other_signature,
+            RuntimeError,
+            r"Received: train_step\(self\).*Install a version of Keras",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "row"), error_rows(ERRORS))
+def test_error(make: Callable[[], Any], row: Row) -> None:
+    assert_refused(make, row)
