@@ -16,7 +16,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import _step
+from tests.support.internals import batch
 
 # It keeps what it knows of Unicode and of this project in a folder of its own.
 hypothesis.configuration.set_hypothesis_home_dir(
@@ -69,13 +69,13 @@ def engagements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asserts with this that it compared the loop.
     """
     engaged: list[str] = []
-    run = _step._run
+    run = batch.train_step
 
     def counted(optimizer, outer, model, data):
         engaged.append(model.name)
         return run(optimizer, outer, model, data)
 
-    monkeypatch.setattr(_step, "_run", counted)
+    monkeypatch.setattr(batch, "train_step", counted)
     return engaged
 
 

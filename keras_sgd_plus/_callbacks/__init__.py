@@ -1,4 +1,4 @@
-"""What goes into `fit` beside the optimizer: callbacks, and data with a known order."""
+"""Companions of the optimizer in `fit`: callbacks, and data whose order is known."""
 
 from keras_sgd_plus._callbacks.exact_resume import ExactResume
 from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays

@@ -106,7 +106,7 @@ class ExactResume(keras.callbacks.Callback):
             checks.replayable(self._fit)
         self._manager: Any = None
         self._epoch, self._batch, self._unsaved = 0, 0, 0
-        self._reached = (0, 0)  # what the save had, and is not trained again
+        self._reached = (0, 0)  # epoch and batch up to which the save had trained
         latest = tf.train.latest_checkpoint(self.directory)
         self._number = 1 if latest is None else int(latest.rsplit("-", 1)[1]) + 1
         current = model.distribute_strategy

@@ -49,7 +49,7 @@ def seeds_of_replica(variables: Sequence[Any]) -> dict[int, Any]:
 
 
 class ShardResult(NamedTuple):
-    """What a replica brings back from its part of a batch."""
+    """The result of a replica's walk over its part of a batch."""
 
     variables: Sequence[Any]  # of the carry
     start: dict[int, Any]  # where it did not start from the variables' own values
@@ -58,11 +58,11 @@ class ShardResult(NamedTuple):
 
 
 class Averaged(NamedTuple):
-    """What every replica knows after they have come together."""
+    """The result of averaging, the same on every replica."""
 
     changed: dict[int, Any]  # values by position, to be committed
     sizes: Any  # (replicas,) int64, the examples that each has walked
-    others: Any  # (replicas, columns) int64, what each has told the others
+    others: Any  # (replicas, columns) int64, the notes of each
     sums: list[Any]  # of the tensors that were handed over to be added up
 
 
@@ -80,7 +80,7 @@ def average(
 
     Args:
         shard: what this replica has walked.
-        own: (columns,) int64, what it tells the others.
+        own: (columns,) int64, a note to the others.
         parts: tensors to be added up, too.
         smallest: variables that get the smallest value that a replica has come to.
     """
@@ -115,7 +115,7 @@ def unchanged_where(
 
 
 def metric_parts(model: Any, shard: ShardResult) -> list[Any]:
-    """What this replica adds to each variable of the metrics."""
+    """The share of this replica in each variable of the metrics."""
     return [
         _part(v, value) for v, value in _metric_values(model, shard) if _is_local(v)
     ]
@@ -133,7 +133,7 @@ def metrics(model: Any, shard: ShardResult, sums: Sequence[Any]) -> Any:
 
 
 def log_parts(logs: Any, shard: ShardResult) -> list[Any]:
-    """What this replica adds to logs that are averaged by the examples walked."""
+    """The share of this replica in logs that are averaged by the examples walked."""
     flat = [_wide(tf.convert_to_tensor(leaf)) for leaf in tf.nest.flatten(logs)]
     return [leaf * tf.cast(shard.num_examples, leaf.dtype) for leaf in flat]
 

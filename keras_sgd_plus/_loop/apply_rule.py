@@ -16,7 +16,7 @@ from keras_sgd_plus._rule import LossScale, State, Update, Updated, apply_scaled
 
 
 class Applied(NamedTuple):
-    """What a rule leaves behind, beside the new values in the scope.
+    """The results of a rule, beside the new values in the scope.
 
     Attributes:
         before: the state that it began with.

@@ -14,7 +14,7 @@ from keras_sgd_plus._rule import Gradient, as_gradient
 
 
 class BackwardResult(NamedTuple):
-    """What forward and backward pass give.
+    """The results of forward and backward pass.
 
     Attributes:
         y_pred: the outputs of the model.

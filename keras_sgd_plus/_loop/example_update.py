@@ -1,4 +1,4 @@
-"""What one update from one group of examples works with, found once per trace."""
+"""The objects that an update works with, found once per trace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
 
 @dataclass(frozen=True)
 class ExampleUpdate:
-    """What an update works with; `update_once` makes one, as a pure function.
+    """The objects that an update works with; `update_once` makes one.
 
     Attributes:
         model: the model in training.
@@ -68,7 +68,7 @@ class ExampleUpdate:
             outer: as for the class.
             carry: as for the class.
             batch: as for the class.
-            reasons: what earlier traces have found about tables.
+            reasons: facts that earlier traces have found about tables.
         """
         weights = keras_optimizer.built_variables(optimizer)
         rule = Rule.of(optimizer, weights)

@@ -11,7 +11,7 @@ Leaf = Any  # tf.Tensor, tf.SparseTensor or tf.RaggedTensor with a batch axis
 
 
 def unpack(data: Any) -> tuple[Any, Any, Any]:
-    """Splits what a train step receives into x, y and sample_weight, as tensors."""
+    """Splits the data of a train step into x, y and sample_weight, as tensors."""
     parts: Any = keras.utils.unpack_x_y_sample_weight(data)
     x, y, sample_weight = (keras.tree.map_structure(_as_tensor, p) for p in parts)
     return x, y, sample_weight
@@ -57,7 +57,7 @@ def waiting_for(checks: list[Any], batch: Any) -> Any:
 
 
 def specs(batch: Any, num_examples: int) -> Any:
-    """What a batch of `num_examples` looks like, as symbolic tensors."""
+    """Symbolic tensors of the shapes and dtypes of a batch of `num_examples`."""
 
     def spec(leaf: Any) -> Any:
         if leaf is None:

@@ -25,7 +25,7 @@ Logs = Any  # structure of tensors; () where Keras's own logs will do
 
 
 class UpdateResult(NamedTuple):
-    """What one update gives.
+    """The result of one update.
 
     Attributes:
         values: the carry's.

@@ -48,7 +48,7 @@ class RuleState:
         return State(scope.values(self.weights), slots, iterations)
 
     def write(self, scope: Scope, state: State) -> None:
-        """Puts new values in the scope, leaving alone what did not change."""
+        """Puts new values in the scope, if they are new."""
         pairs = [(self.iterations, state.iterations)]
         columns = [(self.weights, state.weights)]
         columns += [(self.slots[name], state.slots[name]) for name in self.slots]

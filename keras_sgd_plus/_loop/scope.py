@@ -43,7 +43,7 @@ class Scope(keras.StatelessScope):
         self._trainable = carry.trainable
         self._tape: tf.GradientTape | None = None
         # Per trainable variable, each value it has had while the tape ran; of one that
-        # is carried transposed, what the loop carries comes before.
+        # is carried transposed, the tensor of the loop comes first.
         self._versions: dict[int, list[Any]] = {
             id(v): [self.get_current_value(v)] for v in carry.trainable
         }
@@ -57,8 +57,8 @@ class Scope(keras.StatelessScope):
     def add_update(self, update: tuple[Any, Any]) -> None:
         """Keeps a new value (called by Keras for each assignment in the scope).
 
-        To a tape, reading a variable is a leaf: no gradient flows into what was
-        assigned to it, and what is read after an assignment counts for the variable
+        To a tape, reading a variable is a leaf. No gradient flows into a value that was
+        assigned to it, and a read after an assignment counts for the variable
         (SpectralNormalization assigns its kernel before it uses it).
         """
         variable, value = update
@@ -74,11 +74,11 @@ class Scope(keras.StatelessScope):
         super().add_update((variable, value))
 
     def is_here(self) -> bool:
-        """Whether what is traced now belongs to the scope, not to a branch or loop."""
+        """Whether the caller traces in the scope, and not in a branch or loop."""
         return _graph() is self._graph
 
     def leaf(self, variable: Any, indices: Any, rows: Any) -> Any:
-        """Makes rows of a table what its gradient is taken by; gives them back.
+        """Takes the gradient of a table by these rows; returns them.
 
         Args:
             variable: the table.

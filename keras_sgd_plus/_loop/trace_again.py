@@ -1,4 +1,4 @@
-"""What a trace found that the next one has to know."""
+"""Facts that a trace found and that the next one has to know."""
 
 from __future__ import annotations
 

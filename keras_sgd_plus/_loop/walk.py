@@ -24,7 +24,7 @@ from keras_sgd_plus._private import xla
 
 
 class WalkResult(NamedTuple):
-    """What a walk gives, and what its trace found.
+    """The result of a walk, and facts that its trace found.
 
     Attributes:
         values: the carry's after it.
@@ -45,14 +45,14 @@ class WalkResult(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    # What the trace of one turn of the loop found.
+    # Facts that the trace of one turn of the loop found.
     changed: frozenset[int]
     surely_compiles: bool
 
 
 @dataclass(frozen=True)
 class _Loop:
-    # What stays the same from turn to turn.
+    # The objects that stay the same from turn to turn.
     update: ExampleUpdate
     leaves: Sequence[Any]
     order: Any
@@ -164,7 +164,7 @@ def walk_group(
     logs: Logs,
     skips: Any,
 ) -> WalkResult:
-    """Updates once, with what is left over of a batch.
+    """Updates once, with the examples that are left over of a batch.
 
     Args:
         update: the update.

@@ -42,8 +42,8 @@ def conv(
         x = tf.pad(x, _same(x.shape[1:-1], window, strides, dilation_rate))
     if scope.is_costly(x):
         x = scope.computed_once(x)
-    # Axis by axis, what the positions of the window see is put side by side, so that
-    # in the end the window's last axis changes slowest.
+    # Axis by axis, the views of the window's positions are put side by side, so that in
+    # the end the window's last axis changes slowest.
     for axis, settings in enumerate(
         zip(window, strides, dilation_rate, strict=True), start=1
     ):
@@ -120,7 +120,7 @@ def _first_maxima(x: Any, window: Sequence[int], counts: Sequence[int]) -> Any:
 
 
 def _views(x: Any, axis: int, window: int, stride: int, dilation: int) -> list[Any]:
-    # What each position of the window sees along one axis; none if it is too short.
+    # The view of each position of the window along one axis; none if it is too short.
     reach = (window - 1) * dilation + 1
     if x.shape[axis] < reach:
         return []

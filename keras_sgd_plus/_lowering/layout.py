@@ -18,7 +18,8 @@ import tensorflow as tf
 from keras_sgd_plus._lowering.scope import computed_once, is_costly, views
 from keras_sgd_plus._private import keras_model
 
-MAX_ENTRIES = 500_000  # of a kernel; memory bounds what larger ones cost, either way
+# Of a kernel. Larger ones run at the speed of memory in either layout.
+MAX_ENTRIES = 500_000
 # Sums in another order would cross the rounding of these to the next number.
 _HALF = ("float16", "bfloat16")
 _SHORT = range(16, 64)  # lengths of dot products that gain from partial sums

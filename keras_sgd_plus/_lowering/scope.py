@@ -31,7 +31,7 @@ _scope = _Scope()
 
 @contextlib.contextmanager
 def active(one: Any) -> Iterator[None]:
-    """Lowers what this thread traces; `one` is a tensor that is 1 at run time."""
+    """Lowers the ops that this thread traces; `one` is a tensor, 1 at run time."""
     before = _scope.one, _scope.views
     _scope.one, _scope.views = (one if is_on() else None), {}
     try:
@@ -89,7 +89,7 @@ def computed_once(x: Any) -> Any:
 
 
 def is_costly(x: Any) -> bool:
-    """Whether it is more than a few operations away from what XLA stores."""
+    """Whether XLA computes it from stored tensors by more than a few operations."""
     found, frontier = 0, [x.op]
     while frontier and found <= _CHEAP:
         op = frontier.pop()

@@ -1,4 +1,4 @@
-"""Finds what is not finite in one group of examples, and lists such groups of a batch.
+"""Finds groups of examples that are not finite, and lists those of a batch.
 
 A group's cause is an int32: `NONE`, `LOSS`, or 1 + the position of a variable among the
 trainable ones, whose gradient is not finite.
@@ -56,7 +56,7 @@ def with_group(skips: Skips, cause: Any, positions: Any, has_started: Any) -> Sk
 
 
 def first_cause(loss: Any, gradients: Sequence[Gradient | None]) -> Any:
-    """() int32: what is not finite, the loss before any gradient.
+    """() int32, the cause: the loss, or the first gradient that is not finite.
 
     Args:
         loss: () float.

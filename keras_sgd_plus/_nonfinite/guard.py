@@ -31,7 +31,7 @@ class Guard:
 
     Attributes:
         raises: whether nothing changes any more after the first bad group.
-        cause: () int32, what is not finite, or `NONE`.
+        cause: () int32, of `find`.
         skip: () bool, whether the group must change nothing.
         has_started: () bool, whether an update has been applied before this one.
     """

@@ -49,7 +49,7 @@ class Ledger:
         self.raises = raises
         variable = private_tensorflow.variable
         self.batch, self.in_epoch, self.total = (variable(()) for _ in range(3))
-        # The last row takes what is not remembered. Columns: batch, iterations,
+        # Groups beyond the capacity overwrite the last row. Columns: batch, iterations,
         # replica, cause, positions.
         self.rows = variable((CAPACITY + 1, 4 + group_size))
         self.causes = ["loss"]
@@ -61,7 +61,7 @@ class Ledger:
         return self.total > 0 if self.raises else tf.constant(False)
 
     def for_others(self, skips: Skips) -> Any:
-        """What other replicas have to know: the count and the first row, (2 + k,)."""
+        """A note to other replicas: the count and the first row, (2 + k,)."""
         row = tf.cast(skips.rows[tf.cast(self.skip_all(), tf.int32)], tf.int64)
         return tf.concat([[self._count(skips)], row], 0)
 
@@ -72,8 +72,8 @@ class Ledger:
             iterations: () int64, the raw counter before the batch.
             skips: of the batch; of this replica's shard.
             logs: of the batch.
-            others: (replicas, 2 + k), what `for_others` gave on each replica, or None
-                if there is one.
+            others: (replicas, 2 + k), the note of each replica (`for_others`), or None
+                if there is one replica.
         """
         count = everyone = self._count(skips)
         rows: Any = tf.cast(skips.rows, tf.int64)

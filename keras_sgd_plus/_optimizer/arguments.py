@@ -1,4 +1,4 @@
-"""Arguments of SGDPlus: what each must be, checked, and made Python's own."""
+"""Checks the arguments of SGDPlus, and turns numbers into Python's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ORDERS = ("reshuffle", "given")
 NONFINITE = ("propagate", "skip", "raise")
 MAX_INT = 2**63 - 1  # of the counters in which Keras and TensorFlow hold them
 
-# What each must be, and what to give instead.
+# Per argument: the values that it may have, and one to use instead.
 _CLIP = "a number below infinity, or None"
 _OFF = "Use None to switch it off."
 _FLAG = "True or False", "Use True or False."
@@ -84,7 +84,7 @@ def seed(value: Any) -> int | None:
 
 
 def nonfinite(value: Any) -> str:
-    """Gives one of the ways to treat what is not finite; raises for others."""
+    """Gives one of the ways to treat bad examples; raises for others."""
     return _one_of(NONFINITE, nonfinite=value)
 
 
@@ -95,8 +95,8 @@ def jit_compile(value: Any) -> bool | str:
     return _one_of(("auto",), jit_compile=value)
 
 
-# Arguments of keras.optimizers.SGD: what it cannot train with, though it says so late,
-# in TensorFlow's words or never. The rest, and what is out of range, is left to it.
+# Arguments of keras.optimizers.SGD. It refuses some values late, in TensorFlow's words,
+# or never: those are refused here. All others are left to it.
 
 
 def learning_rate(value: Any) -> None:

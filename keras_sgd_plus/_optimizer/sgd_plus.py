@@ -57,9 +57,9 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     The result is that of `keras.optimizers.SGD` with `batch_size=1` over the same
     order: weights, velocities, statistics, loss and metrics, up to float rounding.
     `batch_size` no longer changes the algorithm, only how many examples one compiled
-    call walks; activations take the memory of one example. Logged loss and metrics use
-    each example's prediction *before* its own update (progressive validation): in the
-    first epoch they are an honest estimate on data not yet seen.
+    call processes; activations take the memory of one example. Logged loss and metrics
+    use each example's prediction *before* its own update (progressive validation): in
+    the first epoch they are an honest estimate on data not yet seen.
 
     The first thirteen arguments are those of `keras.optimizers.SGD`. **Whatever counts
     updates counts examples here**: learning-rate schedules, weight decay, EMA and
@@ -109,7 +109,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             visits what the uninterrupted one would. `None` derives a seed from
             Python's `random` without drawing from it (`keras.utils.set_random_seed`
             fixes it) and keeps it in the config. Defaults to `None`.
-        nonfinite: What an example does whose loss or gradients are NaN or infinite.
+        nonfinite: How to treat an example whose loss or gradients are NaN or infinite.
             `"propagate"`: it ruins the weights, as in Keras. `"skip"`: it changes
             nothing but counters and seeds, neither weights, optimizer state,
             statistics, metrics nor the logged loss; the logs have a `"skipped"` count
@@ -314,7 +314,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         super().finalize_variable_values(var_list)
 
     def skipped_examples(self) -> list[Skipped]:
-        """What `nonfinite="skip"` left out in the last `fit`, in order of visit.
+        """The groups that `nonfinite="skip"` left out in the last `fit`, in order.
 
         Returns:
             Named tuples: `batch`, its number in the epoch; `iterations`, the raw number

@@ -93,7 +93,7 @@ class ConstantDecay:
 
 
 class Clock(Protocol):
-    """Counts the updates of a batch, and knows what they do to rows without a gradient.
+    """Counts the updates of a batch, and gives their effect on rows without a gradient.
 
     Its state is tensors that the loop carries.
     """

@@ -40,7 +40,7 @@ class Place:
 
 @dataclass(frozen=True)
 class ClockKind:
-    """What the tables of one clock have in common."""
+    """The properties that all tables of one clock share."""
 
     decays: bool
     dtype: str
@@ -57,7 +57,7 @@ class TablePlan:
         places: of the tables.
         kinds: of the clocks.
         refusals: tables that are updated as a whole, and why.
-        reasons: what earlier traces have found.
+        reasons: facts that earlier traces have found.
     """
 
     optimizer: Any
@@ -88,7 +88,7 @@ class TablePlan:
         return new
 
     def warning(self) -> str | None:
-        """What to say of tables that are updated as a whole, if there are any."""
+        """A warning of tables that are updated as a whole, or None."""
         if not self.refusals:
             return None
         named = "; ".join(
@@ -151,7 +151,7 @@ def plan_tables(
         model: whose embedding layers are looked at.
         weights: the variables of the rule; None for one that is not trained.
         index_of: the position of a variable in the carry.
-        reasons: what earlier traces have found, by id of the variable.
+        reasons: facts that earlier traces have found, by id of the variable.
     """
     refusals: list[tuple[Any, str]] = []
     kinds: list[ClockKind] = []
@@ -166,7 +166,7 @@ def plan_tables(
         found = reasons.get(id(variable))
         reason = found if found is not None else rule.needs_all_of(index)
         if reason is not None:
-            if reason:  # else it costs nothing to say of
+            if reason:  # an empty reason is no cost to the user
                 refusals.append((variable, reason))
             continue
         kind = ClockKind(_decays(rule, index), variable.dtype)

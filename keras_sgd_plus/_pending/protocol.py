@@ -1,8 +1,8 @@
-"""What weights whose updates wait have in common.
+"""The protocol of weights whose updates wait.
 
     entered = pending.enter(values, num_updates)     # before a stretch of updates
     for each update:
-        shown = entered.show(values, state)          # what the model sees of them
+        shown = entered.show(values, state)          # the model sees these
         ...forward, gradients, the rule for all other weights...
         shown = shown.step(gradients, rates, applies)
         values, state = shown.carried(values), shown.state
@@ -29,11 +29,11 @@ class Reader(Protocol):
         ...
 
     def leaf(self, variable: Any, indices: Tensor, rows: Tensor) -> Tensor:
-        """Makes rows of a table what its gradient is taken by; gives them back."""
+        """Takes the gradient of a table by these rows; returns them."""
         ...
 
     def get_current_value(self, variable: Any) -> Tensor:
-        """What the scope holds for a variable."""
+        """The value that the scope holds for a variable."""
         ...
 
 
@@ -56,7 +56,7 @@ class Shown(Protocol):
         ...
 
     def placed(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """The carry's values with placeholders for what the model must not read."""
+        """The carry's values, with placeholders for those that are behind."""
         ...
 
     def look_up(self, reader: Reader, variable: Any, indices: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ _OTHERWISE = (
 
 
 class TableState(NamedTuple):
-    """What the loop carries beside the values of variables."""
+    """Tensors that the loop carries beside the values of variables."""
 
     clocks: list[Any]
     last: list[Any]  # per table, (rows,) int32: up to which update each row is done
@@ -88,8 +88,8 @@ class ShownTables:
         entered: the plan and its clocks.
         tables: as they are now.
         times: the states of the clocks.
-        placeholders: what the model sees for a stale table. If it reads one other than
-            by `take`, the loop is traced again with the whole table.
+        placeholders: the model sees these in place of stale tables. If it reads one
+            other than by `take`, the loop is traced again with the whole table.
     """
 
     entered: EnteredTables
@@ -186,12 +186,17 @@ class ShownTables:
                 self.entered.clocks, self.times, plan.kinds, strict=True
             )
         )
-        timed = replace(self, times=times)
+        return replace(self, times=times).moved(gradients, rates, applies)
+
+    def moved(
+        self, gradients: Mapping[int, Any], rates: Sequence[Any], applies: Any
+    ) -> ShownTables:
+        """The tables after an update that the clocks have counted; see `step`."""
         tables = tuple(
-            timed._moved(k, gradients[place.index], rates[place.index], applies)
+            self._moved(k, gradients[place.index], rates[place.index], applies)
             for k, place in enumerate(self._places)
         )
-        return replace(timed, tables=tables)
+        return replace(self, tables=tables)
 
     def finished(self) -> ShownTables:
         """The tables once all rows are up to date."""

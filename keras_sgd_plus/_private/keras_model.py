@@ -19,7 +19,7 @@ def build(model: Any, optimizer: Any, data: tuple[Any, Any, Any]) -> None:
     A loop's body may create none. `_symbolic_build` is what Keras's JAX trainer calls
     for the same reason; goes when Keras has a public name for it.
     """
-    # What `tf.Variable` makes eagerly.
+    # The class of variables that `tf.Variable` makes eagerly.
     plain = type(keras_optimizer.raw_iterations(optimizer).value)
 
     def creator(next_creator: Any, **kwargs: Any) -> Any:

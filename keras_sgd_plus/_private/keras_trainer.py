@@ -33,10 +33,10 @@ def trainer_methods() -> dict[str, tuple[type, list[str]]]:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a running `fit` was given, as far as it can be seen.
+    """The arguments of a running `fit`, as far as they can be seen.
 
     Attributes:
-        dataset: what the batches come from: a `PyDataset`, `tf.data.Dataset`, or None.
+        dataset: the source of the batches: a `PyDataset`, `tf.data.Dataset`, or None.
         shuffles: whether Keras shuffles it.
         num_batches: of one pass through it, or None where it never ends.
         steps_per_epoch: as for `fit`.
@@ -95,7 +95,7 @@ def shuffles_differently(dataset: Any) -> bool:
 
 
 def is_stock_train_function(function: Any) -> bool:
-    """Whether it is what Keras's own `make_train_function` makes."""
+    """Whether Keras's own `make_train_function` has made it."""
     python = getattr(function, "python_function", function)
     owner = _definer("make_train_function").__qualname__
     return getattr(python, "__qualname__", "").startswith(f"{owner}._make_function")

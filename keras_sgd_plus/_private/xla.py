@@ -1,4 +1,4 @@
-"""What TensorFlow does not say of XLA: what is being compiled, and what can be."""
+"""Questions about XLA that TensorFlow does not answer in public."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _TYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16, tf.bool, tf.int32, tf
 
 
 def is_tracing() -> bool:
-    """Whether what is traced now will be compiled by XLA as a whole.
+    """Whether XLA will compile the graph that is being traced.
 
     Goes when TensorFlow says so of a `tf.function(jit_compile=True)` in public.
     """
@@ -56,8 +56,9 @@ def is_tracing() -> bool:
 def surely_takes(graph: Any) -> bool:
     """Whether XLA:CPU is known to take a graph; False says nothing.
 
-    Every shape is known while tracing, and what XLA has to know while compiling comes
-    from constants and shapes. A loop with `TAKEN` in its name is taken.
+    XLA takes it if tracing knows every shape, and if each input that XLA has to know
+    while compiling comes from constants and shapes. A loop with `TAKEN` in its name is
+    taken.
     """
     return all(
         (op.type in _OPERATIONS or TAKEN in op.name)

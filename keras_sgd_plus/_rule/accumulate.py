@@ -1,4 +1,4 @@
-"""What happens to gradients before they are clipped: overwrite, unscale, accumulate."""
+"""Parts for gradients before they are clipped: overwrite, unscale, accumulate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to weights after the step: they are averaged and constrained."""
+"""Parts for weights after the step: average and constrain."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ class RowsGradient:
 class OuterGradient:
     """The outer product of two vectors; XLA never stores it.
 
-    `value` is that product in the weight's shape, as the tape gives it. What only
-    measures the gradient uses the vectors.
+    `value` is that product in the weight's shape, as the tape gives it. Norms and the
+    search for NaN use the vectors alone.
     """
 
     value: Tensor
@@ -168,7 +168,7 @@ Gradient = DenseGradient | RowsGradient | OuterGradient
 
 
 def as_gradient(tensor: Any, by_factors: bool = False) -> Gradient | None:
-    """What a tape gives for a variable, in its kind; None stays None.
+    """The gradient that a tape gives for a variable, in its kind; None stays None.
 
     Args:
         tensor: `tf.Tensor`, `tf.IndexedSlices` or None.

@@ -1,4 +1,4 @@
-"""What a part of a rule is, and what it works on.
+"""Parts of a rule, and the update that they work on.
 
     update = part(update)            # for each part of a rule, in order
 
@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras_sgd_plus._rule.gradient import Gradient
 
 Tensor = Any  # tf.Tensor
-Condition = Any  # () bool, or None for what is always so
+Condition = Any  # () bool; None is a condition that always holds
 
 
 @dataclass(frozen=True)

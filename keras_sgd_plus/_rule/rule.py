@@ -26,7 +26,7 @@ WEIGHT_PARTS: tuple[type[Part], ...] = (Decay, Descent, Average, Constrain)
 
 
 class Updated(NamedTuple):
-    """What a rule makes of one update."""
+    """The result of a rule for one update."""
 
     state: State
     waiting: dict[int, Gradient]  # of the weights that somebody else updates

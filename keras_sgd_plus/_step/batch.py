@@ -58,7 +58,7 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
 
 def train_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     """One train step, as it is traced or run eagerly. Arguments are those of `run`."""
-    # 1. Check what can be known before the model is touched.
+    # 1. Check the batch and the settings, before the model is touched.
     strategy.check()
     strategy.check_replica()
     num_replicas = strategy.num_replicas()
@@ -71,7 +71,7 @@ def train_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     num_examples, assertions = checks.batch(named, may_be_empty)
     model_checks.batch_size(model, optimizer.examples_per_update)
     batch = examples.waiting_for(assertions, batch)
-    # 2. Build what has no variables yet, and walk, until a trace needs nothing more.
+    # 2. Build missing variables, and walk, until a trace needs no further fact.
     facts = _Facts()
     for _ in range(_MAX_TRACES):
         try:
@@ -85,7 +85,7 @@ def train_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
             keras_model.trace_once(model, batch)
             facts.was_called = True
             continue
-        # 3. Commit what the compiled function has not committed itself.
+        # 3. Commit the values that the compiled function has not committed itself.
         return _commit(done, num_examples)
     paths = [v.path for v in facts.variables.values()]
     raise RuntimeError(
@@ -96,7 +96,7 @@ def train_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
 
 @dataclass
 class _Facts:
-    # What earlier traces of this batch have found.
+    # Facts that earlier traces of this batch have found.
     variables: dict[int, Any] = field(default_factory=dict)
     tables: dict[int, str | None] = field(default_factory=dict)
     was_called: bool = False  # the model, once, to create its variables
@@ -151,7 +151,7 @@ def _commit(done: _Attempt, num_examples: Any) -> Any:
 
 
 def _average(done: _Attempt, num_examples: Any) -> tuple[Any, Any]:
-    # Averages over the replicas and commits; gives the logs, and what all have told.
+    # Averages over the replicas and commits; gives the logs and all replicas' notes.
     update, ledger, walked = done.update, done.ledger, done.walked
     model, outer, variables = update.model, update.outer, update.carry.variables
     changed = walked.changed

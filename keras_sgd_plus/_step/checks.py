@@ -61,8 +61,8 @@ def batch(
 ) -> tuple[Any, list[Any]]:
     """The number of examples, an int or () int32, and the assertions it rests on.
 
-    What is known while tracing raises ValueError; the rest is asserted when the batch
-    runs (`tf.errors.InvalidArgumentError`). The caller makes the batch wait for it.
+    Tracing raises ValueError for sizes that it knows; the running graph asserts the
+    others (`tf.errors.InvalidArgumentError`). The caller makes the batch wait for it.
     """
     if not named_leaves:
         raise ValueError(

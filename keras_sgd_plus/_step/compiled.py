@@ -43,7 +43,7 @@ def raise_small_loop_threshold() -> None:
 
 
 def wants_xla(jit_compile: bool | str, model: Any, leaves: Sequence[Any]) -> bool:
-    """Whether to compile: not for eager runs, nor for what XLA is known not to take."""
+    """Whether to compile: not in eager runs, nor models that XLA is known to refuse."""
     if jit_compile is False or model.run_eagerly or tf.config.functions_run_eagerly():
         return False
     if tf.executing_eagerly():
@@ -90,7 +90,7 @@ class How(NamedTuple):
 
 
 class RunResult(NamedTuple):
-    """What a walk has left to do, and how the next one is to be run.
+    """The result of a walk, and how the next one is to be run.
 
     Attributes:
         changed: values by position in the carry, to be committed. None in place.

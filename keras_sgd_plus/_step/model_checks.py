@@ -12,7 +12,7 @@ from keras_sgd_plus._private import keras_model, keras_optimizer
 
 
 def replicas(model: Any, optimizer: Any, num_replicas: int) -> None:
-    """Raises NotImplementedError for what several replicas cannot do together."""
+    """Raises NotImplementedError for settings that several replicas cannot share."""
     steps = optimizer.gradient_accumulation_steps
     if steps:
         raise NotImplementedError(
@@ -65,7 +65,7 @@ def batch_size(model: Any, group_size: int) -> None:
 
 
 def doubts(model: Any, sample_weight: Any, group_size: int) -> list[tuple[str, str]]:
-    """Warnings, as (topic, text), of what means something else on one example."""
+    """Warnings, as (topic, text), of layers and losses that need several examples."""
     if group_size > 1:
         return []
     found = []

@@ -1,4 +1,4 @@
-"""Walks one batch in its order: all full groups in a loop, then what is left over."""
+"""Walks one batch in its order: all full groups in a loop, then the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keras_sgd_plus._step.order import visiting_order
 
 
 class WalkedBatch(NamedTuple):
-    """What a walk over one batch gives.
+    """The result of a walk over one batch.
 
     Attributes:
         changed: values by position in the carry, to be committed.

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.internals import _checks, _strategy
+from tests.support.internals import callback_checks
+from tests.support.internals import strategy as current
 from tests.support.paths import ROOT
 
 EXAMPLE = [sys.executable, str(ROOT / "examples" / "multi_worker.py")]
@@ -102,9 +103,9 @@ def test_a_killed_worker(killed: int, uninterrupted: str, tmp_path: Path) -> Non
 
 
 def test_workers_must_share_the_directory() -> None:
-    _checks.same_saves([3, 3])
+    callback_checks.same_saves([3, 3])
     with pytest.raises(ValueError, match=r"last saves there are \[3, 0\]"):
-        _checks.same_saves([3, 0])
+        callback_checks.same_saves([3, 0])
 
 
 def test_only_a_lost_worker_is_translated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,12 +114,12 @@ def test_only_a_lost_worker_is_translated(monkeypatch: pytest.MonkeyPatch) -> No
     strategy = tf.distribute.get_strategy()
     error = tf.errors.UnavailableError(None, None, "Collective ops is aborted by: x")
     with pytest.raises(tf.errors.UnavailableError):
-        with _strategy.lost_workers(strategy):
+        with current.lost_workers(strategy):
             raise error
-    monkeypatch.setattr(_strategy, "has_workers", lambda strategy: True)
+    monkeypatch.setattr(current, "has_workers", lambda strategy: True)
     with pytest.raises(RuntimeError, match="a worker that is gone .Collective ops"):
-        with _strategy.lost_workers(strategy):
+        with current.lost_workers(strategy):
             raise error
     with pytest.raises(tf.errors.InternalError):
-        with _strategy.lost_workers(strategy):
+        with current.lost_workers(strategy):
             raise tf.errors.InternalError(None, None, "something else")

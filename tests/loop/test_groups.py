@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import _order
+from tests.support.internals import visiting_order
 from tests.support.oracle import Oracle
 from tests.support.twins import Pair, assert_same, dense_data, dense_model, train_pair
 from tests.support.zoo import ZOO
@@ -98,7 +98,7 @@ def test_reshuffled_groups_equal_numpy() -> None:
     model.compile(SGDPlus(0.05, 0.875, seed=2, examples_per_update=4), "mse")
     model.fit(x, y, batch_size=12, shuffle=False, verbose=0)
     for start, size, counter in ((0, 12, 0), (12, 10, 3)):
-        order = _order.visiting_order(2, counter, size).numpy() + start
+        order = visiting_order(2, counter, size).numpy() + start
         oracle.visit(x, y, [order[i : i + 4] for i in range(0, size, 4)])
     for variable, array in zip(model.trainable_variables, oracle.weights, strict=True):
         np.testing.assert_allclose(variable.numpy(), array, rtol=1e-12, atol=1e-14)

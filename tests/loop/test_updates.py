@@ -88,7 +88,7 @@ def test_schedule_counts_updates() -> None:
 
 
 def test_reshuffled_updates_equal_numpy_in_that_order() -> None:
-    from tests.support.internals import _order
+    from tests.support.internals import visiting_order
 
     plus = {"learning_rate": 0.05, "momentum": 0.875, "seed": 11}
     model, oracle = _float64_run(plus, batch_size=8, shuffle=False)
@@ -96,7 +96,7 @@ def test_reshuffled_updates_equal_numpy_in_that_order() -> None:
     x, y = dense_data(20)
     for start in range(0, 20, 8):
         size = min(8, 20 - start)
-        order = _order.visiting_order(11, start, size).numpy() + start
+        order = visiting_order(11, start, size).numpy() + start
         oracle.visit(x, y, order)
     _assert_equals_oracle(model, oracle)
 
@@ -127,10 +127,10 @@ def test_two_batches_equal_one(order: str) -> None:
 
 
 def test_permuted_data_in_given_order_equal_the_permuted_order() -> None:
-    from tests.support.internals import _order
+    from tests.support.internals import visiting_order
 
     x, y = dense_data(24)
-    order = _order.visiting_order(5, 0, 24).numpy()
+    order = visiting_order(5, 0, 24).numpy()
     results = []
     for optimizer, rows in (
         (SGDPlus(0.05, 0.9, seed=5), np.arange(24)),

@@ -12,11 +12,12 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import (
-    _backend,
-    _channels,
-    _convolution,
-    _lowering,
-    _random,
+    channels,
+    convolution,
+    keras_functions,
+    layout,
+    random,
+    scope,
 )
 
 # Keras compiles a 3D convolution with channels first in a function of its own.
@@ -35,7 +36,7 @@ def _traced(
 
     @tf.function(jit_compile=True, autograph=False)
     def run(one: Any, *arguments: Any) -> list[Any]:
-        with _lowering.active(one if lowered else None):
+        with scope.active(one if lowered else None):
             with tf.GradientTape() as tape:
                 tape.watch(arguments)
                 result = function(*arguments)
@@ -87,8 +88,8 @@ def test_convolution_equals_the_native_form(settings: Any) -> None:
 
 def test_groups_keep_the_native_form() -> None:
     x, kernel = _random_(1, 5, 5, 4), _random_(3, 3, 2, 6, seed=1)
-    with _lowering.active(tf.constant(1)):
-        assert _convolution.conv(x, kernel, 1, "valid", True, 1) is None
+    with scope.active(tf.constant(1)):
+        assert convolution.conv(x, kernel, 1, "valid", True, 1) is None
     ours, ops = _traced(keras.ops.conv, x, kernel, lowered=True)
     theirs, _ = _traced(keras.ops.conv, x, kernel, lowered=False)
     assert "MatMul" not in ops
@@ -135,10 +136,10 @@ def test_max_pool_equals_the_native_form(
 
 
 def test_overlapping_windows_keep_the_native_form() -> None:
-    with tf.Graph().as_default(), _lowering.active(tf.constant(1)):
+    with tf.Graph().as_default(), scope.active(tf.constant(1)):
         x = _random_(1, 6, 6, 2)
-        assert _convolution.max_pool(x, 3, 2, "valid", True) is None
-        assert _convolution.max_pool(x, 2, 2, "valid", True) is not None
+        assert convolution.max_pool(x, 3, 2, "valid", True) is None
+        assert convolution.max_pool(x, 2, 2, "valid", True) is not None
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_uniform_numbers_are_those_of_tensorflow(size: int, seed: int) -> None:
     @tf.function(jit_compile=True, autograph=False)
     def run(seed: Any) -> Any:
         native = tf.random.stateless_uniform((size,), seed)
-        return _random.uniform(seed, tf.TensorShape((size,))), native
+        return random.uniform(seed, tf.TensorShape((size,))), native
 
     ours, theirs = run(tf.constant([seed, 3]))
     np.testing.assert_array_equal(ours, theirs)
@@ -213,12 +214,12 @@ def test_batch_normalization_equals_the_native_form(shape: Any, affine: bool) ->
 
 def test_other_axes_keep_the_native_form() -> None:
     x = _random_(2, 3, 4)
-    with _lowering.active(tf.constant(1)):
-        assert _channels.moments(x, [1], False) is None
-        assert _channels.moments(x, [1, 2], False) is None
-        assert _channels.moments(x, [-3, 1], False) is not None
+    with scope.active(tf.constant(1)):
+        assert channels.moments(x, [1], False) is None
+        assert channels.moments(x, [1, 2], False) is None
+        assert channels.moments(x, [-3, 1], False) is not None
         mean = tf.zeros(3, tf.float64)
-        norm = _backend.LOWERINGS["batch_normalization"]
+        norm = keras_functions.LOWERINGS["batch_normalization"]
         assert norm(x, mean, mean, 1) is None
 
 
@@ -236,7 +237,7 @@ def test_bias_equals_the_native_form(shape: Any, bias: Any) -> None:
     ("x", "bias"), [((2, 3, 4), (3, 4)), ((2, 3, 4), (3, 1)), ((4, 3), (3,))], ids=str
 )
 def test_other_sums_keep_the_native_form(x: Any, bias: Any) -> None:
-    assert _channels.add_bias(_random_(*x), _random_(*bias)) is None
+    assert channels.add_bias(_random_(*x), _random_(*bias)) is None
 
 
 @pytest.mark.parametrize("labels", ["valid", "out_of_range"])
@@ -277,8 +278,8 @@ def test_probabilities_and_few_classes_keep_the_native_form() -> None:
 @pytest.mark.parametrize("length", [15, 16, 21, 63, 64])
 def test_a_short_dot_product_equals_the_native_form(length: int) -> None:
     def product(x: Any, stored: Any) -> Any:
-        matrix = _lowering.show(stored)
-        lowered = _lowering.matmul(x, matrix)
+        matrix = layout.to_model_layout(stored)
+        lowered = layout.matmul(x, matrix)
         return tf.matmul(x, matrix) if lowered is None else lowered
 
     def native(x: Any, stored: Any) -> Any:

@@ -9,13 +9,13 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import _compile, _kernel
+from tests.support.internals import compiled, one_kernel
 
 
 def _products(function: Any, *shapes: tuple[int, ...]) -> int:
     specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
     traced = tf.function(function, autograph=False).get_concrete_function(*specs)
-    return _kernel.products(traced.graph)
+    return one_kernel.products(traced.graph)
 
 
 @pytest.mark.parametrize(
@@ -41,25 +41,25 @@ def test_a_native_convolution_is_above_the_bound() -> None:
     found = _products(
         lambda x, k: tf.nn.conv2d(x, k, 1, "VALID"), (1, 5, 5, 1), (3, 3, 1, 2)
     )
-    assert found > _kernel.MAX_PRODUCTS
+    assert found > one_kernel.MAX_PRODUCTS
 
 
-@pytest.mark.parametrize(("size", "one_kernel"), [(8, True), (64, False)])
-def test_form_of_the_compiled_loop(size: int, one_kernel: bool) -> None:
+@pytest.mark.parametrize(("size", "is_one_kernel"), [(8, True), (64, False)])
+def test_form_of_the_compiled_loop(size: int, is_one_kernel: bool) -> None:
     SGDPlus()
-    assert _compile.SMALL_LOOP_OPTION in os.environ["XLA_FLAGS"]
+    assert compiled.SMALL_LOOP_OPTION in os.environ["XLA_FLAGS"]
 
     @tf.function(jit_compile=True, autograph=False)
     def loop(x: Any, turns: Any) -> Any:
         def body_fn(i: Any, x: Any, fence: Any) -> Any:
             x = tf.tanh(tf.matmul(x, x))
             graph = tf.compat.v1.get_default_graph()
-            return i + 1, x, _kernel.fenced(graph, fence, i)
+            return i + 1, x, one_kernel.fenced(graph, fence, i)
 
-        start = (tf.constant(0), x, _kernel.new_fence())
+        start = (tf.constant(0), x, one_kernel.new_fence())
         return tf.while_loop(lambda i, *_: i < turns, body_fn, start)
 
     arguments = tf.eye(size), tf.constant(3)
-    compiled = loop.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
-    assert ("xla_cpu_small_call" in compiled) is one_kernel
-    assert (size**3 > _kernel.MAX_PRODUCTS) is not one_kernel
+    text = loop.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+    assert ("xla_cpu_small_call" in text) is is_one_kernel
+    assert (size**3 > one_kernel.MAX_PRODUCTS) is not is_one_kernel

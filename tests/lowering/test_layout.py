@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.hlo import copies, loop_bodies
-from tests.support.internals import _kernel, _layout, _lowering, _state
+from tests.support.internals import Carry, Rule, RuleState, layout, one_kernel, scope
 from tests.support.twins import assert_engaged, assert_same, dense_data, train_pair
 
 layers: Any = keras.layers
@@ -64,9 +64,10 @@ def test_which_variables_are_transposed(name: str) -> None:
     model = make_model()
     optimizer = SGDPlus(0.01, 0.9)
     optimizer.build(model.trainable_variables)
-    carry = _state.Carry(model, optimizer)
-    slots = _state.Slots(optimizer)
-    chosen = _layout.transposed(model, carry.variables, slots)
+    carry = Carry(model, optimizer)
+    rule = Rule.of(optimizer, model.trainable_variables)
+    rows = RuleState.of(optimizer, rule).rows
+    chosen = layout.transposed(model, carry.variables, rows)
     assert len(chosen) == expected
     assert all(len(carry.variables[i].shape) == 2 for i in chosen)
 
@@ -135,7 +136,7 @@ def test_no_kernel_is_copied_or_transposed_in_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bodies = loop_bodies(monkeypatch, *_mlp())
-    assert copies(bodies, _kernel.MIN_COPY) == []
+    assert copies(bodies, one_kernel.MIN_COPY) == []
     assert "f32[80,72]" not in "".join(bodies)  # as Keras stores it
 
 
@@ -144,10 +145,12 @@ def test_without_the_dependency_kernels_are_copied(
 ) -> None:
     """What the dependency is for; where this fails, XLA no longer needs it."""
     monkeypatch.setattr(
-        _kernel.Readers, "rate_after", lambda self, weight, learning_rate: learning_rate
+        one_kernel.BackwardReaders,
+        "rate_after",
+        lambda self, weight, learning_rate: learning_rate,
     )
     bodies = loop_bodies(monkeypatch, *_mlp())
-    assert len(copies(bodies, _kernel.MIN_COPY)) == 2  # all but the first layer's
+    assert len(copies(bodies, one_kernel.MIN_COPY)) == 2  # all but the first layer's
 
 
 def test_only_what_costs_something_is_kept_from_being_repeated() -> None:
@@ -155,11 +158,11 @@ def test_only_what_costs_something_is_kept_from_being_repeated() -> None:
     def run(image: Any, kernel: Any, one: Any) -> Any:
         hidden = tf.nn.relu(tf.matmul(tf.reshape(image, (1, -1)), kernel))
         pooled = tf.reduce_max(tf.stack([image, image * 2 + 1, -image]), 0)
-        with _lowering.active(one):
-            assert not _lowering.is_costly(tf.reshape(image, (1, -1)))
-            assert not _lowering.is_costly(hidden)
-            assert _lowering.is_costly(tf.reshape(pooled, (1, -1)))
-            return _lowering.computed_once(pooled), pooled
+        with scope.active(one):
+            assert not scope.is_costly(tf.reshape(image, (1, -1)))
+            assert not scope.is_costly(hidden)
+            assert scope.is_costly(tf.reshape(pooled, (1, -1)))
+            return scope.computed_once(pooled), pooled
 
     kernel = tf.ones((16, 3))
     once, pooled = run(tf.random.normal((4, 4)), kernel, tf.constant(1))

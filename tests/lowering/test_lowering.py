@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import (
-    _convolution,
-    _hook,
-    _lowering,
+    convolution,
+    patches,
+    scope,
 )
 from tests.support.twins import assert_engaged, assert_same, train_pair
 
@@ -28,9 +28,9 @@ def test_only_the_thread_that_traces_a_loop_is_lowered() -> None:
     seen = []
 
     def look() -> None:
-        seen.append(_lowering.is_active())
+        seen.append(scope.is_active())
 
-    with _lowering.active(tf.constant(1)):
+    with scope.active(tf.constant(1)):
         thread = threading.Thread(target=look)
         thread.start()
         thread.join()
@@ -40,16 +40,16 @@ def test_only_the_thread_that_traces_a_loop_is_lowered() -> None:
 
 
 def test_environment_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(_lowering.SWITCH, "0")
-    with _lowering.active(tf.constant(1)):
-        assert not _lowering.is_active()
+    monkeypatch.setenv(scope.SWITCH, "0")
+    with scope.active(tf.constant(1)):
+        assert not scope.is_active()
 
 
 def test_uninstall_restores_kerass_functions() -> None:
     from keras.src.backend.tensorflow import nn, random
 
     ours = nn.conv, nn.max_pool, random.dropout
-    _hook.uninstall()
+    patches.uninstall()
     theirs = nn.conv, nn.max_pool, random.dropout
     SGDPlus()
     again = nn.conv, nn.max_pool, random.dropout
@@ -62,13 +62,13 @@ def test_a_loop_is_lowered_where_xla_compiles_it(
     jit_compile: Any, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    conv = _convolution.conv
+    conv = convolution.conv
 
     def spy(*args: Any) -> Any:
         calls.append(args)
         return conv(*args)
 
-    monkeypatch.setattr(_convolution, "conv", spy)
+    monkeypatch.setattr(convolution, "conv", spy)
     model = _cnn()
     model.compile(SGDPlus(jit_compile=jit_compile), "mse")
     model.fit(np.ones((4, 10, 10, 1)), np.ones((4, 3)), verbose=0)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import _compile, _xla
+from tests.support.internals import compiled, xla
 from tests.support.twins import dense_data, dense_model
 
 
@@ -45,7 +45,7 @@ def test_what_xla_surely_takes(name: str) -> None:
     function, expected = GRAPHS[name]
     traced = tf.function(function, autograph=False)
     graph = traced.get_concrete_function(tf.TensorSpec((3, 3))).graph
-    assert _xla.surely_takes(graph) is expected
+    assert xla.surely_takes(graph) is expected
 
 
 @pytest.mark.parametrize(("takes", "expected"), [("one", True), ("length", False)])
@@ -59,7 +59,7 @@ def test_a_batch_of_unknown_length(takes: str, expected: bool) -> None:
 
         graphs: list[Any] = []
         loop = tf.while_loop(lambda i, _: i < 3, body_fn, (i, tf.zeros((2,))))
-        assert _xla.surely_takes(graphs[-1]) is expected
+        assert xla.surely_takes(graphs[-1]) is expected
         return loop
 
     outer.get_concrete_function(tf.TensorSpec((None, 2)), tf.TensorSpec((), tf.int32))
@@ -70,13 +70,13 @@ def test_only_the_unknown_is_tried(
     layer: str, tried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = []
-    refused = _compile.refused
+    refused = compiled.refused
 
     def counted(*args: Any) -> Any:
         trials.append(args)
         return refused(*args)
 
-    monkeypatch.setattr(_compile, "refused", counted)
+    monkeypatch.setattr(compiled, "refused", counted)
     model: Any = dense_model()
     if layer == "lambda":
         odd = keras.layers.Lambda(lambda x: tf.math.erf(tf.math.erfinv(x / 9)))
@@ -90,7 +90,7 @@ def test_whether_xla_compiles_what_is_traced() -> None:
     seen = []
 
     def look() -> Any:
-        seen.append(_xla.is_tracing())
+        seen.append(xla.is_tracing())
         return tf.constant(0)
 
     look()

@@ -14,7 +14,7 @@ from tests.support.bad_examples import (
     compiled,
     dense,
 )
-from tests.support.internals import _nonfinite
+from tests.support.internals import backward, gradient
 from tests.support.twins import dense_data
 
 SPECIAL = [0.0, 1.0, -3e38, 1e-45, np.nan, np.inf, -np.inf, 1e20, -1e-20]
@@ -30,8 +30,9 @@ def test_outer_products_are_judged_by_their_factors(
     @tf.function(jit_compile=jit_compile)
     def judged(a: Any, b: Any) -> tuple[Any, Any]:
         product = tf.matmul(a, b, transpose_a=True) if transposed else tf.matmul(a, b)
-        assert _nonfinite._outer(product) is not None
-        return _nonfinite.all_finite(product), product
+        outer: Any = gradient.as_gradient(product, by_factors=True)
+        assert isinstance(outer, gradient.OuterGradient)
+        return outer.all_finite(), product
 
     verdicts = set()
     for one, other in itertools.product(SPECIAL, SPECIAL):
@@ -50,14 +51,14 @@ def test_kernel_gradients_are_judged_by_their_factors(
 ) -> None:
     """The gradients of a Dense model are recognised; else an update costs twice."""
     found = []
-    outer = _nonfinite._outer
+    as_gradient = gradient.as_gradient
 
-    def noted(tensor: Any) -> Any:
-        factors = outer(tensor)
-        found.append((tensor.shape.rank, factors is not None))
-        return factors
+    def noted(tensor: Any, by_factors: bool) -> Any:
+        kind = as_gradient(tensor, by_factors)
+        found.append((tensor.shape.rank, isinstance(kind, gradient.OuterGradient)))
+        return kind
 
-    monkeypatch.setattr(_nonfinite, "_outer", noted)
+    monkeypatch.setattr(backward, "as_gradient", noted)
     x, y = dense_data(8)
     model = compiled(dense, SGDPlus(0.02, nonfinite="skip"))
     model.fit(x, y, verbose=0)

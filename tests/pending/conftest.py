@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from tests.support.internals import _plan
+from tests.support.internals import pending_tables
 
 
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tables each trace moved in parts."""
     counts: list[int] = []
-    start = _plan.Plan.start
+    enter = pending_tables.Tables.enter
 
-    def counted(self: Any, clocks: Any) -> Any:
-        counts.append(len(self.places))
-        return start(self, clocks)
+    def counted(self: Any, values: Any, num_updates: Any) -> Any:
+        counts.append(len(self.plan.places))
+        return enter(self, values, num_updates)
 
-    monkeypatch.setattr(_plan.Plan, "start", counted)
+    monkeypatch.setattr(pending_tables.Tables, "enter", counted)
     return counts

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import _idle
+from tests.support.internals import clocks
 
 MOST = 1_500  # updates of a batch
 
 
 def _single(momentum: float, nesterov: bool, decay: float) -> Any:
-    return _idle.once(momentum, nesterov, tf.constant(decay, tf.float64))
+    return clocks.once(momentum, nesterov, tf.constant(decay, tf.float64))
 
 
 def _one_by_one(
@@ -47,7 +47,7 @@ def _one_by_one(
 )
 def test_equal_updates(momentum: float, decay: float, nesterov: bool) -> None:
     """After every number of updates; powers of 0.5 underflow."""
-    clock = _idle.Steady(_single(momentum, nesterov, decay), tf.constant(MOST))
+    clock = clocks.ConstantDecay(_single(momentum, nesterov, decay), tf.constant(MOST))
     row, velocity = np.random.default_rng(0).normal(size=(2, 4))
     rows, velocities = [row], [velocity]
     for _ in range(MOST):
@@ -74,12 +74,12 @@ def test_updates_that_differ(momentum: float, nesterov: bool) -> None:
     moments = [0, 1, 255, 256, 257, 700, int(applies.sum())]
 
     def trace(decays: Any, applies: Any) -> Any:
-        clock = _idle.Changing(tf.constant(MOST))
+        clock = clocks.ScheduledDecay(tf.constant(MOST))
         asked = tf.constant(moments)
         none = tf.zeros((len(moments), len(moments)), tf.float64)
 
         def body(i: Any, state: Any, found: Any) -> Any:
-            single = _idle.once(momentum, nesterov, decays[i])
+            single = clocks.once(momentum, nesterov, decays[i])
             state = clock.advance(state, single, applies[i])
             now = tf.equal(asked, clock.count(state))[:, None]
             rows = clock.since(state, tf.minimum(asked, clock.count(state)))

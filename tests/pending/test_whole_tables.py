@@ -13,7 +13,7 @@ from keras import layers
 
 from keras_sgd_plus import SGDPlus
 from tests.support.compare import difference, snapshot
-from tests.support.internals import _lowering
+from tests.support.internals import scope
 from tests.support.replicas import mirrored
 from tests.support.tables import (
     ALL,
@@ -60,7 +60,7 @@ def _assert_whole_is_same(
 ) -> None:
     before, in_parts = _train(*arguments, **more)
     assert tables and set(tables) == {1}
-    monkeypatch.setenv(_lowering.SWITCH, "0")
+    monkeypatch.setenv(scope.SWITCH, "0")
     tables.clear()
     _, whole = _train(*arguments, **more)
     assert not tables
@@ -128,7 +128,7 @@ def test_rows_are_up_to_date_after_an_error(
     """`nonfinite="raise"` stops in the middle of a batch."""
     found = []
     for switch in "10":
-        monkeypatch.setenv(_lowering.SWITCH, switch)
+        monkeypatch.setenv(scope.SWITCH, switch)
         keras.utils.set_random_seed(1)
         model = _weighted()
         model.compile(

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-import types
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import keras_sgd_plus
 
 # Modules, not their functions: pytest would run those once more from here.
 from tests.callbacks import test_exact_resume_refuses
@@ -10,6 +17,7 @@ from tests.distribute import test_refused, test_use, test_workers
 from tests.loop import test_uneven_groups
 from tests.nonfinite import test_raise, test_reports
 from tests.optimizer import test_arguments, test_live_settings
+from tests.pending import test_whole_tables
 from tests.rule import test_rule
 from tests.step import (
     test_batch_checks,
@@ -17,72 +25,180 @@ from tests.step import (
     test_traces,
     test_xla_choice,
 )
-from tests.support.internals import _arguments, _checks, _messages
 from tests.trainer import test_bypass, test_installation, test_two_optimizers
 
+PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent
+MIN_LENGTH = 60  # of a text that is a message, and no name or option
+
 BATCHES = test_batch_checks.BATCHES
-# The tables of errors; each row names the function that writes its message.
-ERRORS = {
-    **test_arguments.ERRORS,
-    **test_live_settings.ERRORS,
-    **test_model_checks.ERRORS,
-    **test_raise.ERRORS,
-    **test_rule.ERRORS,
-    **test_installation.ERRORS,
-    **test_two_optimizers.ERRORS,
-}
-# Messages that are tested by functions instead of rows.
-ELSEWHERE = {
-    "replicas": test_refused.test_refused,
-    "same_saves": test_workers.test_workers_must_share_the_directory,
-    "eager_replicas": test_use.test_by_hand,
-    "doubts": test_model_checks.test_lonely_batch_normalization_warns_once,
-    "missing_gradients": test_model_checks.test_missing_gradients_warn_as_keras_does,
-    "bypassed": test_bypass.test_bypassed,
-    "without_xla": test_xla_choice.test_refusal_of_xla_names_the_operation,
-    "xla_reason": test_xla_choice.test_refusal_of_xla_names_the_operation,
-    "many_signatures": test_traces.test_many_signatures_warn_once,
-    "uneven_groups": test_uneven_groups.test_uneven_groups_warn_once,
-    "skipped": test_reports.test_warns_once_per_fit_and_forgets_the_last,
+ARGUMENTS = test_arguments.ARGUMENTS
+MODELS = test_model_checks.ERRORS
+RESUME = test_exact_resume_refuses.test_refused
+REPLICAS = test_refused.test_refused
+
+# How each message begins, up to what it received -> the test, or the row of one.
+MESSAGES: dict[str, Any] = {
+    "`{}` must be {}.": ARGUMENTS,
+    "SGDPlus needs the TensorFlow backend.": test_arguments.ERRORS["other_backend"],
+    '`nonfinite` must be "propagate" with examples_per_update=None.': (
+        test_arguments.ERRORS["not_per_example"]
+    ),
+    "`{}` must be set before the optimizer is built, for it needs variables.": (
+        test_live_settings.ERRORS["built_without"]
+    ),
+    "The per-example loop computes SGD's own update rule.": (
+        test_rule.ERRORS["overridden"]
+    ),
+    "fit() used the optimizer {} for one update per batch: the model's own": (
+        test_bypass.test_bypassed
+    ),
+    "SGDPlus needs a batch with at least one tensor.": BATCHES["nothing"],
+    "`{}` must have a batch axis, shape (num_examples, ...).": BATCHES["no_axis_x"],
+    "x, y and sample_weight must have the same number of examples in a batch.": (
+        BATCHES["y_shorter"]
+    ),
+    "A batch must have at least one example.": BATCHES["empty"],
+    "The examples of a batch must be numbers of one shape.": BATCHES["ragged_rows"],
+    "`{}` must be numbers.": BATCHES["text_x"],
+    "`y` must be given where compile() was given a loss.": BATCHES["no_target"],
+    "The batch that SGDPlus received: {}. It feeds the model {} example(s) at a": (
+        test_batch_checks.test_errors_of_keras_get_a_note_with_the_batch
+    ),
+    "SGDPlus feeds the model {} example(s) at a time, so the model must accept that": (
+        MODELS["fixed_batch_size"]
+    ),
+    "SGDPlus feeds the model one example at a time, so {} (BatchNormalization": (
+        test_model_checks.test_lonely_batch_normalization_warns_once
+    ),
+    'reduction="mean_with_sample_weight" divides the loss of a single example by its': (
+        test_model_checks.test_vanishing_sample_weights_warn_once
+    ),
+    "A variable must not be assigned inside a branch or loop of the model (cond,": (
+        MODELS["assigned_inside"]
+    ),
+    "The loss must depend on at least one trainable variable.": MODELS["no_gradients"],
+    "Gradients do not exist for variables {} when minimizing the loss; they are left": (
+        test_model_checks.test_missing_gradients_warn_as_keras_does
+    ),
+    "Every variable that the model writes must exist before training.": (
+        MODELS["undeclared_state"]
+    ),
+    "XLA cannot compile the per-example loop of model {}: {}. Training goes on": (
+        test_xla_choice.test_refusal_of_xla_names_the_operation
+    ),
+    "Model {} was given examples of {} different shapes, and XLA compiles the": (
+        test_traces.test_many_signatures_warn_once
+    ),
+    "Every batch of an epoch but the last should be a multiple of": (
+        test_uneven_groups.test_uneven_groups_warn_once
+    ),
+    "With momentum or weight decay, SGDPlus moves only the rows of an embedding": (
+        test_whole_tables
+    ),
+    "the model, a regularizer or a loss uses it in another way than by": (
+        test_whole_tables
+    ),
+    'Every loss and gradient must be finite under nonfinite="raise".': (
+        test_raise.ERRORS["not_finite"]
+    ),
+    "Every loss and gradient should be finite.": (
+        test_reports.test_warns_once_per_fit_and_forgets_the_last
+    ),
+    "SGDPlus wraps {}({}) of Keras's trainer.": (
+        test_installation.ERRORS["unknown_signature"]
+    ),
+    "A per-example SGDPlus must be a model's only optimizer.": (
+        test_two_optimizers.ERRORS["inside_multi_optimizer"]
+    ),
+    "SGDPlus steps per example under tf.distribute.MirroredStrategy,": REPLICAS,
+    "train_step must be called by each replica.": REPLICAS,
+    "train_on_batch must be called with one replica: Keras hands the whole batch to": (
+        REPLICAS
+    ),
+    "gradient_accumulation_steps must be None with several replicas, whose average": (
+        REPLICAS
+    ),
+    "Model, compile() and metrics must be made inside strategy.scope().": REPLICAS,
+    "The steps of several replicas must be neither one XLA computation nor one loop.": (
+        REPLICAS
+    ),
+    "Under several replicas SGDPlus should be called inside a tf.function.": (
+        test_use.test_by_hand
+    ),
+    "Every worker must take part in every batch.": (
+        test_workers.test_workers_must_share_the_directory
+    ),
+    "`directory` must be one that all workers see.": (
+        test_workers.test_workers_must_share_the_directory
+    ),
     **dict.fromkeys(
         (
-            "can_resume",
-            "directory",
-            "not_built",
-            "other_save",
-            "other_steps",
-            "positive_int",
-            "replayable",
-            "same_length",
+            "`{}` must be an int >= 1.",
+            "`directory` must be a str or a path.",
+            "x, y and sample_weight must have the same number of examples, one or",
+            "ExactResume must be used with an SGDPlus.",
+            "ExactResume with steps_per_epoch must have data that never end.",
+            "ExactResume must see the same batches again after a restart.",
+            "A model must be built before ExactResume can restore it.",
+            "ExactResume must find a save of this run in its directory.",
         ),
-        test_exact_resume_refuses.test_refused,
+        RESUME,
     ),
-    "batch": test_batch_checks.test_errors_of_keras_get_a_note_with_the_batch,
-}
-# Texts of `_messages` that a row above reads through a function of `_checks`.
-ROW_OF = {
-    "other_backend": ERRORS["other_backend"],
-    "other_batch_size": ERRORS["fixed_batch_size"],
-    "nothing": BATCHES["nothing"],
-    "no_batch_axis": BATCHES["no_axis_x"],
-    "lengths": BATCHES["y_shorter"],
-    "empty": BATCHES["empty"],
-    "objects": BATCHES["ragged_rows"],
-    "text": BATCHES["text_x"],
-    "no_target": BATCHES["no_target"],
 }
 
 
-def test_every_message_has_a_row() -> None:
-    written = {
-        name
-        for module in (_arguments, _checks, _messages)
-        for name, value in vars(module).items()
-        if isinstance(value, types.FunctionType)
-        and value.__module__ == module.__name__
-        and not name.startswith("_")
+def _docstrings(tree: ast.AST) -> set[int]:
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef
+    nodes = (n for n in ast.walk(tree) if isinstance(n, documented))
+    return {id(n.body[0].value) for n in nodes if isinstance(n.body[0], ast.Expr)}
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    """The texts of a module, with {} for what is filled in."""
+    inside = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in node.values
     }
-    tested = {check for check, *_ in test_arguments.ARGUMENTS}
-    tested |= {check for check, *_ in BATCHES.values()}
-    tested |= {row[0] for _, row in ERRORS.values()}
-    assert tested | set(ELSEWHERE) | set(ROW_OF) == written
+    skipped = inside | _docstrings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [
+                v.value if isinstance(v, ast.Constant) else "{}" for v in node.values
+            ]
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) not in skipped:
+                yield node.value
+
+
+def written() -> set[str]:
+    """The messages of the package, each up to what it received."""
+    texts = {
+        text
+        for path in PACKAGE.rglob("*.py")
+        for text in _texts(ast.parse(path.read_text()))
+    }
+    return {
+        text.split(" Received: ")[0]
+        for text in texts
+        if " Received: " in text or (len(text) > MIN_LENGTH and text.count(" ") > 9)
+    }
+
+
+def test_every_message_has_a_test() -> None:
+    new = [text for text in written() if not text.startswith(tuple(MESSAGES))]
+    assert new == []
+
+
+@pytest.mark.parametrize("start", MESSAGES)
+def test_every_entry_is_a_message(start: str) -> None:
+    assert any(text.startswith(start) for text in written())
+
+
+def test_a_new_message_would_be_found() -> None:
+    source = (
+        'def f(x):\n    """No."""\n    raise ValueError(f"{x} is wrong. Received: {x}")'
+    )
+    assert list(_texts(ast.parse(source))) == ["{} is wrong. Received: {}"]

@@ -11,9 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import (
-    _update,
-)
+from tests.support.internals import Rule, State, Update, gradient
 from tests.support.messages import (
     ErrorRow,
     Row,
@@ -24,45 +22,53 @@ from tests.support.messages import (
 from tests.support.twins import linear_model
 
 
-@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("counts", [False, True])
 @pytest.mark.parametrize("steps", [None, 2])
-def test_a_held_update_only_counts(is_held: bool, steps: int | None) -> None:
+def test_an_update_that_does_not_count_only_counts_itself(
+    counts: bool, steps: int | None
+) -> None:
     """The rule with everything on; the second variable is one that is overwritten."""
-    rule = _update.Rule(
+    optimizer = SGDPlus(
+        0.1,
         momentum=0.9,
         nesterov=True,
         weight_decay=0.1,
-        clipnorm=None,
         clipvalue=0.5,
-        global_clipnorm=None,
         use_ema=True,
         ema_momentum=0.9,
         ema_overwrite_frequency=1,
         loss_scale_factor=2.0,
-        accumulation_steps=steps,
-        decays=(True, False),
-        overwrites=(False, True),
-        constraints=(keras.constraints.MaxNorm(0.1), None),
+        gradient_accumulation_steps=steps,
     )
+    constraint = keras.constraints.MaxNorm(0.1)
+    weights = [keras.Variable([1.0, 1.0]), keras.Variable([1.0, 1.0])]
+    weights[0].constraint = constraint
+    weights[1].overwrite_with_gradient = True
+    optimizer.exclude_from_weight_decay([weights[1]])
+    optimizer.build(weights)
 
     def tensors(value: float) -> list[Any]:
         return [tf.fill((2,), value), tf.fill((2,), value)]
 
-    sums = tensors(0.25) if steps else [None, None]
-    counter = tf.constant(3, tf.int64)
-    state = _update.State(
-        tensors(1.0), [tf.fill((2,), 0.5), None], tensors(2.0), sums, counter
-    )
+    slots = {
+        "velocities": [tf.fill((2,), 0.5), None],
+        "averages": tensors(2.0),
+        "accumulators": tensors(0.25),
+    }
+    if not steps:
+        del slots["accumulators"]
+    state = State(tensors(1.0), slots, tf.constant(3, tf.int64))
+    gradients = dict(enumerate(map(gradient.DenseGradient, tensors(7.0))))
     rates = [tf.constant(0.1)] * 2
-    new = _update.apply_gradients(
-        rule, state, tensors(7.0), rates, tf.constant(is_held), tf.constant(True)
-    )
+    update = Update(state, gradients, rates, tf.constant(counts), tf.constant(True))
+    new = Rule.of(optimizer, weights)(update).state
     assert int(new.iterations) == 4
-    for name in ("weights", "velocities", "averages", "accumulators"):
-        pairs = zip(getattr(new, name), getattr(state, name), strict=True)
-        for after, before in pairs:
+    columns = [(new.weights, state.weights)]
+    columns += [(new.slots[name], state.slots[name]) for name in slots]
+    for after_column, before_column in columns:
+        for after, before in zip(after_column, before_column, strict=True):
             if before is not None:
-                assert np.array_equal(after, before) == is_held, name
+                assert np.array_equal(after, before) != counts
 
 
 class OwnRule(SGDPlus):

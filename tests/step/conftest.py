@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from tests.support.internals import _compile
+from tests.support.internals import compiled
 
 
 @pytest.fixture
 def compiled_runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each traced walk was handed to XLA."""
     runs: list[bool] = []
-    call = _compile.Runner.__call__
+    run = compiled.run
 
-    def counted(self: Any, *args: Any) -> Any:
-        result = call(self, *args)
-        runs.append(self.use_xla)
+    def counted(*args: Any) -> Any:
+        result = run(*args)
+        runs.append(result.how.use_xla)
         return result
 
-    monkeypatch.setattr(_compile.Runner, "__call__", counted)
+    monkeypatch.setattr(compiled, "run", counted)
     return runs

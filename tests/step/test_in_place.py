@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import _state, _strategy, _xla
+from tests.support.internals import Carry, xla
+from tests.support.internals import strategy as current
 
 ROWS = 1_000
 STEPS: dict[str, Callable[..., Any]] = {
@@ -54,7 +55,7 @@ def test_a_batch_copies_no_table(step: str, monkeypatch: pytest.MonkeyPatch) -> 
     seconds = {}
     for in_place in (True, False):
         if not in_place:
-            monkeypatch.setattr(_strategy, "is_open", lambda: True)
+            monkeypatch.setattr(current, "is_open", lambda: True)
         model = _model(rows=4_000_000)
         x, y = _data()
         STEPS[step](model, x, y)
@@ -136,14 +137,14 @@ def test_who_writes_the_variables(
 ) -> None:
     """The compiled function, unless a second one follows for what is left over."""
     writers: list[bool] = []
-    commit = _state.Carry.commit
+    commit = Carry.commit
 
     def noted(self: Any, values: dict[int, Any]) -> None:
         if values:
-            writers.append(_xla.is_tracing())
+            writers.append(xla.is_tracing())
         commit(self, values)
 
-    monkeypatch.setattr(_state.Carry, "commit", noted)
+    monkeypatch.setattr(Carry, "commit", noted)
     model = _model(examples_per_update=group_size)
     model.train_on_batch(*_data())
     assert set(writers) == {inside}

@@ -12,7 +12,7 @@ import tensorflow as tf
 from scipy import stats
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import _order
+from tests.support.internals import visiting_order
 from tests.support.twins import dense_data, dense_model
 
 # Each chi-squared test below rejects a right implementation once in 10,000 seeds; the
@@ -25,7 +25,7 @@ def _orders(num_orders: int, num_examples: int, seed: int) -> np.ndarray:
     def many() -> Any:
         counters = tf.range(num_orders, dtype=tf.int64) * num_examples
         return tf.map_fn(
-            lambda c: _order.visiting_order(seed, c, num_examples),
+            lambda c: visiting_order(seed, c, num_examples),
             counters,
             fn_output_signature=tf.int32,
         )
@@ -63,15 +63,15 @@ def test_consecutive_orders_are_independent() -> None:
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 1000, 4096])
 def test_an_order_is_the_same_everywhere(size: int) -> None:
     """With XLA, without it, eagerly, and with a size known or not while tracing."""
-    eager = _order.visiting_order(3, tf.constant(17, tf.int64), size).numpy()
+    eager = visiting_order(3, tf.constant(17, tf.int64), size).numpy()
     assert sorted(eager.tolist()) == list(range(size))
 
     def static(counter: Any) -> Any:
-        return _order.visiting_order(3, counter, size)
+        return visiting_order(3, counter, size)
 
     @tf.function
     def dynamic(counter: Any, rows: Any) -> Any:
-        return _order.visiting_order(3, counter, rows)
+        return visiting_order(3, counter, rows)
 
     counter = tf.constant(17, tf.int64)
     for other in (
@@ -91,13 +91,13 @@ def test_the_order_is_the_shuffle_of_fisher_and_yates() -> None:
         j = i + number % (20 - i)
         expected[i], expected[j] = expected[j], expected[i]
     counter = tf.constant(17, tf.int64)
-    assert _order.visiting_order(3, counter, 20).numpy().tolist() == expected
+    assert visiting_order(3, counter, 20).numpy().tolist() == expected
 
 
 @pytest.mark.parametrize("counter", [2**31 + 5, 2**33 + 5])
 def test_all_bits_of_the_counter_count(counter: int) -> None:
-    far = _order.visiting_order(3, tf.constant(counter, tf.int64), 50).numpy()
-    near = _order.visiting_order(3, tf.constant(5, tf.int64), 50).numpy()
+    far = visiting_order(3, tf.constant(counter, tf.int64), 50).numpy()
+    near = visiting_order(3, tf.constant(5, tf.int64), 50).numpy()
     assert (far != near).any()
 
 

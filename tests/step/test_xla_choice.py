@@ -200,15 +200,15 @@ DETERMINISM = """
 import json, keras, numpy as np
 import tensorflow as tf
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import _compile
+from tests.support.internals import compiled
 from tests.support.twins import dense_data, dense_model
 
 tf.config.experimental.enable_op_determinism()
-choices, wants_xla = [], _compile.wants_xla
+choices, wants_xla = [], compiled.wants_xla
 def remembered(*args):
     choices.append(wants_xla(*args))
     return choices[-1]
-_compile.wants_xla = remembered
+compiled.wants_xla = remembered
 x, y = dense_data(20)
 weights = []
 for optimizer, batch_size in (

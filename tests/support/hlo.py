@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import _compile, _xla
+from tests.support.internals import compiled, xla
 
 
 def optimized(monkeypatch: pytest.MonkeyPatch, model: Any, x: Any, y: Any) -> str:
     """The text of the compiled function that a train step on x and y runs."""
     found: list[str] = []
-    refused = _compile.refused
+    refused = compiled.refused
 
     def look(function: Any, arguments: Any) -> Any:
         with tf.init_scope():
@@ -24,8 +24,8 @@ def optimized(monkeypatch: pytest.MonkeyPatch, model: Any, x: Any, y: Any) -> st
         return refused(function, arguments)
 
     # A trial, always: there the function is at hand.
-    monkeypatch.setattr(_xla, "surely_takes", lambda graph: False)
-    monkeypatch.setattr(_compile, "refused", look)
+    monkeypatch.setattr(xla, "surely_takes", lambda graph: False)
+    monkeypatch.setattr(compiled, "refused", look)
     model.optimizer.train_step(model, (tf.constant(x), tf.constant(y)))
     (text,) = found
     return text

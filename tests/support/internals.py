@@ -2,52 +2,55 @@
 
 from __future__ import annotations
 
-from keras_sgd_plus import (
-    _arguments,
-    _backend,
-    _channels,
-    _checks,
-    _compile,
-    _convolution,
-    _hook,
-    _idle,
-    _keras,
-    _kernel,
-    _layout,
-    _lowering,
-    _messages,
-    _nonfinite,
-    _order,
-    _plan,
-    _random,
-    _state,
-    _step,
-    _strategy,
-    _update,
-    _xla,
+from keras_sgd_plus._callbacks import checks as callback_checks
+from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._loop import Carry, backward
+from keras_sgd_plus._loop.rule_state import RuleState
+from keras_sgd_plus._lowering import (
+    channels,
+    convolution,
+    keras_functions,
+    layout,
+    one_kernel,
+    random,
+    scope,
 )
+from keras_sgd_plus._optimizer import arguments
+from keras_sgd_plus._pending import clocks
+from keras_sgd_plus._pending import tables as pending_tables
+from keras_sgd_plus._private import keras_backend, keras_trainer, xla
+from keras_sgd_plus._rule import Part, Rule, Slot, State, Update, gradient, rule
+from keras_sgd_plus._step import batch, compiled, visiting_order
+from keras_sgd_plus._trainer import patches
 
 __all__ = [
-    "_arguments",
-    "_backend",
-    "_channels",
-    "_checks",
-    "_compile",
-    "_convolution",
-    "_hook",
-    "_idle",
-    "_kernel",
-    "_keras",
-    "_layout",
-    "_lowering",
-    "_messages",
-    "_nonfinite",
-    "_order",
-    "_plan",
-    "_random",
-    "_state",
-    "_step",
-    "_strategy",
-    "_update",
-    "_xla",
+    "Carry",
+    "Part",
+    "Rule",
+    "RuleState",
+    "Slot",
+    "State",
+    "Update",
+    "arguments",
+    "backward",
+    "batch",
+    "callback_checks",
+    "channels",
+    "clocks",
+    "compiled",
+    "convolution",
+    "gradient",
+    "keras_backend",
+    "keras_functions",
+    "keras_trainer",
+    "layout",
+    "one_kernel",
+    "patches",
+    "pending_tables",
+    "random",
+    "rule",
+    "scope",
+    "strategy",
+    "visiting_order",
+    "xla",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.support.internals import _hook
+from tests.support.internals import patches
 from tests.support.steps import (
     MOMENTUM,
     SGD,
@@ -18,9 +18,9 @@ from tests.support.steps import (
 
 @pytest.fixture(autouse=True)
 def _installed() -> Iterator[None]:
-    _hook.install()
+    patches.install()
     yield
-    _hook.install()
+    patches.install()
 
 
 @pytest.fixture(scope="module")

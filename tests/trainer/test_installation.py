@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import _hook, _keras
+from tests.support.internals import keras_trainer, patches
 from tests.support.messages import (
     ErrorRow,
     Row,
@@ -22,7 +22,7 @@ from tests.support.messages import (
 from tests.support.paths import ROOT
 from tests.support.twins import linear_model
 
-TRAINER, _ = _keras.trainer_methods()["train_step"]
+TRAINER, _ = keras_trainer.trainer_methods()["train_step"]
 _IMPORT = """
 import os
 import keras
@@ -58,27 +58,27 @@ def test_import_alone_changes_nothing() -> None:
 
 def test_install_twice_wraps_once() -> None:
     wrapped = vars(TRAINER)["train_step"]
-    _hook.install()
+    patches.install()
     SGDPlus()
     assert vars(TRAINER)["train_step"] is wrapped
-    assert not hasattr(getattr(wrapped, _hook._MARK), _hook._MARK)
+    assert not hasattr(getattr(wrapped, patches._MARK), patches._MARK)
 
 
 def test_uninstall_restores_and_construction_installs() -> None:
-    original = getattr(vars(TRAINER)["train_step"], _hook._MARK)
-    _hook.uninstall()
+    original = getattr(vars(TRAINER)["train_step"], patches._MARK)
+    patches.uninstall()
     assert vars(TRAINER)["train_step"] is original
-    _hook.uninstall()
+    patches.uninstall()
     assert vars(TRAINER)["train_step"] is original
     SGDPlus(examples_per_update=None)
     assert vars(TRAINER)["train_step"] is original
     SGDPlus()
-    assert getattr(vars(TRAINER)["train_step"], _hook._MARK) is original
+    assert getattr(vars(TRAINER)["train_step"], patches._MARK) is original
 
 
 def test_wrapper_looks_like_the_original() -> None:
     wrapped = vars(TRAINER)["train_step"]
-    original = getattr(wrapped, _hook._MARK)
+    original = getattr(wrapped, patches._MARK)
     assert wrapped.__name__ == "train_step"
     assert inspect.signature(wrapped) == inspect.signature(original)
 
@@ -97,7 +97,7 @@ def test_unknown_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def _other_signature(model: Any) -> None:
     del model
     with pytest.MonkeyPatch.context() as patch:
-        owner, _ = _keras.trainer_methods()["train_step"]
+        owner, _ = keras_trainer.trainer_methods()["train_step"]
         patch.setattr(owner, "train_step", lambda self: None)
         SGDPlus()
 
