@@ -145,7 +145,7 @@ class OuterGradient:
 
     def clipped_by_norm(self, limit: Any) -> Gradient:
         """As `DenseGradient.clipped_by_norm`."""
-        limit = tf.cast(limit, self.value.dtype)
+        limit = tf.convert_to_tensor(limit, self.value.dtype)
         factor = limit / tf.maximum(self._norm(), limit)
         return self.linear(lambda v: v * factor)
 
