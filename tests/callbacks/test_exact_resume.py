@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import warnings
@@ -27,13 +28,9 @@ def assert_bits(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-_whole: dict[str, Any] = {}
-
-
-def uninterrupted(kind: str) -> Any:
-    if kind not in _whole:
-        _whole[kind] = resume_run.train(kind, None)
-    return _whole[kind]
+@functools.cache
+def uninterrupted(kind: str, jit_compile: Any = "auto") -> Any:
+    return resume_run.train(kind, None, jit_compile=jit_compile)
 
 
 def _killed(kind: str, directory: Path, seed: int) -> None:
@@ -50,7 +47,7 @@ def _killed(kind: str, directory: Path, seed: int) -> None:
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    """20 times SIGKILL, some of them inside a save, in other processes than this."""
+    """SIGKILL ends 20 other processes, some of them inside a save."""
     _killed("seeded_arrays", tmp_path, seed=1)
 
 
@@ -61,22 +58,26 @@ def test_killed_at_more_moments(kind: str, seed: int, tmp_path: Path) -> None:
     _killed(kind, tmp_path, seed)
 
 
-# In the first epoch before any save, in mid-epoch, at the last batch of an epoch.
+# Epoch and batch: before any save, in mid-epoch, at the last batch of an epoch.
 PLACES = [(0, 1), (1, 4), (2, NUM_BATCHES - 1)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_in_one_process(kind: str, tmp_path: Path) -> None:
+    # One kind with XLA, with which test_killed_at_random_moments runs, too.
+    jit_compile = "auto" if kind == "arrays" else False
     for place in PLACES:
         with pytest.raises(Interrupted):
-            resume_run.train(kind, tmp_path, [Interrupt(*place)])
-    found, history = resume_run.train(kind, tmp_path)
-    expected, whole = uninterrupted(kind)
+            interrupt = [Interrupt(*place)]
+            resume_run.train(kind, tmp_path, interrupt, jit_compile=jit_compile)
+    found, history = resume_run.train(kind, tmp_path, jit_compile=jit_compile)
+    expected, whole = uninterrupted(kind, jit_compile)
     assert_bits(found, expected)
     for name, values in whole.items():  # the logs of the epoch that was resumed, too
         assert history[name] == values[-len(history[name]) :]
     assert len(history["loss"]) == EPOCHS - 2
-    order = [state.tobytes() for state in uninterrupted("arrays")[0]]
+    arrays, _ = uninterrupted("arrays", jit_compile)
+    order = [state.tobytes() for state in arrays]
     differs = [a.tobytes() != b for a, b in zip(expected, order, strict=True)]
     assert any(differs) == (kind != "arrays")  # the kinds do differ
 
@@ -103,7 +104,7 @@ def test_several_steps_per_execution(tmp_path: Path) -> None:
 
 
 def test_one_update_per_batch(tmp_path: Path) -> None:
-    """Also stock SGD resumes."""
+    """Stock SGD resumes as well."""
     settings = {"momentum": 0.9, "examples_per_update": None}
     whole = small_model(SGDPlus(0.02, **settings))
     fit_small(whole, None)
@@ -154,9 +155,10 @@ def test_a_later_fit_without_it_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_the_seed_of_the_run_is_kept(tmp_path: Path) -> None:
+    model = small_model(SGDPlus(0.02, seed=5, jit_compile=False))
     with pytest.raises(Interrupted):
-        fit_small(small_model(SGDPlus(0.02, seed=5)), tmp_path, Interrupt(1, 4))
-    model = small_model(SGDPlus(0.02, seed=6))
+        fit_small(model, tmp_path, Interrupt(1, 4))
+    model = small_model(SGDPlus(0.02, seed=6, jit_compile=False))
     fit_small(model, tmp_path)
     assert model.optimizer.seed == 5
 
@@ -174,7 +176,7 @@ def test_weights_load_elsewhere(tmp_path: Path) -> None:
 
 
 def test_the_recipe_without_the_callback(tmp_path: Path) -> None:
-    """`tf.train.Checkpoint` with the seeds, and data positioned from the counter."""
+    """`tf.train.Checkpoint` saves the seeds; the counter says where the data go on."""
     (x, y), _ = resume_run.make_data("arrays")
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(10)
 

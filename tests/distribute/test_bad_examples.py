@@ -1,4 +1,4 @@
-"""Replicas and examples that are not finite: skipped, or the batch is held."""
+"""Replicas skip examples that are not finite, or hold back the whole batch."""
 
 from __future__ import annotations
 
@@ -69,5 +69,5 @@ def test_raise_on_replicas_holds_the_batch(how: str) -> None:
     for ours, theirs in zip(state(model), state(twin), strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), ours.path)
     together(model, strategy)
-    # And it can be trained on.
+    # The model can be trained on.
     model.fit(x[:7], y[:7], batch_size=7, shuffle=False, verbose=0)

@@ -1,4 +1,4 @@
-"""Strategies and distributions of one device."""
+"""Strategies of one device train as no strategy does."""
 
 from __future__ import annotations
 

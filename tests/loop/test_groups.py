@@ -1,4 +1,4 @@
-"""`examples_per_update=k`: Keras's SGD at `batch_size=k` over the same order."""
+"""`examples_per_update=k` equals Keras's SGD at `batch_size=k` in the same order."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_groups_equal_keras(
     "case_id", ["conv_bn_dropout", "embedding_mask", "mlp_float16"]
 )
 def test_groups_of_model_equal_keras(case_id: str, engagements: list[str]) -> None:
-    """Statistics, masks and the loss scale see whole groups, the short one too."""
+    """Statistics, masks and the loss scale see whole groups, also a short one."""
     case = ZOO[case_id]
     x, y = case.data(27)
     pair = _pair(

@@ -1,4 +1,4 @@
-"""Methods of the model that a user overrides: the loss, the metrics, the logs."""
+"""The loop calls the methods that a model overrides: its loss, metrics and logs."""
 
 from __future__ import annotations
 

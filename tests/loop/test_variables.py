@@ -1,4 +1,4 @@
-"""Variables and gradients of other kinds: sparse, constrained, overwritten."""
+"""The loop updates other variables as Keras does: sparse, constrained, overwritten."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _embedding_model() -> keras.Model:
 
 
 def _ids() -> tuple[np.ndarray, np.ndarray]:
-    # Few ids, so that one often comes twice in an example.
+    # There are few ids, so that one often comes twice in an example.
     x = np.random.default_rng(0).integers(0, 5, (N, 4)).astype("int32")
     return x, np.sin(x.sum(1, keepdims=True)).astype("float32")
 
@@ -158,10 +158,9 @@ def test_variable_overwritten_with_gradient(
 @pytest.mark.parametrize("steps", [None, 2], ids=["plain", "accumulation"])
 @pytest.mark.parametrize("xla", [True, False], ids=["xla", "no_xla"])
 def test_float8(xla: bool, steps: int | None, engagements: list[str]) -> None:
-    """Rounding to 8 bits now and then makes 1/16 of a value of a float32 ulp.
+    """Rounding to 8 bits can turn one float32 ulp into 1/16 of a value.
 
-    So Keras has to run the same kernels, and under XLA only a few examples are bound
-    to round alike.
+    So Keras has to run the same kernels. Under XLA only the first examples round alike.
     """
 
     def make() -> keras.Model:

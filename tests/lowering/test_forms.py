@@ -1,4 +1,4 @@
-"""Other forms of layers while a loop is traced: equal to the native ones."""
+"""While a loop is traced, layers have other forms, which equal the native ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.internals import (
     _random,
 )
 
-# Keras compiles a 3D convolution with channels first in a function of its own.
+# Keras puts a 3D convolution with channels first into a function of its own.
 NATIVE = {"Conv2D", "Conv3D", "MaxPool", "MaxPool3D", "PartitionedCall"}
 
 
@@ -200,7 +200,7 @@ def test_batch_normalization_equals_the_native_form(shape: Any, affine: bool) ->
         kept = moments(x, axes, keepdims=True)
         parts = {"offset": offset, "scale": scale} if affine else {}
         done = keras.ops.batch_normalization(x, mean, variance, -1, **parts)
-        # Mean and variance have gradients of their own, through their own use.
+        # Here mean and variance get gradients of their own.
         return done + kept[0] * scale + kept[1] * offset + mean - variance
 
     arguments = x, scale, offset

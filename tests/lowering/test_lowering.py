@@ -1,4 +1,4 @@
-"""The other forms are used in a traced loop, in its thread, if XLA compiles it."""
+"""A loop that XLA compiles uses the other forms, in the thread that traces it."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def _cnn() -> Any:
 
 @pytest.mark.parametrize("group_size", [1, 4])
 def test_model_equals_keras(group_size: int, engagements: list[str]) -> None:
-    # In float64: at a ReLU or a maximum, float32 rounding can decide where a gradient
-    # goes, and how a kernel rounds depends on the processor.
+    # In float32 rounding can decide where a gradient goes, at a ReLU or a maximum, and
+    # kernels round differently on other processors. So the test runs in float64.
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""`nonfinite="raise"`: training stops before the bad example, and can go on."""
+"""`nonfinite="raise"` stops training before the bad example; then it can go on."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_raise_stops_before_it(way: str, cause: str, engagements: list[str]) -> 
     theirs.fit(x[:5], y[:5], batch_size=1, shuffle=False, verbose=0)
     ours = {k: v for k, v in snapshot(model).items() if "metric" not in k}
     assert difference(before, ours, snapshot(theirs)).relative < ROUNDING
-    train(model, *dense_data(NUM_EXAMPLES))  # goes on, and nothing is left of it
+    train(model, *dense_data(NUM_EXAMPLES))  # training goes on
     assert int(plus.iterations) == 5 + NUM_EXAMPLES
 
 

@@ -1,7 +1,6 @@
-"""Bad input of every kind: refused by name or trained with, and never at the weights.
+"""Every argument gets values of every kind: it refuses them by name, or trains.
 
-`test_errors.py` has a row for each message; here values of every kind go into every
-argument, and bad batches between good ones.
+test_arguments.py has a row for each message.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ ARGUMENTS = [
 ]
 NAN, INF = float("nan"), float("inf")
 
-# Each is made anew: a generator is used up, a variable belongs to one optimizer.
+# Functions make them anew: a generator ends, a variable belongs to one optimizer.
 GARBAGE: dict[str, Callable[[], Any]] = {
     **{
         repr(value): lambda value=value: value
@@ -94,7 +93,7 @@ GARBAGE: dict[str, Callable[[], Any]] = {
 
 
 def arguments_with(name: str, value: Any) -> dict[str, Any]:
-    """The garbage, and what makes Keras look at it."""
+    """The garbage, and the arguments that make Keras look at it."""
     more: dict[str, Any] = {name: value}
     if name.startswith("ema_"):
         more["use_ema"] = True
@@ -176,8 +175,8 @@ def test_assigned_numpy_integers_train() -> None:
     assert int(model.optimizer.iterations) == 3
 
 
-# What SGD trains with is not refused, but for what it misunderstands. (Not here: arrays
-# of several numbers, which train if they happen to broadcast with every weight.)
+# SGDPlus refuses these, which SGD accepts and misunderstands. (SGD also trains with
+# arrays of several numbers, if they happen to broadcast with every weight.)
 STRICTER = {
     ("loss_scale_factor", "np.datetime64"),  # days since 1970
     ("gradient_accumulation_steps", "np.uint64"),  # 2**64 - 1, to SGD -1

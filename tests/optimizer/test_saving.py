@@ -1,4 +1,4 @@
-"""Saved state: it comes back, moves between SGD and SGDPlus, and training goes on."""
+"""Saved state comes back, moves between SGD and SGDPlus, and training goes on."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ def test_state_moves_and_training_goes_on(
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-# Each has state that the other optimizer must take over. After the 10 updates before,
-# a sum of 3 gradients has one, and the weights have just become their average.
+# Each has state that the other optimizer must take over. After 10 updates, a sum of 3
+# gradients has one, and the weights have just become their average.
 MIGRATED: dict[str, dict[str, Any]] = {
     "momentum": {},
     "nesterov_and_averages": {
@@ -201,7 +201,7 @@ def _sgd_throughout(name: str) -> list[np.ndarray]:
 def test_swapping_the_optimizer_of_a_saved_model(
     before: type, after: type, name: str, engagements: list[str], tmp_path: Path
 ) -> None:
-    """For a model file: load it, compile with the other, load the state again."""
+    """Load a model file, compile with the other optimizer, load the state again."""
     path = tmp_path / "model.keras"
     model = compiled(before, **MIGRATED[name])
     fit(model, 0, 10, batch_size_of(model))

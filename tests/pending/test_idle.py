@@ -1,4 +1,4 @@
-"""Idle updates at once, against one after the other in NumPy float64."""
+"""Idle updates made at once equal those that NumPy makes one after the other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _one_by_one(
     ],
 )
 def test_equal_updates(momentum: float, decay: float, nesterov: bool) -> None:
-    """After every number of updates; powers of 0.5 underflow."""
+    """Any number of updates is compared; powers of 0.5 underflow."""
     clock = _idle.Steady(_single(momentum, nesterov, decay), tf.constant(MOST))
     row, velocity = np.random.default_rng(0).normal(size=(2, 4))
     rows, velocities = [row], [velocity]
@@ -67,7 +67,7 @@ def test_equal_updates(momentum: float, decay: float, nesterov: bool) -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.875, 1.0])
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_updates_that_differ(momentum: float, nesterov: bool) -> None:
-    """Any two moments of a batch whose learning rate falls, with skipped updates."""
+    """The learning rate falls and some updates are skipped, between any two moments."""
     rng = np.random.default_rng(1)
     decays = 0.05 * 0.998 ** np.arange(MOST) * rng.uniform(0.5, 1, MOST)
     applies = rng.random(MOST) > 0.1

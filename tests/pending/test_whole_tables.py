@@ -1,4 +1,4 @@
-"""Tables moved in parts, against whole tables: options that Keras cannot compare."""
+"""Tables that move in parts end as whole tables do, with options that Keras lacks."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _weighted() -> keras.Model:
 def test_loss_scale_that_skips(
     tables: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A skipped update is no update to the rows that wait, either."""
+    """A skipped update is no update of the rows that wait."""
     arguments = (_weighted, _weighted_inputs((3, 130, 131, 255)), labels(), ALL)
     _assert_whole_is_same(tables, monkeypatch, *arguments, scaled=True)
 
@@ -167,7 +167,7 @@ def test_half_precision_is_whole(tables: list[int]) -> None:
     "settings", [{"momentum": 0.0}, {"momentum": 0.9, "examples_per_update": 120}]
 )
 def test_not_where_it_does_not_help(settings: Any, tables: list[int]) -> None:
-    """Without momentum rows are not moved by others; large groups touch most rows."""
+    """Without momentum idle rows do not move; large groups touch most rows."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _train(bag, ids(), labels(), settings)

@@ -1,4 +1,4 @@
-"""The rule by itself: updates that it holds back, and subclasses that replace it."""
+"""The rule holds back an update if told to, and no subclass may replace it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.twins import linear_model
 @pytest.mark.parametrize("is_held", [True, False])
 @pytest.mark.parametrize("steps", [None, 2])
 def test_a_held_update_only_counts(is_held: bool, steps: int | None) -> None:
-    """The rule with everything on; the second variable is one that is overwritten."""
+    """All options are on; the second variable is one that its gradient overwrites."""
     rule = _update.Rule(
         momentum=0.9,
         nesterov=True,
@@ -66,7 +66,7 @@ def test_a_held_update_only_counts(is_held: bool, steps: int | None) -> None:
 
 
 class OwnRule(SGDPlus):
-    """Overrides what the loop does not ask."""
+    """Overrides a method that the loop does not call."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         variable.assign(variable * 0)

@@ -1,8 +1,7 @@
-"""Bad batches before and between good ones: a clear error, and the weights stay.
+"""A bad batch before or between good ones raises a clear error, and the weights stay.
 
-`test_errors.py` has the messages of this package; here is what Keras and TensorFlow
-refuse, too. Keras's SGD is one update per example late in an epoch when a bad example
-comes; the loop commits a batch when it is done, or nothing.
+test_batch_checks.py has the messages of this package; here are errors of Keras and
+TensorFlow, too. The loop commits a whole batch, or nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ W = np.ones(6, "float32")
 OBJECTS = np.array([object()] * 6, dtype=object)
 MIXED = np.array([[1, "a", None, 2.0, 3]] * 6, dtype=object)
 
-# What is wrong -> the batch, and what each error for it says: that of the package, of
-# Keras's data adapters, of the model, or of TensorFlow once it has relaxed a shape.
+# The fault -> the batch, and patterns of its errors: those of the package, of Keras's
+# data adapters, of the model, or of TensorFlow after it has relaxed a shape.
 LENGTHS = "same number of examples|cardinality is ambiguous"
 NO_AXIS = "must have a batch axis|tuple index out of range|Unrecognized data type"
 FEATURES = "expected axis -1 of input shape to have value 5|Matrix size-incompatible"

@@ -1,4 +1,4 @@
-"""Two million updates in one process: memory and traces stay what they are."""
+"""Two million updates in one process add no memory and no traces."""
 
 from __future__ import annotations
 

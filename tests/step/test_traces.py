@@ -1,4 +1,4 @@
-"""Traces and compilations are counted; too many shapes make a warning."""
+"""Few traces and compilations happen; too many shapes give a warning."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_streams_of_many_sizes_trace_twice(engagements: list[str]) -> None:
 
 
 def test_a_padded_batch_equals_its_own_size() -> None:
-    """Rows that pad a batch to a power of two are never visited."""
+    """The loop never visits rows that pad a batch to a power of two."""
     x, y = dense_data(30)
     assert_same(train_pair(dense_model, x, y, our_fit={"batch_size": 11}))
 

@@ -1,4 +1,4 @@
-"""XLA compiles the loop where it can; elsewhere the same loop runs without it."""
+"""XLA compiles the loop if it can; otherwise the same loop runs without it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_loop_is_compiled_by_default(compiled_runs: list[bool]) -> None:
 
 
 class _WithOp(keras.layers.Layer):
-    """A layer that says supports_jit=True and does something that XLA can't."""
+    """A layer that says `supports_jit=True` and does something that XLA refuses."""
 
     def __init__(self, op: str) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ X, Y = dense_data(N)
 
 @pytest.fixture(scope="module")
 def trained() -> Any:
-    """A model in training; with XLA, whose loop the export must not meet."""
+    """A model in training with XLA, whose loop the export must not contain."""
     model = dense_model()
     model.compile(SGDPlus(0.01, 0.9), "mse")
     model.fit(X, Y, batch_size=BATCH_SIZE, verbose=0)
@@ -37,7 +37,7 @@ def trained() -> Any:
 def test_export(
     read: Callable[[str], Any], trained: Any, tmp_path: Path, engagements: list[str]
 ) -> None:
-    """The SavedModel predicts as the model did; training goes on in the model alone."""
+    """The SavedModel predicts as the model did, also after the model trains on."""
     model = trained
     before = int(model.optimizer.iterations)
     model.export(tmp_path / "exported", verbose=False)

@@ -1,4 +1,4 @@
-"""`fit`, its arguments and its kin: validation, batches one by one, evaluation."""
+"""`fit`, `train_on_batch` and `evaluate` take their arguments as with Keras's SGD."""
 
 from __future__ import annotations
 

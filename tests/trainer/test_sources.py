@@ -1,4 +1,4 @@
-"""Sources and types of data: what `fit` takes, the loop takes."""
+"""The loop takes every source and type of data that `fit` takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Structures of inputs, outputs and targets: what Keras takes, the loop takes."""
+"""The loop takes every structure of inputs, outputs and targets that Keras takes."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_no_targets(engagements: list[str]) -> None:
     pair = train_pair(_without_targets, x, compile={"loss": None})
     assert_same(pair)
     assert_engaged(pair, engagements, N)
-    # By batches: the same model goes on, by hand, from where it is.
+    # The same model goes on in batches by hand.
     for rows in range(0, N, 10):
         pair.ours.reset_metrics()
         pair.theirs.reset_metrics()  # Keras does it at each call since 3.15

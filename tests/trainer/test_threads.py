@@ -1,4 +1,4 @@
-"""Threads: models train at once, and one trains while another is traced."""
+"""Models train in threads at once, and one trains while another is traced."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _by_hand(model: Any) -> None:
 
 
 def test_models_in_threads(engagements: list[str]) -> None:
-    """Models trained at once end where each ends alone, to the last bit."""
+    """Models that train at once end where each ends alone, to the last bit."""
     jobs = [
         (linear_model, _by_fit),
         (dense_model, _by_batches),
@@ -112,7 +112,7 @@ OTHERS = {
 def test_a_thread_trains_while_another_traces(
     make: Callable[[], Any], engagements: list[str]
 ) -> None:
-    """That a loop is traced in one thread changes nothing in the others."""
+    """Tracing a loop in one thread changes nothing in the others."""
 
     def fit(model: Any) -> None:
         model.fit(X, Y, batch_size=BATCH_SIZE, verbose=0)

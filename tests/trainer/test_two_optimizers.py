@@ -1,4 +1,4 @@
-"""Two optimizers: refused inside `MultiOptimizer`, taken in one train step."""
+"""`MultiOptimizer` may not hold SGDPlus; one train step may use two of them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.support.messages import (
 from tests.support.steps import (
     GIVEN,
     MOMENTUM,
+    PLAIN,
     SGD,
     assert_close,
     data,
@@ -88,9 +89,9 @@ class TwoPlayers(keras.Model):
     def __init__(self, compile_parts: bool) -> None:
         super().__init__()
         self.one, self.two = linear_model(), linear_model()
-        self.optimizers = [SGDPlus(**GIVEN), SGDPlus(**{**GIVEN, "momentum": 0.5})]
+        self.optimizers = [SGDPlus(**PLAIN), SGDPlus(**{**PLAIN, "momentum": 0.5})]
         for part, optimizer in zip((self.one, self.two), self.optimizers, strict=True):
-            # Where a part was compiled with another optimizer, the caller's counts.
+            # If a part was compiled with another optimizer, the caller's counts.
             part.compile(optimizer if compile_parts else "adam", loss="mse")
 
     def call(self, x: Any) -> Any:
