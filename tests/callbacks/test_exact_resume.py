@@ -17,6 +17,7 @@ from keras_sgd_plus import SGDPlus
 from tests.support import resume_run
 from tests.support.paths import ROOT
 from tests.support.resume_run import EPOCHS, KINDS, NUM_BATCHES, fit_small, small_model
+from tests.support.tiers import matrix
 from tests.support.twins import Interrupt, Interrupted, dense_data
 
 NUM_KILLS = 20
@@ -46,6 +47,7 @@ def _killed(kind: str, directory: Path, seed: int) -> None:
     assert_bits(final, uninterrupted(kind)[0])
 
 
+@pytest.mark.matrix
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     """SIGKILL ends 20 other processes, some of them inside a save."""
     _killed("seeded_arrays", tmp_path, seed=1)
@@ -82,7 +84,10 @@ def test_interrupted_in_one_process(kind: str, tmp_path: Path) -> None:
     assert any(differs) == (kind != "arrays")  # the kinds do differ
 
 
-@pytest.mark.parametrize("settings", [{"examples_per_update": 5}, {"order": "given"}])
+@pytest.mark.parametrize(
+    "settings",
+    [*matrix({"examples_per_update": 5}), {"order": "given", "jit_compile": False}],
+)
 def test_interrupted_with_other_settings(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -135,8 +140,8 @@ def test_counts_of_skipped_examples_go_on(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
-    expected, _ = resume_run.train("arrays", tmp_path)
-    again, history = resume_run.train("arrays", tmp_path)
+    expected, _ = resume_run.train("arrays", tmp_path, jit_compile=False)
+    again, history = resume_run.train("arrays", tmp_path, jit_compile=False)
     assert history == {}
     assert_bits(again, expected)
     assert len(list(tmp_path.glob("*.index"))) == 2  # max_to_keep
@@ -196,9 +201,9 @@ def test_the_recipe_without_the_callback(tmp_path: Path) -> None:
             if i == save_at:
                 checkpoint.save(str(tmp_path / "recipe"))
 
-    steps(whole := resume_run.make_model(), 25, save_at=99)
-    steps(resume_run.make_model(), 17, save_at=12)
-    steps(model := resume_run.make_model(), 25)
+    steps(whole := resume_run.make_model(jit_compile=False), 25, save_at=99)
+    steps(resume_run.make_model(jit_compile=False), 17, save_at=12)
+    steps(model := resume_run.make_model(jit_compile=False), 25)
     metrics = len(model.metrics_variables)
     assert metrics
     assert_bits(resume_run.state(model), resume_run.state(whole))

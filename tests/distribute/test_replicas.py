@@ -31,6 +31,7 @@ from tests.support.replicas import (
 from tests.support.twins import dense_data, dense_model
 
 layers = keras.layers
+MATRIX = pytest.mark.matrix
 # test_updates.py proves the rule; these prove that replicas average all its state.
 SHARED = ("momentum", "decay_momentum", "global_clipnorm", "ema", "ema_overwrite")
 
@@ -60,9 +61,15 @@ def _float64_run(
 @pytest.mark.parametrize(
     "num_replicas, num_examples, arguments",
     [
-        *(pytest.param(2, 30, a, id=k) for k, a in SGD_ARGS.items() if k in SHARED),
+        *(
+            pytest.param(2, 30, a, id=k, marks=() if k == "momentum" else MATRIX)
+            for k, a in SGD_ARGS.items()
+            if k in SHARED
+        ),
         pytest.param(3, 30, {"momentum": 0.875}, id="three"),
-        pytest.param(4, 29, {"momentum": 0.875}, id="four-three-of-them-idle"),
+        pytest.param(
+            4, 29, {"momentum": 0.875}, id="four-three-of-them-idle", marks=MATRIX
+        ),
     ],
 )
 def test_equals_numpy(
@@ -133,7 +140,7 @@ SLOW = ("schedule", "ema", "regularizers")
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(make, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        pytest.param(make, id=name, marks=pytest.mark.slow if name in SLOW else MATRIX)
         for name, make in CASES.items()
     ],
 )
@@ -173,6 +180,7 @@ def test_equals_replicas_one_after_the_other(
         np.testing.assert_allclose(values, expected, rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.matrix
 def test_orders_and_masks_differ_between_replicas() -> None:
     """Each replica has the same data; only its number tells it from the others."""
     x = np.tile(np.arange(1, 5, dtype="float32")[:, None], (2, 1))
@@ -222,6 +230,7 @@ def test_none_is_stock_synchronous_sgd() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.matrix
 def test_one_replica_is_none() -> None:
     """One replica runs the same compiled code, so the results are bit-equal."""
     x, y = dense_data(30)
@@ -256,6 +265,7 @@ assert int(model.optimizer.iterations.numpy()) == 2
 """
 
 
+@pytest.mark.matrix
 def test_none_with_parts_of_unequal_size() -> None:
     """The process has made no other SGDPlus."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}

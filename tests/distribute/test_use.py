@@ -19,6 +19,7 @@ from tests.support.replicas import (
     state,
     together,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
 layers = keras.layers
@@ -70,7 +71,11 @@ def test_own_logs_are_averaged_by_examples() -> None:
 
 @pytest.mark.parametrize(
     "first, second, kind",
-    [(2, 1, "model.keras"), (1, 2, "model.keras"), (2, 1, "model.weights.h5")],
+    [
+        (2, 1, "model.keras"),
+        pytest.param(1, 2, "model.keras", marks=pytest.mark.matrix),
+        pytest.param(2, 1, "model.weights.h5", marks=pytest.mark.matrix),
+    ],
 )
 def test_saved_under_a_strategy_and_loaded_without(
     first: int, second: int, kind: str, tmp_path: Any
@@ -105,7 +110,9 @@ def _scope(num_replicas: int) -> Any:
     return mirrored(num_replicas).scope() if several else contextlib.nullcontext()
 
 
-@pytest.mark.parametrize("in_function", [True, False], ids=["tf.function", "eager"])
+@pytest.mark.parametrize(
+    "in_function", [True, *matrix(False)], ids=["tf.function", "eager"]
+)
 def test_by_hand(in_function: bool) -> None:
     """`strategy.run` of `optimizer.train_step` trains as `fit` does."""
     x, y = dense_data(8)
@@ -146,6 +153,7 @@ def test_by_hand(in_function: bool) -> None:
     )
 
 
+@pytest.mark.matrix
 def test_an_eager_model() -> None:
     x, y = dense_data(8)  # the last batch leaves a replica without examples
     results = []

@@ -57,18 +57,23 @@ def uninterrupted() -> str:
     return _run("--epochs", "5")
 
 
+@pytest.mark.matrix
 def test_two_workers(uninterrupted: str) -> None:
     _assert_equal_weights(uninterrupted, 2, 5)
     assert uninterrupted.count("test loss") == 2
 
 
+@pytest.mark.matrix
 def test_four_workers() -> None:
     _assert_equal_weights(_run("--workers", "4", "--epochs", "8"), 4, 8)
 
 
 @pytest.mark.parametrize(
     "killed",
-    [pytest.param(0, id="chief", marks=pytest.mark.slow), pytest.param(1, id="worker")],
+    [
+        pytest.param(0, id="chief", marks=pytest.mark.slow),
+        pytest.param(1, id="worker", marks=pytest.mark.matrix),
+    ],
 )
 def test_a_killed_worker(killed: int, uninterrupted: str, tmp_path: Path) -> None:
     """The other one ends with an error; a restart ends with the same weights."""

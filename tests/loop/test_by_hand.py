@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.cases import OPTIONS
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import dense_data, dense_model
 
 SGD = keras.optimizers.SGD
@@ -112,7 +113,7 @@ def assert_bit_equal(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+@pytest.mark.parametrize("way", tiered_rows(WAYS, "apply_gradients"))
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
 def test_equals_sgd(options: dict[str, Any], way: Way, engagements: list[str]) -> None:
     ours = make(SGDPlus, **options)
@@ -127,7 +128,9 @@ def test_equals_sgd(options: dict[str, Any], way: Way, engagements: list[str]) -
     assert engagements == []
 
 
-@pytest.mark.parametrize("name", ["plain", "nesterov", "accumulation", "everything"])
+@pytest.mark.parametrize(
+    "name", ["plain", *matrix("nesterov", "accumulation"), "everything"]
+)
 def test_equals_sgd_in_a_graph(name: str) -> None:
     results = [
         loop_by_hand(make(cls, **OPTIONS[name]), dense_model, in_graph=True)
@@ -145,8 +148,10 @@ def test_every_option_does_something(name: str) -> None:
     assert not all(same) or len(option) != len(plain)
 
 
-@pytest.mark.parametrize("options", [{}, {"use_ema": True}], ids=["plain", "ema"])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    "options", [{}, *matrix({"use_ema": True})], ids=["plain", "ema"]
+)
+@pytest.mark.parametrize("momentum", [*matrix(0.0), 0.9])
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
 def test_sparse_gradients_equal_sgd(
     way: Way, momentum: float, options: dict[str, Any]

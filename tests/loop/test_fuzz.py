@@ -60,6 +60,7 @@ def fuzz(num_cases: int, shard: int, engagements: list[str]) -> dict[Case, float
     return done
 
 
+@pytest.mark.matrix
 def test_a_dozen_random_cases_equal_keras(engagements: list[str]) -> None:
     done = fuzz(12, SHARDS, engagements)
     assert len(done) >= 11

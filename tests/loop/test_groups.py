@@ -11,6 +11,7 @@ import pytest
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import _order
 from tests.support.oracle import Oracle
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import Pair, assert_same, dense_data, dense_model, train_pair
 from tests.support.zoo import ZOO
 
@@ -33,8 +34,10 @@ def _pair(size: int, group: int, x: Any, y: Any, **options: Any) -> Pair:
     )
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", False], ids=["xla", "no_xla"])
-@pytest.mark.parametrize("sizes", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)], ids=["xla", "no_xla"])
+@pytest.mark.parametrize(
+    "sizes", tiered_rows(GROUPS, "short last group", "group is the batch")
+)
 def test_groups_equal_keras(
     sizes: tuple[int, int, int], jit_compile: Any, engagements: list[str]
 ) -> None:
@@ -59,6 +62,7 @@ def test_groups_equal_keras(
     assert engagements
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "case_id", ["conv_bn_dropout", "embedding_mask", "mlp_float16"]
 )

@@ -10,6 +10,7 @@ import pytest
 from keras import layers, losses, metrics, ops
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     assert_engaged,
     assert_same,
@@ -112,7 +113,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=list(WEIGHTS))
+@pytest.mark.parametrize("weights", tiered_rows(WEIGHTS, "sample_weight"))
 def test_weights(weights: dict[str, Any], engagements: list[str]) -> None:
     def compile() -> dict[str, Any]:
         return {
@@ -140,7 +141,7 @@ LOSSES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("make_loss", LOSSES.values(), ids=list(LOSSES))
+@pytest.mark.parametrize("make_loss", tiered_rows(LOSSES, "dict"))
 def test_loss(make_loss: Any, engagements: list[str]) -> None:
     def make() -> keras.Model:
         x = keras.Input((5,))

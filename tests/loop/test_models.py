@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 
 from tests.support.compare import bound_of
+from tests.support.tiers import tiered_rows
 from tests.support.twins import assert_same, train_pair
 from tests.support.zoo import ZOO, Case
 
+# One of each kind; the matrix has the others, among them those that compile for long.
+DEFAULT = (
+    *("mlp", "functional", "subclassed", "trainer_and_layer", "lora", "layer_norm"),
+    *("dropout", "conv2d_pool", "gru", "embedding_bag", "mlp_float64", "mlp_bfloat16"),
+)
 
-@pytest.mark.parametrize("case", ZOO.values(), ids=list(ZOO))
+
+@pytest.mark.parametrize("case", tiered_rows(ZOO, *DEFAULT))
 def test_model_equals_keras(case: Case, engagements: list[str]) -> None:
     x, y = case.data(30)
     # XLA draws other random numbers than TensorFlow's own kernels, and rounds reduced

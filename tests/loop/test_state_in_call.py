@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers, losses, ops
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     assert_engaged,
     assert_same,
@@ -218,7 +219,7 @@ ASSIGNING = {
 }
 
 
-@pytest.mark.parametrize("make", ASSIGNING.values(), ids=ASSIGNING)
+@pytest.mark.parametrize("make", tiered_rows(ASSIGNING, "echo"))
 def test_assigning_in_call_cuts_the_gradient(
     make: Callable[[], layers.Layer], engagements: list[str]
 ) -> None:

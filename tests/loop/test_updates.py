@@ -11,6 +11,7 @@ import pytest
 from keras_sgd_plus import SGDPlus
 from tests.support.cases import FLOAT64, SGD_ARGS, inverse_time, inverse_time_schedule
 from tests.support.oracle import Oracle
+from tests.support.tiers import tiered_rows
 from tests.support.twins import assert_same, dense_data, dense_model, train_pair
 
 
@@ -101,7 +102,9 @@ def test_reshuffled_updates_equal_numpy_in_that_order() -> None:
     _assert_equals_oracle(model, oracle)
 
 
-@pytest.mark.parametrize("arguments", SGD_ARGS.values(), ids=SGD_ARGS)
+@pytest.mark.parametrize(
+    "arguments", tiered_rows(SGD_ARGS, "momentum", "ema_overwrite", "everything")
+)
 def test_option_equals_keras(arguments: dict[str, Any], engagements: list[str]) -> None:
     x, y = dense_data()
     sgd = {"learning_rate": 0.05, **arguments}

@@ -12,6 +12,7 @@ from keras import layers, ops
 
 from keras_sgd_plus import SGDPlus
 from tests.support.stories import Run, run_pair
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import (
     assert_engaged,
     assert_same,
@@ -52,7 +53,7 @@ SPARSE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("sgd", SPARSE.values(), ids=list(SPARSE))
+@pytest.mark.parametrize("sgd", tiered_rows(SPARSE, "momentum", "clipnorm"))
 def test_sparse_gradient(sgd: dict[str, Any], engagements: list[str]) -> None:
     pair = train_pair(_embedding_model, *_ids(), sgd={"learning_rate": 0.03, **sgd})
     assert_same(pair)
@@ -85,7 +86,7 @@ CONSTRAINED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("sgd", CONSTRAINED.values(), ids=list(CONSTRAINED))
+@pytest.mark.parametrize("sgd", tiered_rows(CONSTRAINED, "every_update"))
 def test_constraint(sgd: dict[str, Any], engagements: list[str]) -> None:
     def make() -> keras.Model:
         return dense_model(
@@ -140,7 +141,7 @@ OVERWRITTEN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("sgd", OVERWRITTEN.values(), ids=list(OVERWRITTEN))
+@pytest.mark.parametrize("sgd", tiered_rows(OVERWRITTEN, "plain"))
 def test_variable_overwritten_with_gradient(
     sgd: dict[str, Any], engagements: list[str]
 ) -> None:
@@ -155,8 +156,8 @@ def test_variable_overwritten_with_gradient(
     assert abs(float(value) - 1.0) > 0.05
 
 
-@pytest.mark.parametrize("steps", [None, 2], ids=["plain", "accumulation"])
-@pytest.mark.parametrize("xla", [True, False], ids=["xla", "no_xla"])
+@pytest.mark.parametrize("steps", [None, *matrix(2)], ids=["plain", "accumulation"])
+@pytest.mark.parametrize("xla", [*matrix(True), False], ids=["xla", "no_xla"])
 def test_float8(xla: bool, steps: int | None, engagements: list[str]) -> None:
     """Rounding to 8 bits can turn one float32 ulp into 1/16 of a value.
 

@@ -16,6 +16,7 @@ from tests.support.internals import (
     _hook,
     _lowering,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import assert_engaged, assert_same, train_pair
 
 
@@ -92,7 +93,7 @@ def _cnn() -> Any:
     )
 
 
-@pytest.mark.parametrize("group_size", [1, 4])
+@pytest.mark.parametrize("group_size", [1, *matrix(4)])
 def test_model_equals_keras(group_size: int, engagements: list[str]) -> None:
     # In float32 rounding can decide where a gradient goes, at a ReLU or a maximum, and
     # kernels round differently on other processors. So the test runs in float64.

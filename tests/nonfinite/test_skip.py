@@ -24,6 +24,7 @@ from tests.support.bad_examples import (
 )
 from tests.support.cases import inverse_time_schedule
 from tests.support.compare import difference, snapshot
+from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import dense_data
 
 
@@ -74,8 +75,11 @@ CASES: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", False])
-@pytest.mark.parametrize("case", CASES)
+DEFAULT = ("plain", "nesterov_decay", "clipnorm", "gradient", "batch_normalization")
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
+@pytest.mark.parametrize("case", tiered_keys(CASES, *DEFAULT))
 def test_skip_is_keras_without_them(
     case: str, jit_compile: Any, engagements: list[str]
 ) -> None:
@@ -107,7 +111,7 @@ def test_skip_is_keras_without_them(
     assert {e.cause for e in found} == {"loss" if cause == "loss" else path}
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", False])
+@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
 def test_propagate_is_the_default_and_ruins(jit_compile: Any) -> None:
     x, y = data()
     model = compiled(dense, SGDPlus(0.02, jit_compile=jit_compile))
@@ -135,7 +139,7 @@ def test_average_starts_at_the_first_applied_update() -> None:
     np.testing.assert_allclose(held, average, rtol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize("batch_size", [*matrix(1), 16])
 def test_accumulation_leaves_out_what_is_bad(batch_size: int) -> None:
     """The step of a window leaves out bad examples; a bad window makes none."""
     x, y = dense_data(12, outputs=1)
@@ -159,7 +163,7 @@ def test_accumulation_leaves_out_what_is_bad(batch_size: int) -> None:
     assert not np.any(plus._accumulated_gradients[0])
 
 
-@pytest.mark.parametrize("batch_size", [8, 7])
+@pytest.mark.parametrize("batch_size", [*matrix(8), 7])
 def test_groups_are_left_out_whole(batch_size: int) -> None:
     x, y = data()
     plus = SGDPlus(
@@ -182,7 +186,7 @@ def test_groups_are_left_out_whole(batch_size: int) -> None:
         np.testing.assert_allclose(our, their, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", [*matrix(0.0), 0.9])
 def test_rows_of_a_table_stay(momentum: float) -> None:
     """A loss that is not finite scatters its gradient into a table."""
     layers = [keras.layers.Embedding(20, 3), keras.layers.Flatten()]

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_keys
 from tests.support.twins import dense_data
 
 SGD = keras.optimizers.SGD
@@ -134,7 +135,11 @@ def names(error: Exception, name: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+# Each has a kind of its own: a number, a flag, a name, a count, a number beside a flag.
+DEFAULT = ("momentum", "nesterov", "order", "examples_per_update", "ema_momentum")
+
+
+@pytest.mark.parametrize("name", tiered_keys(ARGUMENTS, *DEFAULT))
 def test_garbage_is_refused_by_name_or_trained_with(name: str) -> None:
     unnamed, refused, known = [], set(), set()
     for kind, make in GARBAGE.items():

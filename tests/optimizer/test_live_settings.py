@@ -12,6 +12,7 @@ import pytest
 from keras_sgd_plus import SGDPlus
 from tests.support.cases import inverse_time_schedule
 from tests.support.messages import ErrorRow, Row, assert_refused, error_rows, fit
+from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model, linear_model
 
 START: dict[str, Any] = {
@@ -161,7 +162,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Any, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [_between_fits, *matrix(*WAYS[1:])])
 def test_what_needs_variables_is_refused(name: str, way: Callable[..., None]) -> None:
     settings, value, fix = REFUSED[name]
     model = _model(**settings)

@@ -72,12 +72,17 @@ def _branch() -> keras.Model:
     ("model", "settings", "named"),
     [
         (bag, {"use_ema": True}, "use_ema"),
-        (bag, {"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
-        (_constrained, {}, "constraint"),
-        (_regularized, {}, "regularizer"),
+        pytest.param(
+            bag,
+            {"gradient_accumulation_steps": 2},
+            "gradient_accumulation_steps",
+            marks=pytest.mark.matrix,
+        ),
+        pytest.param(_constrained, {}, "constraint", marks=pytest.mark.matrix),
+        pytest.param(_regularized, {}, "regularizer", marks=pytest.mark.matrix),
         (_tied, {}, "another way"),
-        (_projection, {}, "another way"),
-        (_branch, {}, "another way"),
+        pytest.param(_projection, {}, "another way", marks=pytest.mark.matrix),
+        pytest.param(_branch, {}, "another way", marks=pytest.mark.matrix),
     ],
 )
 @pytest.mark.filterwarnings("default:With momentum or weight decay")

@@ -27,6 +27,7 @@ from tests.support.tables import (
     labels,
     two,
 )
+from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import assert_engaged, train_pair
 
 
@@ -119,7 +120,9 @@ def _pair(name: str, **changes: Any) -> Any:
     return train_pair(model, **arguments)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", tiered_keys(CASES, "momentum", "all", "two tables", "own layer")
+)
 def test_equals_keras(name: str, tables: list[int], engagements: list[str]) -> None:
     pair = _pair(name)
     assert_engaged(pair, engagements, UPDATES)
@@ -128,7 +131,11 @@ def test_equals_keras(name: str, tables: list[int], engagements: list[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["nesterov", "all", "schedule and decay", "two tables", "momentum is a"]
+    "name",
+    [
+        "nesterov",
+        *matrix("all", "schedule and decay", "two tables", "momentum is a"),
+    ],
 )
 def test_equals_keras_in_float64(name: str, tables: list[int]) -> None:
     keras.config.set_floatx("float64")
@@ -138,6 +145,7 @@ def test_equals_keras_in_float64(name: str, tables: list[int]) -> None:
     assert pair.difference().relative <= 1e-12
 
 
+@pytest.mark.matrix
 def test_epochs_follow_each_other(tables: list[int]) -> None:
     """A batch begins with every row up to date."""
     pair = _pair("all", our_fit={"batch_size": 99}, fit={"epochs": 2})
@@ -145,6 +153,7 @@ def test_epochs_follow_each_other(tables: list[int]) -> None:
     assert pair.difference().relative <= 1e-5
 
 
+@pytest.mark.matrix
 def test_mixed_precision(tables: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is as close to Keras as moving whole tables is; float16 rounds both."""
     keras.config.set_dtype_policy("mixed_float16")
@@ -155,6 +164,7 @@ def test_mixed_precision(tables: list[int], monkeypatch: pytest.MonkeyPatch) -> 
     assert in_parts <= max(3 * whole, 1e-5)
 
 
+@pytest.mark.matrix
 def test_decay_may_leave_a_table_out(tables: list[int]) -> None:
     """One of two tables decays: each has its own clock."""
     found, before = [], None

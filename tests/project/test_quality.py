@@ -76,6 +76,7 @@ def test_the_end_is_where_validation_says() -> None:
     assert accuracy.goals(lower, arms) == [1.0, 0.75]
 
 
+@pytest.mark.matrix
 def test_a_trainer_can_be_used_again() -> None:
     from sklearn.datasets import load_digits
 

@@ -20,6 +20,7 @@ from tests.optimizer import test_live_settings
 from tests.pending import test_tables
 from tests.support.paths import ROOT
 from tests.support.tables import UPDATES
+from tests.support.tiers import matrix
 from tests.support.zoo import ZOO
 
 README = (ROOT / "README.md").read_text()
@@ -27,7 +28,12 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 BLOCKS = [block for block in PYTHON if "import keras" in block]
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.parametrize(
+    "block",
+    # A block on replicas needs a process of its own, which takes seconds to start.
+    [matrix(b)[0] if "tf.distribute" in b else b for b in BLOCKS],
+    ids=range(len(BLOCKS)),
+)
 @pytest.mark.filterwarnings("ignore:Every loss and gradient should be finite")
 def test_block_runs(
     block: str,

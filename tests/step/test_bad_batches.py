@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_keys
 from tests.support.twins import dense_data
 
 X, Y = dense_data(6)
@@ -83,6 +84,13 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
+# One or two of each kind of fault.
+DEFAULT = (
+    *("y_shorter", "all_empty", "x_scalar", "x_fewer_features", "y_more_outputs"),
+    *("x_text", "weight_text", "x_objects", "x_none", "y_none", "x_dict", "y_list"),
+)
+
+
 def fit(model: Any, *data: Any) -> None:
     x, y, weight = (*data, None)[:3]
     arguments = {"batch_size": 6, "shuffle": False, "verbose": 0}
@@ -107,7 +115,7 @@ WAYS = [fit, pytest.param(train_on_batch, marks=pytest.mark.slow), by_hand]
 
 
 @pytest.mark.parametrize("train", WAYS, ids=["fit", "on_batch", "by_hand"])
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("kind", tiered_keys(BAD, *DEFAULT))
 def test_bad_batch(kind: str, train: Callable[..., None]) -> None:
     data, says = BAD[kind]
     keras.utils.set_random_seed(1)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import _state, _strategy, _xla
+from tests.support.tiers import matrix
 
 ROWS = 1_000
 STEPS: dict[str, Callable[..., Any]] = {
@@ -44,7 +45,7 @@ def _fastest(call: Callable[[], Any]) -> float:
     return min(seconds)
 
 
-@pytest.mark.parametrize("step", ["train_step", "train_on_batch"])
+@pytest.mark.parametrize("step", [*matrix("train_step"), "train_on_batch"])
 def test_a_batch_copies_no_table(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch with values in and out takes longer: it copies the table twice.
 

@@ -13,6 +13,7 @@ from scipy import stats
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import _order
+from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
 # Each chi-squared test below rejects a right implementation once in 10,000 seeds; the
@@ -33,7 +34,7 @@ def _orders(num_orders: int, num_examples: int, seed: int) -> np.ndarray:
     return many().numpy()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2**62])
+@pytest.mark.parametrize("seed", [0, *matrix(1, 2**62)])
 def test_all_permutations_of_four_are_equally_likely(seed: int) -> None:
     orders = _orders(4800, 4, seed)
     counts = {p: 0 for p in itertools.permutations(range(4))}
@@ -60,7 +61,7 @@ def test_consecutive_orders_are_independent() -> None:
     assert stats.chisquare(table.ravel()).pvalue > FLAKE_RATE
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 1000, 4096])
+@pytest.mark.parametrize("size", [1, *matrix(2), 7, *matrix(8, 9), 1000, *matrix(4096)])
 def test_an_order_is_the_same_everywhere(size: int) -> None:
     """XLA, a plain graph and eager code agree, also on sizes unknown to tracing."""
     eager = _order.visiting_order(3, tf.constant(17, tf.int64), size).numpy()
@@ -137,7 +138,7 @@ def _seen(num_examples: int, epochs: int, plus: dict[str, Any], **fit: Any) -> A
 
 @pytest.mark.parametrize(
     "plus",
-    [{}, {"jit_compile": False}, {"gradient_accumulation_steps": 4}],
+    [{}, *matrix({"jit_compile": False}, {"gradient_accumulation_steps": 4})],
     ids=["xla", "no xla", "accumulation"],
 )
 def test_each_example_is_visited_exactly_once_per_epoch(plus: dict[str, Any]) -> None:

@@ -158,7 +158,7 @@ def cases(draw: Any) -> Case:
     # sparse gradients by the scale of a loss.
     costs = [r for r in REGULARIZERS if r != "activity" or dtype[:5] == "float"]
     scales = (2.0, 128.0) if model not in ("embedding", "masked", "attention") else ()
-    # Both sides use XLA's kernels. Rounding decides between two elements under a maximum,
+    # Both sides use XLA's kernels. Rounding decides between two values under a maximum,
     # or a gradient and its limit, that are equal up to rounding. In float64 Keras uses
     # TensorFlow's kernels; then some float32 schedules are left out.
     jit_compile = one_of("auto", "auto", False) if dtype[:5] == "float" else "auto"

@@ -24,11 +24,12 @@ from tests.support.steps import (
     state_of,
     trained,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import linear_model
 
 
 @pytest.mark.parametrize("run_eagerly", [False, True], ids=["graph", "eager"])
-@pytest.mark.parametrize("cls", [keras.optimizers.Adam, SGD])
+@pytest.mark.parametrize("cls", [keras.optimizers.Adam, *matrix(SGD)])
 def test_other_optimizers_are_untouched(
     cls: type, run_eagerly: bool, engagements: list[str]
 ) -> None:

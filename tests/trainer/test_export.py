@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import matrix
 from tests.support.twins import (
     BATCH_SIZE,
     dense_data,
@@ -32,7 +33,9 @@ def trained() -> Any:
 
 
 @pytest.mark.parametrize(
-    "read", [tf.saved_model.load, layers.TFSMLayer], ids=["saved_model", "layer"]
+    "read",
+    [tf.saved_model.load, *matrix(layers.TFSMLayer)],
+    ids=["saved_model", "layer"],
 )
 def test_export(
     read: Callable[[str], Any], trained: Any, tmp_path: Path, engagements: list[str]

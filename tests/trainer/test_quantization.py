@@ -10,6 +10,7 @@ import pytest
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     BATCH_SIZE,
     assert_engaged,
@@ -68,7 +69,7 @@ CHANGED: dict[str, tuple[Any, int, str | None, bool, int]] = {
 }
 
 
-@pytest.mark.parametrize("case", CHANGED.values(), ids=list(CHANGED))
+@pytest.mark.parametrize("case", tiered_rows(CHANGED, "dense_int4", "dense_int8_lora"))
 def test_quantized_and_lora(case: Any, engagements: list[str]) -> None:
     """Frozen integers stay, their adapters and the layers around them learn."""
     make, position, mode, lora, num_trainable = case

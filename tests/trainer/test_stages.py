@@ -12,6 +12,7 @@ from keras import layers
 
 from keras_sgd_plus import SGDPlus
 from tests.support.stories import Run, run_pair
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     Pair,
     assert_engaged,
@@ -132,7 +133,13 @@ STORIES = {
 }
 
 
-@pytest.mark.parametrize("story", STORIES.values(), ids=list(STORIES))
+DEFAULT = (
+    *("two_fits", "unfreeze", "freeze_keeping_optimizer", "other_optimizer_and_back"),
+    *("other_loss_same_optimizer", "rate_between_fits", "weights_between_fits"),
+)
+
+
+@pytest.mark.parametrize("story", tiered_rows(STORIES, *DEFAULT))
 def test_story(story: Callable[[Run], None], engagements: list[str]) -> None:
     # With XLA if the set of variables changes, otherwise without.
     with_xla = story in (_two_fits, _unfreeze, _lora)
@@ -155,6 +162,7 @@ def _trunk() -> keras.Model:
     return keras.Sequential([keras.Input((5,)), *stack], name="trunk")
 
 
+@pytest.mark.matrix
 def test_transfer_learning(engagements: list[str]) -> None:
     """A trained trunk gets a new head; it is frozen at first, then all trains slowly.
 
@@ -220,7 +228,7 @@ TRAIN: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("train", TRAIN.values(), ids=list(TRAIN))
+@pytest.mark.parametrize("train", tiered_rows(TRAIN, "fit"))
 @pytest.mark.parametrize("make", [_moved, _thawed], ids=["moved", "thawed"])
 def test_unknown_variables_are_refused_as_by_keras(make: Any, train: Any) -> None:
     """A new optimizer is needed for new variables, and Keras's own error says so."""

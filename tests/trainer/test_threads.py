@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     BATCH_SIZE,
     dense_data,
@@ -43,6 +44,7 @@ def _by_hand(model: Any) -> None:
         model.optimizer.train_step(model, (X[i % 4 :], Y[i % 4 :]))
 
 
+@pytest.mark.matrix
 def test_models_in_threads(engagements: list[str]) -> None:
     """Models that train at once end where each ends alone, to the last bit."""
     jobs = [
@@ -108,7 +110,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("make", OTHERS.values(), ids=list(OTHERS))
+@pytest.mark.parametrize("make", tiered_rows(OTHERS, "sgd_plus"))
 def test_a_thread_trains_while_another_traces(
     make: Callable[[], Any], engagements: list[str]
 ) -> None:

@@ -16,6 +16,7 @@ from tests.support.steps import (
     batches,
     state_of,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import dense_model, linear_model
 
 
@@ -55,7 +56,7 @@ def test_by_hand_follows_recompile(engagements: list[str]) -> None:
     assert int(optimizer.iterations) == 8
 
 
-@pytest.mark.parametrize("recompiled", [False, True])
+@pytest.mark.parametrize("recompiled", [False, *matrix(True)])
 def test_by_hand_follows_freezing(recompiled: bool, engagements: list[str]) -> None:
     model, optimizer = dense_model(), SGDPlus(**PLAIN)
     optimizer.build(model.trainable_variables)

@@ -27,6 +27,7 @@ from tests.support.steps import (
     state_of,
     trained,
 )
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import linear_model
 
 
@@ -52,7 +53,7 @@ needs_multi_optimizer = pytest.mark.skipif(
 
 
 @needs_multi_optimizer
-@pytest.mark.parametrize("run_eagerly", [False, True], ids=["graph", "eager"])
+@pytest.mark.parametrize("run_eagerly", [False, *matrix(True)], ids=["graph", "eager"])
 @pytest.mark.parametrize("select", SELECTORS.values(), ids=list(SELECTORS))
 def test_inside_multi_optimizer_is_refused(
     select: Any, run_eagerly: bool, engagements: list[str]
@@ -71,7 +72,7 @@ def test_inside_multi_optimizer_is_refused(
 
 
 @needs_multi_optimizer
-@pytest.mark.parametrize("select", SELECTORS.values(), ids=list(SELECTORS))
+@pytest.mark.parametrize("select", tiered_rows(SELECTORS, "map"))
 def test_inside_multi_optimizer_per_batch(select: Any, engagements: list[str]) -> None:
     runs = []
     stock: Any = SGDPlus(**MOMENTUM, examples_per_update=None)
@@ -104,7 +105,9 @@ class TwoPlayers(keras.Model):
         return {"one": first["loss"], "two": second["loss"]}
 
 
-@pytest.mark.parametrize("compile_parts", [True, False], ids=["owned", "borrowed"])
+@pytest.mark.parametrize(
+    "compile_parts", [True, *matrix(False)], ids=["owned", "borrowed"]
+)
 def test_two_optimizers_in_one_train_step(
     compile_parts: bool, per_example: list[np.ndarray], engagements: list[str]
 ) -> None:
