@@ -18,14 +18,14 @@ import tensorflow as tf
 
 from tests.support.internals import batch
 
-# It keeps what it knows of Unicode and of this project in a folder of its own.
+# Hypothesis keeps its cache there instead of in the repository.
 hypothesis.configuration.set_hypothesis_home_dir(
     os.path.join(tempfile.gettempdir(), "keras_sgd_plus_hypothesis")
 )
 
 tf.config.threading.set_inter_op_parallelism_threads(2)
 tf.config.threading.set_intra_op_parallelism_threads(2)
-# For tests of several replicas; all others stay on the first.
+# Tests of several replicas use all of them; all others stay on the first.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
@@ -42,17 +42,17 @@ def _seeded() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_objects() -> None:
-    """Hides what other modules have left from the garbage collector.
+    """Hides the objects of other modules from the garbage collector.
 
-    Graphs and compiled functions stay for as long as the process, millions of objects,
-    and a collection that walks them all takes seconds.
+    Graphs and compiled functions stay for as long as the process. They are millions of
+    objects, and a collection that visits them all takes seconds.
     """
     _hide_objects()
 
 
 @pytest.fixture
 def few_objects() -> None:
-    """The same for a test that collects often, after others of its module."""
+    """Hides the objects of earlier tests, for a test that collects often."""
     _hide_objects()
 
 
@@ -65,8 +65,8 @@ def _hide_objects() -> None:
 def engagements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models whose train step the loop took, one per trace.
 
-    Training can run without the loop and look right. A test that compares with Keras
-    asserts with this that it compared the loop.
+    Training can run without the loop and look right. So a test that compares with Keras
+    asserts that the loop engaged.
     """
     engaged: list[str] = []
     run = batch.train_step

@@ -1,1 +1,1 @@
-"""Callbacks: `ExactResume` with its data, and those of Keras."""
+"""The room of callbacks: `ExactResume`, `SeededArrays`, and callbacks of Keras."""

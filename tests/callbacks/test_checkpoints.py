@@ -1,4 +1,4 @@
-"""Keras's own checkpoints and backups: what they restore, and what they do not."""
+"""Keras's checkpoints and backups restore weights and counters, but no seeds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.twins import (
 
 
 def _with_dropout(seed: int = 1) -> Any:
-    """A model whose every kind of state matters: velocities, order, random numbers."""
+    """A model with every kind of state: velocities, order, random numbers."""
     keras.utils.set_random_seed(seed)
     layers = [keras.layers.Dense(6, activation="tanh"), keras.layers.Dropout(0.3)]
     model = keras.Sequential([keras.Input((5,)), *layers, keras.layers.Dense(2)])
@@ -51,7 +51,7 @@ def _seeds(model: Any) -> list[np.ndarray]:
 
 
 def _restore_seeds(model: Any, seeds: list[np.ndarray]) -> None:
-    """Does by hand what no saver does, and makes sure that none did."""
+    """Restores the seeds, which no saver has restored."""
     (state,) = (v for v in model.non_trainable_variables if "seed" in v.path)
     (seed,) = seeds
     assert seed[1] > 0 and int(state[1]) == 0  # the number of draws, lost
@@ -60,7 +60,7 @@ def _restore_seeds(model: Any, seeds: list[np.ndarray]) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> tuple[Seen, list[list[np.ndarray]]]:
-    """Three epochs of `_with_dropout`; and the seeds at the end of each."""
+    """Three epochs of `_with_dropout`, and the seeds at the end of each."""
     seen, seeds = Seen(), []
     model = _with_dropout()
     note = keras.callbacks.LambdaCallback(
@@ -73,7 +73,7 @@ def uninterrupted() -> tuple[Seen, list[list[np.ndarray]]]:
 def test_checkpoint_of_the_model(
     tmp_path: Path, uninterrupted: Any, engagements: list[str]
 ) -> None:
-    """What it wrote after the first epoch goes on as the uninterrupted run did.
+    """A loaded checkpoint goes on as the uninterrupted run did.
 
     A `.keras` file restores the model, its loss and weights, and the optimizer with
     its config (the seed of the order is there) and variables. It restores neither the
@@ -97,7 +97,7 @@ def test_checkpoint_of_the_model(
 def test_checkpoint_of_weights_by_batches(
     tmp_path: Path, uninterrupted: Any, engagements: list[str]
 ) -> None:
-    """The weights of inside an epoch, and with them the optimizer's variables.
+    """A checkpoint inside an epoch holds the weights and the optimizer's variables.
 
     They go into a model that is compiled alike: `.weights.h5` holds no config. The
     epoch, the batch and the state of seed generators are not in it either.
@@ -136,11 +136,11 @@ def _interrupted(folder: Path, where: tuple[int, int], **kwargs: Any) -> None:
 def test_backup_and_restore(
     tmp_path: Path, uninterrupted: Any, engagements: list[str]
 ) -> None:
-    """The epoch that was interrupted is started over, from the state at its beginning.
+    """Keras starts the interrupted epoch over, from the state at its beginning.
 
-    Restored are weights, the optimizer's variables and the number of the epoch. The
-    optimizer's config is the new model's: without a `seed` of its own the order would
-    be another one. The state of seed generators is not restored.
+    Keras restores weights, the optimizer's variables and the number of the epoch.
+    The new model's optimizer keeps its own config: without a `seed` its order would
+    differ. Keras does not restore the state of seed generators.
     """
     _interrupted(tmp_path, where=(2, 1))
     seen, seeds = uninterrupted
@@ -164,9 +164,9 @@ def test_backup_and_restore(
 def test_backup_by_batches_starts_the_epoch_over(
     tmp_path: Path, uninterrupted: Any, engagements: list[str]
 ) -> None:
-    """Restored is the state of inside the epoch, not the place in it.
+    """Keras restores the state inside the epoch, but not the place in it.
 
-    So Keras walks the examples again that came before; the count of updates says so.
+    So it trains on the first examples of the epoch again, and counts them again.
     """
     _interrupted(tmp_path, where=(1, 3), save_freq=2)
     about = json.loads((tmp_path / "backup" / "training_metadata.json").read_text())

@@ -1,4 +1,4 @@
-"""Callbacks that decide: when to stop, the learning rate, which weights are used."""
+"""Callbacks decide when to stop, which rate and which weights to use."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ from tests.support.twins import (
 
 
 def test_early_stopping_restores_the_best_weights(engagements: list[str]) -> None:
-    """In the epoch in which Keras stops, the weights that Keras restores.
+    """It stops in the same epoch as with Keras, and restores the same weights.
 
-    With XLA, which writes weights in place: those that the callback keeps must not
-    change with them.
+    XLA writes weights in place: the copies that the callback keeps must not change.
     """
     seen = Seen()  # of both, ours first
     pair, (ours, _), (theirs, _) = pair_with(
@@ -80,7 +79,7 @@ def test_learning_rate_by_epoch(
 
 @pytest.mark.parametrize(
     ("swap_on_epoch", "plus"),
-    [(False, {}), (True, NO_XLA)],
+    [(False, {}), pytest.param(True, NO_XLA, marks=pytest.mark.matrix)],
     ids=["for_validation", "on_epoch"],
 )
 def test_swap_ema_weights(
@@ -113,7 +112,7 @@ class StopAfter(Callback):
 
 
 def test_stop_inside_an_epoch(engagements: list[str]) -> None:
-    """The batch that runs is walked to its end, the next one never begins."""
+    """The batch that runs comes to its end; the next one never begins."""
     pair = train_pair(
         dense_model,
         X,
@@ -132,7 +131,7 @@ def test_stop_inside_an_epoch(engagements: list[str]) -> None:
 
 @pytest.mark.parametrize("raise_error", [False, True])
 def test_terminate_on_nan(raise_error: bool, engagements: list[str]) -> None:
-    """The callback looks at a batch's loss, so the batch with the NaN is the last."""
+    """The callback looks at the loss of a batch: the batch with the NaN is the last."""
     x = X.copy()
     x[BATCH_SIZE + 2] = np.nan  # in the second batch of five
     seen = Seen()

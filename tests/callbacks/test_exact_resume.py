@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from keras_sgd_plus import SGDPlus
 from tests.support import resume_run
 from tests.support.paths import ROOT
 from tests.support.resume_run import EPOCHS, KINDS, NUM_BATCHES, fit_small, small_model
+from tests.support.tiers import matrix
 from tests.support.twins import Interrupt, Interrupted, dense_data
 
 NUM_KILLS = 20
@@ -27,13 +29,9 @@ def assert_bits(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-_whole: dict[str, Any] = {}
-
-
-def uninterrupted(kind: str) -> Any:
-    if kind not in _whole:
-        _whole[kind] = resume_run.train(kind, None)
-    return _whole[kind]
+@functools.cache
+def uninterrupted(kind: str, jit_compile: Any = "auto") -> Any:
+    return resume_run.train(kind, None, jit_compile=jit_compile)
 
 
 def _killed(kind: str, directory: Path, seed: int) -> None:
@@ -49,8 +47,9 @@ def _killed(kind: str, directory: Path, seed: int) -> None:
     assert_bits(final, uninterrupted(kind)[0])
 
 
+@pytest.mark.matrix
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    """20 times SIGKILL, some of them inside a save, in other processes than this."""
+    """SIGKILL ends 20 other processes, some of them inside a save."""
     _killed("seeded_arrays", tmp_path, seed=1)
 
 
@@ -61,27 +60,34 @@ def test_killed_at_more_moments(kind: str, seed: int, tmp_path: Path) -> None:
     _killed(kind, tmp_path, seed)
 
 
-# In the first epoch before any save, in mid-epoch, at the last batch of an epoch.
+# Epoch and batch: before any save, in mid-epoch, at the last batch of an epoch.
 PLACES = [(0, 1), (1, 4), (2, NUM_BATCHES - 1)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_in_one_process(kind: str, tmp_path: Path) -> None:
+    # One kind with XLA, with which test_killed_at_random_moments runs, too.
+    jit_compile = "auto" if kind == "arrays" else False
     for place in PLACES:
         with pytest.raises(Interrupted):
-            resume_run.train(kind, tmp_path, [Interrupt(*place)])
-    found, history = resume_run.train(kind, tmp_path)
-    expected, whole = uninterrupted(kind)
+            interrupt = [Interrupt(*place)]
+            resume_run.train(kind, tmp_path, interrupt, jit_compile=jit_compile)
+    found, history = resume_run.train(kind, tmp_path, jit_compile=jit_compile)
+    expected, whole = uninterrupted(kind, jit_compile)
     assert_bits(found, expected)
     for name, values in whole.items():  # the logs of the epoch that was resumed, too
         assert history[name] == values[-len(history[name]) :]
     assert len(history["loss"]) == EPOCHS - 2
-    order = [state.tobytes() for state in uninterrupted("arrays")[0]]
+    arrays, _ = uninterrupted("arrays", jit_compile)
+    order = [state.tobytes() for state in arrays]
     differs = [a.tobytes() != b for a, b in zip(expected, order, strict=True)]
     assert any(differs) == (kind != "arrays")  # the kinds do differ
 
 
-@pytest.mark.parametrize("settings", [{"examples_per_update": 5}, {"order": "given"}])
+@pytest.mark.parametrize(
+    "settings",
+    [*matrix({"examples_per_update": 5}), {"order": "given", "jit_compile": False}],
+)
 def test_interrupted_with_other_settings(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -103,7 +109,7 @@ def test_several_steps_per_execution(tmp_path: Path) -> None:
 
 
 def test_one_update_per_batch(tmp_path: Path) -> None:
-    """Also stock SGD resumes."""
+    """Stock SGD resumes as well."""
     settings = {"momentum": 0.9, "examples_per_update": None}
     whole = small_model(SGDPlus(0.02, **settings))
     fit_small(whole, None)
@@ -134,8 +140,8 @@ def test_counts_of_skipped_examples_go_on(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
-    expected, _ = resume_run.train("arrays", tmp_path)
-    again, history = resume_run.train("arrays", tmp_path)
+    expected, _ = resume_run.train("arrays", tmp_path, jit_compile=False)
+    again, history = resume_run.train("arrays", tmp_path, jit_compile=False)
     assert history == {}
     assert_bits(again, expected)
     assert len(list(tmp_path.glob("*.index"))) == 2  # max_to_keep
@@ -154,9 +160,10 @@ def test_a_later_fit_without_it_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_the_seed_of_the_run_is_kept(tmp_path: Path) -> None:
+    model = small_model(SGDPlus(0.02, seed=5, jit_compile=False))
     with pytest.raises(Interrupted):
-        fit_small(small_model(SGDPlus(0.02, seed=5)), tmp_path, Interrupt(1, 4))
-    model = small_model(SGDPlus(0.02, seed=6))
+        fit_small(model, tmp_path, Interrupt(1, 4))
+    model = small_model(SGDPlus(0.02, seed=6, jit_compile=False))
     fit_small(model, tmp_path)
     assert model.optimizer.seed == 5
 
@@ -174,7 +181,7 @@ def test_weights_load_elsewhere(tmp_path: Path) -> None:
 
 
 def test_the_recipe_without_the_callback(tmp_path: Path) -> None:
-    """`tf.train.Checkpoint` with the seeds, and data positioned from the counter."""
+    """`tf.train.Checkpoint` saves the seeds; the counter says where the data go on."""
     (x, y), _ = resume_run.make_data("arrays")
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).repeat().batch(10)
 
@@ -194,9 +201,9 @@ def test_the_recipe_without_the_callback(tmp_path: Path) -> None:
             if i == save_at:
                 checkpoint.save(str(tmp_path / "recipe"))
 
-    steps(whole := resume_run.make_model(), 25, save_at=99)
-    steps(resume_run.make_model(), 17, save_at=12)
-    steps(model := resume_run.make_model(), 25)
+    steps(whole := resume_run.make_model(jit_compile=False), 25, save_at=99)
+    steps(resume_run.make_model(jit_compile=False), 17, save_at=12)
+    steps(model := resume_run.make_model(jit_compile=False), 25)
     metrics = len(model.metrics_variables)
     assert metrics
     assert_bits(resume_run.state(model), resume_run.state(whole))

@@ -42,7 +42,7 @@ def _dataset(**shuffle: Any) -> tf.data.Dataset:
 
 
 def _unseeded(model: Any, directory: Path) -> None:
-    # With a global seed, which the fixture sets, it would be the same each time.
+    # The fixture sets a global seed, with which the order would be the same each time.
     tf.random.set_seed(None)
     dataset = _dataset(reshuffle_each_iteration=False)
     fit_small(model, directory, x=dataset, y=None, batch_size=None)

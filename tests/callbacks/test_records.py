@@ -1,4 +1,4 @@
-"""Callbacks that look: what they see and write; a batch is one compiled call."""
+"""Callbacks see and write each batch, which is one compiled call, as Keras's do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EPOCHS = 5
 
 @dataclass
 class Watched:
-    """A pair, and for ours and theirs what was seen and the folder written to."""
+    """A pair; for ours and theirs, a record and the folder that callbacks wrote to."""
 
     pair: Pair
     seen: list[Seen]
@@ -40,7 +40,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    """Trained with every callback that only looks, so that one training does."""
+    """One training with all callbacks that only look."""
     folders = [tmp_path_factory.mktemp(who) for who in ("ours", "theirs")]
     seen = [Seen(), Seen()]
     runs = iter(zip(folders, seen, strict=True))
@@ -61,13 +61,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
         callbacks, fit={"epochs": EPOCHS}, compile={"metrics": ["mae"]}, plus=NO_XLA
     )
     assert_same(pair)
-    # That many updates from 5 batches an epoch: the loop made them.
+    # An epoch has 5 batches: only the loop makes that many updates.
     assert int(pair.ours.optimizer.iterations) == EPOCHS * N
     return Watched(pair, seen, folders)
 
 
 def test_a_callback_sees_each_batch(watched: Watched) -> None:
-    """Hooks are called once per batch, with the logs and weights of just then."""
+    """Keras calls hooks once per batch, with the logs and weights of that moment."""
     ours, theirs = watched.seen
     expected = ["train begins"]
     for epoch in range(EPOCHS):
@@ -100,7 +100,7 @@ def test_csv_logger(watched: Watched) -> None:
 
 
 def _scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """What TensorBoard would show: tag -> step -> value."""
+    """The points that TensorBoard would show: tag -> step -> value."""
     found: dict[str, dict[int, float]] = {}
     for path in folder.glob("events*"):
         for record in tf.data.TFRecordDataset(str(path)):
@@ -113,10 +113,9 @@ def _scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def test_tensorboard_by_batches(watched: Watched) -> None:
-    """Its step counts batches, so a point of ours is that of the batch's last example.
+    """A step is a batch: our point is that of the batch's last example.
 
-    `iterations`, over which it shows the validation, counts examples in both. At the
-    end of an odd number of batches Keras leaves out what belongs to the epoch, too.
+    The points of the validation stand over `iterations`, which counts examples in both.
     """
     ours, theirs = (_scalars(folder / "board" / "train") for folder in watched.folders)
     last = EPOCHS * len(ENDS)
@@ -146,7 +145,7 @@ def _assert_same_points(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 def test_checkpoint_of_the_best(watched: Watched) -> None:
-    """Saved in the epochs in which Keras saves, with the state of then."""
+    """It saves in the same epochs as with Keras, with the state of that moment."""
     folders = [folder / "best" for folder in watched.folders]
     ours, theirs = (sorted(int(p.stem) for p in folder.iterdir()) for folder in folders)
     assert ours == theirs

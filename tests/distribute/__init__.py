@@ -1,1 +1,1 @@
-"""`tf.distribute`: several replicas, several workers, and one device."""
+"""The room of `tf.distribute`: replicas, workers, and strategies of one device."""

@@ -1,4 +1,4 @@
-"""Replicas and examples that are not finite: skipped, or the batch is held."""
+"""Replicas skip examples that are not finite, or hold back the whole batch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.support.replicas import (
     state,
     together,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
 
@@ -41,7 +42,7 @@ def test_skip_on_replicas() -> None:
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("how", ["fit", "by hand"])
+@pytest.mark.parametrize("how", ["fit", *matrix("by hand")])
 def test_raise_on_replicas_holds_the_batch(how: str) -> None:
     x, y = dense_data(28)
     y[12] = np.inf
@@ -69,5 +70,5 @@ def test_raise_on_replicas_holds_the_batch(how: str) -> None:
     for ours, theirs in zip(state(model), state(twin), strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), ours.path)
     together(model, strategy)
-    # And it can be trained on.
+    # The model can be trained on.
     model.fit(x[:7], y[:7], batch_size=7, shuffle=False, verbose=0)

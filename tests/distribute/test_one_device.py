@@ -1,4 +1,4 @@
-"""Strategies and distributions of one device."""
+"""Strategies of one device train as no strategy does."""
 
 from __future__ import annotations
 
@@ -53,8 +53,12 @@ on_tensorflow = pytest.mark.skipif(
 )
 DEVICES = [
     pytest.param(_one_device, id="one_device"),
-    pytest.param(_data_parallel, id="data_parallel", marks=on_tensorflow),
-    pytest.param(_model_parallel, id="model_parallel", marks=on_tensorflow),
+    pytest.param(
+        _data_parallel, id="data_parallel", marks=[on_tensorflow, pytest.mark.matrix]
+    ),
+    pytest.param(
+        _model_parallel, id="model_parallel", marks=[on_tensorflow, pytest.mark.matrix]
+    ),
 ]
 
 

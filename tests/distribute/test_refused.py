@@ -1,4 +1,4 @@
-"""Arguments, strategies and calls that replicas refuse."""
+"""Replicas refuse some arguments, strategies and calls."""
 
 from __future__ import annotations
 

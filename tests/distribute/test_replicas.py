@@ -1,4 +1,4 @@
-"""Several replicas on logical CPUs: local SGD, against NumPy and a simulation."""
+"""Replicas on logical CPUs do local SGD, as NumPy and a simulation do."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ from tests.support.replicas import (
 from tests.support.twins import dense_data, dense_model
 
 layers = keras.layers
-# The rule itself is proved in test_updates.py, here that all its state is averaged.
+MATRIX = pytest.mark.matrix
+# test_updates.py proves the rule; these prove that replicas average all its state.
 SHARED = ("momentum", "decay_momentum", "global_clipnorm", "ema", "ema_overwrite")
 
 
-# 30 examples in batches of 7: shards of 4 and 3, the last of 1 and 1, or 1 and 0.
+# Batches of 7 of 30 examples: parts of 4 and 3; the last batch, 1 and 1 or 1 and 0.
 def _float64_run(
     num_replicas: int, num_examples: int, **plus: Any
 ) -> tuple[Any, Oracle]:
@@ -60,9 +61,15 @@ def _float64_run(
 @pytest.mark.parametrize(
     "num_replicas, num_examples, arguments",
     [
-        *(pytest.param(2, 30, a, id=k) for k, a in SGD_ARGS.items() if k in SHARED),
+        *(
+            pytest.param(2, 30, a, id=k, marks=() if k == "momentum" else MATRIX)
+            for k, a in SGD_ARGS.items()
+            if k in SHARED
+        ),
         pytest.param(3, 30, {"momentum": 0.875}, id="three"),
-        pytest.param(4, 29, {"momentum": 0.875}, id="four-three-of-them-idle"),
+        pytest.param(
+            4, 29, {"momentum": 0.875}, id="four-three-of-them-idle", marks=MATRIX
+        ),
     ],
 )
 def test_equals_numpy(
@@ -133,14 +140,14 @@ SLOW = ("schedule", "ema", "regularizers")
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(make, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        pytest.param(make, id=name, marks=pytest.mark.slow if name in SLOW else MATRIX)
         for name, make in CASES.items()
     ],
 )
 def test_equals_replicas_one_after_the_other(
     make: Callable[[], Any], engagements: list[str]
 ) -> None:
-    """Parts of 4 and 3, and a last batch of 1, which leaves a replica without."""
+    """Parts have 4 and 3 examples; the last batch has 1, so one replica gets none."""
     x, y = dense_data(29)
     weight = np.linspace(0.5, 2, 29).astype("float32")
     strategy = mirrored(2)
@@ -155,7 +162,7 @@ def test_equals_replicas_one_after_the_other(
     twin = simulation.model
     if not any(isinstance(layer, layers.Dropout) for layer in twin.layers):
         inner = getattr(twin.optimizer, "inner_optimizer", twin.optimizer)
-        inner.jit_compile = False  # spares the time; draws would be others
+        inner.jit_compile = False  # saves time; dropout would draw other numbers
     losses = []
     for _ in range(2):
         losses.append(simulation.train(shards(strategy, (x, y, weight), 7)))
@@ -173,6 +180,7 @@ def test_equals_replicas_one_after_the_other(
         np.testing.assert_allclose(values, expected, rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.matrix
 def test_orders_and_masks_differ_between_replicas() -> None:
     """Each replica has the same data; only its number tells it from the others."""
     x = np.tile(np.arange(1, 5, dtype="float32")[:, None], (2, 1))
@@ -194,7 +202,7 @@ def test_orders_and_masks_differ_between_replicas() -> None:
             if a.dtype.kind == "f"
         ]
         results[name] = max(gaps)
-    # The average of two equal walks is that walk; of two different ones it is not.
+    # Two equal walks average to that walk; two different ones do not.
     assert results["given"] < 1e-7
     assert results["order"] > 1e-4
     assert results["masks"] > 1e-3
@@ -222,8 +230,9 @@ def test_none_is_stock_synchronous_sgd() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.matrix
 def test_one_replica_is_none() -> None:
-    """To the last bit: the same compiled code, values in and out."""
+    """One replica runs the same compiled code, so the results are bit-equal."""
     x, y = dense_data(30)
     results = []
     for strategy in (tf.distribute.OneDeviceStrategy("CPU:0"), mirrored(1)):
@@ -231,7 +240,7 @@ def test_one_replica_is_none() -> None:
             model = keras_twin(compiled(dropout_model, seed=2))
         model.fit(x, y, batch_size=7, shuffle=False, verbose=0)
         results.append(model.get_weights())
-    # Without a strategy XLA writes variables in place; a rest of the groups does not.
+    # Without a strategy XLA writes variables in place, so rounding may differ.
     plain = keras_twin(compiled(dropout_model, seed=2))
     plain.fit(x, y, batch_size=7, shuffle=False, verbose=0)
     results.append(plain.get_weights())
@@ -256,8 +265,9 @@ assert int(model.optimizer.iterations.numpy()) == 2
 """
 
 
+@pytest.mark.matrix
 def test_none_with_parts_of_unequal_size() -> None:
-    """In a process that has made no other SGDPlus."""
+    """The process has made no other SGDPlus."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", _ONLY_NONE]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)

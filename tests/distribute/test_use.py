@@ -1,4 +1,4 @@
-"""Use of replicas: logs, saving, loops by hand, eager models, XLA on each replica."""
+"""Replicas in use: logs, saved models, loops by hand, eager models, XLA."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.support.replicas import (
     state,
     together,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
 layers = keras.layers
@@ -31,14 +32,15 @@ def test_logs_of_each_batch_are_of_all_replicas() -> None:
         on_train_batch_end=lambda batch, logs: seen.append(logs)
     )
     strategy = mirrored(2)
+    make = compiled(dense_model, learning_rate=0.0, momentum=0.0, jit_compile=False)
     with strategy.scope():
-        model = keras_twin(compiled(dense_model, learning_rate=0.0, momentum=0.0))
+        model = keras_twin(make)
     expected = dict(zip(("loss", "mae"), model.evaluate(x, y, verbose=0), strict=True))
     fit = {"batch_size": 7, "shuffle": False, "verbose": 0}
     history = model.fit(x, y, callbacks=[note], **fit).history
     for name, value in expected.items():
-        # The last batch has one example, which a mean over replicas would count as
-        # much as the 28 before it.
+        # The last batch has one example. A mean over replicas would count it as much
+        # as the 28 before it.
         assert seen[-1][name] == pytest.approx(value, rel=1e-5)
         assert history[name] == pytest.approx([value], rel=1e-5)
 
@@ -62,21 +64,25 @@ def test_own_logs_are_averaged_by_examples() -> None:
     with strategy.scope():
         model = Logs()
         model(y)
-        model.compile(SGDPlus(0.01, order="given"), "mse")
+        model.compile(SGDPlus(0.01, order="given", jit_compile=False), "mse")
     logs = model.fit(y, y, batch_size=5, shuffle=False, verbose=0).history
     assert logs["last"] == pytest.approx([(3 * 3 + 2 * 5) / 5])
 
 
 @pytest.mark.parametrize(
     "first, second, kind",
-    [(2, 1, "model.keras"), (1, 2, "model.keras"), (2, 1, "model.weights.h5")],
+    [
+        (2, 1, "model.keras"),
+        pytest.param(1, 2, "model.keras", marks=pytest.mark.matrix),
+        pytest.param(2, 1, "model.weights.h5", marks=pytest.mark.matrix),
+    ],
 )
 def test_saved_under_a_strategy_and_loaded_without(
     first: int, second: int, kind: str, tmp_path: Any
 ) -> None:
-    """Training goes on where it was, on another number of replicas, either way."""
+    """Training goes on where it was, on another number of replicas."""
     x, y = dense_data(28)
-    make = compiled(dense_model, order="given")
+    make = compiled(dense_model, order="given", jit_compile=False)
     fit = {"batch_size": 7, "shuffle": False, "verbose": 0}
     with _scope(first):
         model = keras_twin(make)
@@ -104,9 +110,11 @@ def _scope(num_replicas: int) -> Any:
     return mirrored(num_replicas).scope() if several else contextlib.nullcontext()
 
 
-@pytest.mark.parametrize("in_function", [True, False], ids=["tf.function", "eager"])
+@pytest.mark.parametrize(
+    "in_function", [True, *matrix(False)], ids=["tf.function", "eager"]
+)
 def test_by_hand(in_function: bool) -> None:
-    """`strategy.run` of `optimizer.train_step`: as `fit`."""
+    """`strategy.run` of `optimizer.train_step` trains as `fit` does."""
     x, y = dense_data(8)
     make = compiled(dense_model, order="given")
     results = []
@@ -145,8 +153,9 @@ def test_by_hand(in_function: bool) -> None:
     )
 
 
+@pytest.mark.matrix
 def test_an_eager_model() -> None:
-    x, y = dense_data(8)  # the last batch leaves a replica without
+    x, y = dense_data(8)  # the last batch leaves a replica without examples
     results = []
     for arguments in ({}, {"run_eagerly": True}):
         strategy = mirrored(2)

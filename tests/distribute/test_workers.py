@@ -1,4 +1,4 @@
-"""Several worker processes on loopback: equal weights, lost workers, restarts."""
+"""Worker processes end with equal weights, also if one is lost and all restart."""
 
 from __future__ import annotations
 
@@ -58,21 +58,26 @@ def uninterrupted() -> str:
     return _run("--epochs", "5")
 
 
+@pytest.mark.matrix
 def test_two_workers(uninterrupted: str) -> None:
     _assert_equal_weights(uninterrupted, 2, 5)
     assert uninterrupted.count("test loss") == 2
 
 
+@pytest.mark.matrix
 def test_four_workers() -> None:
     _assert_equal_weights(_run("--workers", "4", "--epochs", "8"), 4, 8)
 
 
 @pytest.mark.parametrize(
     "killed",
-    [pytest.param(0, id="chief", marks=pytest.mark.slow), pytest.param(1, id="worker")],
+    [
+        pytest.param(0, id="chief", marks=pytest.mark.slow),
+        pytest.param(1, id="worker", marks=pytest.mark.matrix),
+    ],
 )
 def test_a_killed_worker(killed: int, uninterrupted: str, tmp_path: Path) -> None:
-    """The other one ends with an error, and a restart with the same weights."""
+    """The other one ends with an error; a restart ends with the same weights."""
     arguments = ["--epochs", "5", "--directory", str(tmp_path / "run")]
     run = subprocess.Popen(
         [*EXAMPLE, *arguments],
@@ -91,7 +96,7 @@ def test_a_killed_worker(killed: int, uninterrupted: str, tmp_path: Path) -> Non
     _, errors = run.communicate(timeout=TIMEOUT)
     assert time.monotonic() - start < 60
     assert run.returncode == 1  # of the one that was left
-    # TensorFlow's own error where Keras was adding up metrics between two batches.
+    # Or TensorFlow's own error, if Keras was adding up metrics between two batches.
     assert re.search("a worker that is gone|ollective.*aborted", errors), errors[-3000:]
     restarted = _run(*arguments)
     found, expected = _digests(restarted), _digests(uninterrupted)

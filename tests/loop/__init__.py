@@ -1,1 +1,1 @@
-"""The loop over a batch: its updates and logs against NumPy and Keras's SGD."""
+"""The room of the loop: its updates and logs equal those of NumPy and Keras's SGD."""

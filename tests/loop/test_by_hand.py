@@ -1,4 +1,4 @@
-"""Used by hand, SGDPlus is plain SGD: bit-equal to `keras.optimizers.SGD`."""
+"""SGDPlus that is used by hand is bit-equal to `keras.optimizers.SGD`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.cases import OPTIONS
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import dense_data, dense_model
 
 SGD = keras.optimizers.SGD
@@ -24,7 +25,7 @@ def make(cls: type, **options: Any) -> Any:
 
 
 def embedding_model() -> keras.Model:
-    """A model with a sparse gradient: `IndexedSlices` with an id that repeats."""
+    """A model whose gradient is sparse: `IndexedSlices` with an id that repeats."""
     embedding = keras.layers.Embedding(9, 3)
     return keras.Sequential(
         [
@@ -112,7 +113,7 @@ def assert_bit_equal(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
+@pytest.mark.parametrize("way", tiered_rows(WAYS, "apply_gradients"))
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
 def test_equals_sgd(options: dict[str, Any], way: Way, engagements: list[str]) -> None:
     ours = make(SGDPlus, **options)
@@ -127,7 +128,9 @@ def test_equals_sgd(options: dict[str, Any], way: Way, engagements: list[str]) -
     assert engagements == []
 
 
-@pytest.mark.parametrize("name", ["plain", "nesterov", "accumulation", "everything"])
+@pytest.mark.parametrize(
+    "name", ["plain", *matrix("nesterov", "accumulation"), "everything"]
+)
 def test_equals_sgd_in_a_graph(name: str) -> None:
     results = [
         loop_by_hand(make(cls, **OPTIONS[name]), dense_model, in_graph=True)
@@ -138,15 +141,17 @@ def test_equals_sgd_in_a_graph(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(OPTIONS) - {"plain", "momentum"}))
 def test_every_option_does_something(name: str) -> None:
-    # Else the rows above would compare plain momentum with itself.
+    # Otherwise the rows above would compare plain momentum with itself.
     option = loop_by_hand(make(SGDPlus, **OPTIONS[name]), dense_model)
     plain = loop_by_hand(make(SGDPlus), dense_model)
     same = [np.array_equal(a, b) for a, b in zip(option, plain, strict=False)]
     assert not all(same) or len(option) != len(plain)
 
 
-@pytest.mark.parametrize("options", [{}, {"use_ema": True}], ids=["plain", "ema"])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    "options", [{}, *matrix({"use_ema": True})], ids=["plain", "ema"]
+)
+@pytest.mark.parametrize("momentum", [*matrix(0.0), 0.9])
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
 def test_sparse_gradients_equal_sgd(
     way: Way, momentum: float, options: dict[str, Any]
@@ -172,7 +177,7 @@ def test_exclude_from_weight_decay_equals_sgd(how: str) -> None:
 
         def make_model() -> Any:
             model = dense_model()
-            # Biases start at zero: decay shows only where there is something to decay.
+            # Biases start at zero, which decay does not change: shift them.
             for weight in model.trainable_variables:
                 weight.assign(weight + 0.5)
             if exclude and how == "var_names":
@@ -191,8 +196,8 @@ def test_exclude_from_weight_decay_equals_sgd(how: str) -> None:
 
 @pytest.mark.parametrize("frequency", [None, 2])
 def test_finalize_equals_sgd_and_is_silent(frequency: int | None) -> None:
-    # Keras documents this call for custom loops under `use_ema`. A loop by hand means
-    # one update per batch, so SGDPlus has nothing to warn of.
+    # Keras documents this call for custom loops under `use_ema`. A loop by hand makes
+    # one update per batch, so SGDPlus does not warn.
     options = {**OPTIONS["ema"], "ema_overwrite_frequency": frequency}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -1,6 +1,6 @@
 """Random models, data and options: SGDPlus equals Keras's SGD at `batch_size=1`.
 
-A dozen cases run by default, 300 in the slow set. One that fails prints its `Case`:
+A dozen cases run in the matrix, 300 in the slow set. A case that fails prints itself:
 `train(Case(...))` runs it again.
 """
 
@@ -19,7 +19,7 @@ from tests.support.fuzz import Case, cases, train
 from tests.support.fuzz_models import MODELS
 from tests.support.twins import assert_engaged, assert_same
 
-SHARDS, CASES_PER_SHARD = 6, 54  # 300 and more, without what shards have in common
+SHARDS, CASES_PER_SHARD = 6, 54  # over 300 different ones
 FUZZ = settings(
     database=None,
     deadline=None,
@@ -60,6 +60,7 @@ def fuzz(num_cases: int, shard: int, engagements: list[str]) -> dict[Case, float
     return done
 
 
+@pytest.mark.matrix
 def test_a_dozen_random_cases_equal_keras(engagements: list[str]) -> None:
     done = fuzz(12, SHARDS, engagements)
     assert len(done) >= 11
@@ -68,7 +69,7 @@ def test_a_dozen_random_cases_equal_keras(engagements: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def all_done() -> dict[Case, float]:
-    """What the shards have checked."""
+    """The cases that the shards have checked."""
     return {}
 
 

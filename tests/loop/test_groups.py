@@ -1,4 +1,4 @@
-"""`examples_per_update=k`: Keras's SGD at `batch_size=k` over the same order."""
+"""`examples_per_update=k` equals Keras's SGD at `batch_size=k` in the same order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import visiting_order
 from tests.support.oracle import Oracle
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import Pair, assert_same, dense_data, dense_model, train_pair
 from tests.support.zoo import ZOO
 
@@ -33,8 +34,10 @@ def _pair(size: int, group: int, x: Any, y: Any, **options: Any) -> Pair:
     )
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", False], ids=["xla", "no_xla"])
-@pytest.mark.parametrize("sizes", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)], ids=["xla", "no_xla"])
+@pytest.mark.parametrize(
+    "sizes", tiered_rows(GROUPS, "short last group", "group is the batch")
+)
 def test_groups_equal_keras(
     sizes: tuple[int, int, int], jit_compile: Any, engagements: list[str]
 ) -> None:
@@ -59,11 +62,12 @@ def test_groups_equal_keras(
     assert engagements
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "case_id", ["conv_bn_dropout", "embedding_mask", "mlp_float16"]
 )
 def test_groups_of_model_equal_keras(case_id: str, engagements: list[str]) -> None:
-    """Statistics, masks and the loss scale see whole groups, the short one too."""
+    """Statistics, masks and the loss scale see whole groups, also a short one."""
     case = ZOO[case_id]
     x, y = case.data(27)
     pair = _pair(

@@ -47,7 +47,7 @@ def test_overflow_in_mixed_precision(engagements: list[str]) -> None:
 
 
 def test_dynamic_growth_of_the_loss_scale(engagements: list[str]) -> None:
-    """In float32 all is exact: counter, scale and weights."""
+    """In float32 the counter, the scale and the weights are exact."""
 
     def story(run: Run) -> None:
         optimizer = keras.optimizers.LossScaleOptimizer(

@@ -1,4 +1,4 @@
-"""The loop's logs: losses, metrics, weights and masks as in Keras one by one."""
+"""The loop logs losses and metrics, with weights and masks, as Keras does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from keras import layers, losses, metrics, ops
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     assert_engaged,
     assert_same,
@@ -112,7 +113,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=list(WEIGHTS))
+@pytest.mark.parametrize("weights", tiered_rows(WEIGHTS, "sample_weight"))
 def test_weights(weights: dict[str, Any], engagements: list[str]) -> None:
     def compile() -> dict[str, Any]:
         return {
@@ -140,7 +141,7 @@ LOSSES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("make_loss", LOSSES.values(), ids=list(LOSSES))
+@pytest.mark.parametrize("make_loss", tiered_rows(LOSSES, "dict"))
 def test_loss(make_loss: Any, engagements: list[str]) -> None:
     def make() -> keras.Model:
         x = keras.Input((5,))
@@ -157,7 +158,7 @@ def test_loss(make_loss: Any, engagements: list[str]) -> None:
 
 
 class AddsLosses(layers.Layer):
-    """Identity that adds a loss with, and a metric without gradient."""
+    """An identity that adds a loss and updates a metric."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -183,12 +184,12 @@ def test_added_losses_and_regularizers(engagements: list[str]) -> None:
     assert_same(pair)
     assert_engaged(pair, engagements, 2 * N)
     assert "size" in pair.our_logs  # the layer's own metric
-    # The three are in the loss; without them it would be the metric.
+    # The loss has the three in it; without them it would equal the metric.
     assert pair.our_logs["loss"][0] > 1.05 * pair.our_logs["mse"][0]
 
 
 def test_mask_of_a_sequence(engagements: list[str]) -> None:
-    """Padded steps count neither in the loss nor in the metrics; weights per step."""
+    """Padded steps do not count; each step has a weight of its own."""
     rng = np.random.default_rng(0)
     x = rng.integers(1, 6, (N, 6))
     x[np.arange(6) >= rng.integers(2, 7, N)[:, None]] = 0
@@ -209,7 +210,7 @@ def test_mask_of_a_sequence(engagements: list[str]) -> None:
     pair = train_pair(make, x, y, compile=compile, fit=fit)
     assert_same(pair)
     assert_engaged(pair, engagements, N)
-    # Were the mask lost, the logs would be those of a model without one.
+    # A lost mask would give the logs of a model without one.
     keras.utils.set_random_seed(1)
     maskless = make(mask=False)
     maskless.compile(SGDPlus(0.02, 0.9, order="given", jit_compile=False), **compile)
@@ -219,7 +220,7 @@ def test_mask_of_a_sequence(engagements: list[str]) -> None:
 
 
 def test_logged_loss_is_progressive() -> None:
-    """Each example is judged before its own update, after those of all before it."""
+    """The loss of an example comes before its own update, after all earlier ones."""
     x, y = dense_data(N)
     model = dense_model()
     twin = keras.models.clone_model(model)

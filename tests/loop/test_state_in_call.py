@@ -1,4 +1,4 @@
-"""State that a model writes while it is called, and reads again."""
+"""A model may write state while it is called, and read it in the next example."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers, losses, ops
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     assert_engaged,
     assert_same,
@@ -52,7 +53,7 @@ def _global_seed_state() -> np.ndarray:
 
 
 def test_unseeded_random_numbers(engagements: list[str]) -> None:
-    """The draws of Keras compiled with XLA, a fresh one for each example."""
+    """Each example gets a fresh number, the one that Keras draws if XLA compiles it."""
     states: list[np.ndarray] = []
 
     class Remember(keras.callbacks.Callback):
@@ -147,7 +148,7 @@ class RunningLoss(losses.Loss):
 
 
 def test_variable_made_in_loss(engagements: list[str]) -> None:
-    """It belongs to no model, optimizer or metric, and is carried all the same."""
+    """The loop carries a variable that belongs to no model, optimizer or metric."""
     made: list[RunningLoss] = []
 
     def compile() -> dict[str, Any]:
@@ -164,7 +165,7 @@ def test_variable_made_in_loss(engagements: list[str]) -> None:
 
 
 class Echo(layers.Layer):
-    """Reads what it has just assigned, to a frozen and to a trainable variable."""
+    """Assigns to a frozen and to a trainable variable, and reads them at once."""
 
     def build(self, input_shape: Any) -> None:
         del input_shape
@@ -204,7 +205,7 @@ class Plain(Compiled):
 def test_a_function_in_the_model_reads_the_current_weights(
     engagements: list[str],
 ) -> None:
-    """Its trace holds the variables, whose values are those from before the batch."""
+    """Its trace holds the variables, which keep their old values during the batch."""
     x, y = dense_data(N)
     ours_then_theirs = iter([Compiled, Plain])
     pair = train_pair(lambda: next(ours_then_theirs)(), x, y)
@@ -218,11 +219,11 @@ ASSIGNING = {
 }
 
 
-@pytest.mark.parametrize("make", ASSIGNING.values(), ids=ASSIGNING)
+@pytest.mark.parametrize("make", tiered_rows(ASSIGNING, "echo"))
 def test_assigning_in_call_cuts_the_gradient(
     make: Callable[[], layers.Layer], engagements: list[str]
 ) -> None:
-    """To a tape a variable is a leaf, whatever was assigned to it before."""
+    """A tape takes a variable for a leaf, also after an assignment."""
 
     def make_model() -> keras.Model:
         first = layers.Dense(5, activation="tanh")

@@ -1,4 +1,4 @@
-"""Variables and gradients of other kinds: sparse, constrained, overwritten."""
+"""The loop updates other variables as Keras does: sparse, constrained, overwritten."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from keras import layers, ops
 
 from keras_sgd_plus import SGDPlus
 from tests.support.stories import Run, run_pair
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import (
     assert_engaged,
     assert_same,
@@ -30,7 +31,7 @@ def _embedding_model() -> keras.Model:
 
 
 def _ids() -> tuple[np.ndarray, np.ndarray]:
-    # Few ids, so that one often comes twice in an example.
+    # There are few ids, so that one often comes twice in an example.
     x = np.random.default_rng(0).integers(0, 5, (N, 4)).astype("int32")
     return x, np.sin(x.sum(1, keepdims=True)).astype("float32")
 
@@ -52,7 +53,7 @@ SPARSE: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("sgd", SPARSE.values(), ids=list(SPARSE))
+@pytest.mark.parametrize("sgd", tiered_rows(SPARSE, "momentum", "clipnorm"))
 def test_sparse_gradient(sgd: dict[str, Any], engagements: list[str]) -> None:
     pair = train_pair(_embedding_model, *_ids(), sgd={"learning_rate": 0.03, **sgd})
     assert_same(pair)
@@ -85,7 +86,7 @@ CONSTRAINED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("sgd", CONSTRAINED.values(), ids=list(CONSTRAINED))
+@pytest.mark.parametrize("sgd", tiered_rows(CONSTRAINED, "every_update"))
 def test_constraint(sgd: dict[str, Any], engagements: list[str]) -> None:
     def make() -> keras.Model:
         return dense_model(
@@ -140,7 +141,7 @@ OVERWRITTEN: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("sgd", OVERWRITTEN.values(), ids=list(OVERWRITTEN))
+@pytest.mark.parametrize("sgd", tiered_rows(OVERWRITTEN, "plain"))
 def test_variable_overwritten_with_gradient(
     sgd: dict[str, Any], engagements: list[str]
 ) -> None:
@@ -155,13 +156,12 @@ def test_variable_overwritten_with_gradient(
     assert abs(float(value) - 1.0) > 0.05
 
 
-@pytest.mark.parametrize("steps", [None, 2], ids=["plain", "accumulation"])
-@pytest.mark.parametrize("xla", [True, False], ids=["xla", "no_xla"])
+@pytest.mark.parametrize("steps", [None, *matrix(2)], ids=["plain", "accumulation"])
+@pytest.mark.parametrize("xla", [*matrix(True), False], ids=["xla", "no_xla"])
 def test_float8(xla: bool, steps: int | None, engagements: list[str]) -> None:
-    """Rounding to 8 bits now and then makes 1/16 of a value of a float32 ulp.
+    """Rounding to 8 bits can turn one float32 ulp into 1/16 of a value.
 
-    So Keras has to run the same kernels, and under XLA only a few examples are bound
-    to round alike.
+    So Keras has to run the same kernels. Under XLA only the first examples round alike.
     """
 
     def make() -> keras.Model:

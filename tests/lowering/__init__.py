@@ -1,1 +1,1 @@
-"""What XLA gets: other forms of layers, kernels' layout, flags, what it refuses."""
+"""The room of XLA: other forms of layers, the layout of kernels, flags, refusals."""

@@ -1,4 +1,4 @@
-"""The flag of XLA that SGDPlus sets when it is made."""
+"""The first SGDPlus sets a flag of XLA, and keeps what the user has set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops that multiply matrices are kept out of XLA's one-kernel form."""
+"""XLA keeps loops that multiply matrices out of its one-kernel form."""
 
 from __future__ import annotations
 

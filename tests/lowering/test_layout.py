@@ -1,4 +1,4 @@
-"""Kernels carried transposed, and updates that wait for the last reader."""
+"""The loop carries kernels transposed, and updates them after their last reader."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _lora() -> keras.Model:
     return model
 
 
-# How many of the variables of weights and velocities are carried transposed.
+# A model, and how many of its weights and velocities the loop carries transposed.
 CHOICES: dict[str, tuple[Callable[[], keras.Model], int]] = {
     "two_layers": (_sequential(layers.Dense(4), layers.Dense(2)), 4),
     "wide": (_sequential(layers.Dense(9)), 2),
@@ -96,7 +96,7 @@ def test_a_kernel_may_be_used_elsewhere_too(engagements: list[str]) -> None:
 
 
 def test_a_short_group_and_other_ranks(engagements: list[str]) -> None:
-    """Groups that leave a rest, whose update is no part of the loop."""
+    """Groups leave a rest, whose update is not part of the loop."""
 
     def make_model() -> keras.Model:
         dense = layers.Dense(5, activation="tanh")
@@ -143,7 +143,7 @@ def test_no_kernel_is_copied_or_transposed_in_the_loop(
 def test_without_the_dependency_kernels_are_copied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the dependency is for; where this fails, XLA no longer needs it."""
+    """If this fails, XLA no longer needs the dependency."""
     monkeypatch.setattr(
         one_kernel.BackwardReaders,
         "rate_after",

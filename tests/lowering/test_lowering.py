@@ -1,4 +1,4 @@
-"""The other forms are used in a traced loop, in its thread, if XLA compiles it."""
+"""A loop that XLA compiles uses the other forms, in the thread that traces it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.support.internals import (
     patches,
     scope,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import assert_engaged, assert_same, train_pair
 
 
@@ -92,10 +93,10 @@ def _cnn() -> Any:
     )
 
 
-@pytest.mark.parametrize("group_size", [1, 4])
+@pytest.mark.parametrize("group_size", [1, *matrix(4)])
 def test_model_equals_keras(group_size: int, engagements: list[str]) -> None:
-    # In float64: at a ReLU or a maximum, float32 rounding can decide where a gradient
-    # goes, and how a kernel rounds depends on the processor.
+    # In float32 rounding can decide where a gradient goes, at a ReLU or a maximum, and
+    # kernels round differently on other processors. So the test runs in float64.
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What XLA is known to take is compiled without a trial; all else is tried first."""
+"""XLA compiles graphs of known operations at once; others get a trial first."""
 
 from __future__ import annotations
 

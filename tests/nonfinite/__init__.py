@@ -1,1 +1,1 @@
-"""Examples that are not finite: passed through, left out, or named in an error."""
+"""The room of examples that are not finite: skipped, raised, or passed through."""

@@ -1,4 +1,4 @@
-"""How the loop finds what is not finite: by the factors of a product."""
+"""The loop judges a product by its factors, which costs less."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPECIAL = [0.0, 1.0, -3e38, 1e-45, np.nan, np.inf, -np.inf, 1e20, -1e-20]
 def test_outer_products_are_judged_by_their_factors(
     transposed: bool, jit_compile: bool
 ) -> None:
-    """Against NumPy's look at every entry of the product."""
+    """NumPy, which looks at every entry of the product, finds the same."""
 
     @tf.function(jit_compile=jit_compile)
     def judged(a: Any, b: Any) -> tuple[Any, Any]:
@@ -49,7 +49,7 @@ def test_outer_products_are_judged_by_their_factors(
 def test_kernel_gradients_are_judged_by_their_factors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The gradients of a Dense model are recognised; else an update costs twice."""
+    """The loop recognises gradients of Dense kernels, or an update costs twice."""
     found = []
     as_gradient = gradient.as_gradient
 

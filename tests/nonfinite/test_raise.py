@@ -1,4 +1,4 @@
-"""`nonfinite="raise"`: training stops before the bad example, and can go on."""
+"""`nonfinite="raise"` stops training before the bad example; then it can go on."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from tests.support.messages import (
     assert_refused,
     error_rows,
 )
+from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import dense_data, linear_model
 
 WAYS: dict[str, tuple[dict[str, Any], Callable[[Any, Any, Any], Any]]] = {
@@ -55,8 +56,10 @@ WAYS: dict[str, tuple[dict[str, Any], Callable[[Any, Any, Any], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("cause", ["loss", "gradient"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cause", ["loss", *matrix("gradient")])
+@pytest.mark.parametrize(
+    "way", tiered_keys(WAYS, "fit", "eagerly", "steps_per_execution", "train_step")
+)
 def test_raise_stops_before_it(way: str, cause: str, engagements: list[str]) -> None:
     settings, train = WAYS[way]
     x, y = data(cause)
@@ -77,11 +80,11 @@ def test_raise_stops_before_it(way: str, cause: str, engagements: list[str]) -> 
     theirs.fit(x[:5], y[:5], batch_size=1, shuffle=False, verbose=0)
     ours = {k: v for k, v in snapshot(model).items() if "metric" not in k}
     assert difference(before, ours, snapshot(theirs)).relative < ROUNDING
-    train(model, *dense_data(NUM_EXAMPLES))  # goes on, and nothing is left of it
+    train(model, *dense_data(NUM_EXAMPLES))  # training goes on
     assert int(plus.iterations) == 5 + NUM_EXAMPLES
 
 
-@pytest.mark.parametrize("k", [4, 3])
+@pytest.mark.parametrize("k", [*matrix(4), 3])
 def test_raise_in_groups(k: int) -> None:
     x, y = dense_data(NUM_EXAMPLES)
     y[-1] = np.nan

@@ -1,4 +1,4 @@
-"""What is told of skipped examples: positions, counts, logs and one warning per fit."""
+"""SGDPlus reports skipped examples: positions, counts, logs, one warning per fit."""
 
 from __future__ import annotations
 

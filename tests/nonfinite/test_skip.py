@@ -1,4 +1,4 @@
-"""`nonfinite="skip"`: Keras without the bad examples."""
+"""`nonfinite="skip"` trains as Keras does without the bad examples."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tests.support.bad_examples import (
 )
 from tests.support.cases import inverse_time_schedule
 from tests.support.compare import difference, snapshot
+from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import dense_data
 
 
@@ -44,7 +45,7 @@ def _convolution() -> Any:
 
 
 def _leave_out(model: Any, x: Any, y: Any) -> None:
-    """Keras, one example at a time; of the bad ones only the counters advance."""
+    """Keras, one example at a time; a bad one only advances the counters."""
     step = tf.function(model.train_step, jit_compile=True)
     forward = tf.function(lambda x: model(x, training=True), jit_compile=True)
     has_seeds = any(isinstance(v, keras.layers.Dropout) for v in model.layers)
@@ -74,8 +75,11 @@ CASES: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", False])
-@pytest.mark.parametrize("case", CASES)
+DEFAULT = ("plain", "nesterov_decay", "clipnorm", "gradient", "batch_normalization")
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
+@pytest.mark.parametrize("case", tiered_keys(CASES, *DEFAULT))
 def test_skip_is_keras_without_them(
     case: str, jit_compile: Any, engagements: list[str]
 ) -> None:
@@ -107,7 +111,7 @@ def test_skip_is_keras_without_them(
     assert {e.cause for e in found} == {"loss" if cause == "loss" else path}
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", False])
+@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
 def test_propagate_is_the_default_and_ruins(jit_compile: Any) -> None:
     x, y = data()
     model = compiled(dense, SGDPlus(0.02, jit_compile=jit_compile))
@@ -126,7 +130,7 @@ def test_average_starts_at_the_first_applied_update() -> None:
     average: Any = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for i in range(NUM_EXAMPLES):  # a batch each: what is known has to last
+        for i in range(NUM_EXAMPLES):  # each a batch: the average has to outlive it
             model.train_on_batch(x[i : i + 1], y[i : i + 1])
             weight = kernel.numpy().astype("float64")
             if i not in BAD:
@@ -135,9 +139,9 @@ def test_average_starts_at_the_first_applied_update() -> None:
     np.testing.assert_allclose(held, average, rtol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize("batch_size", [*matrix(1), 16])
 def test_accumulation_leaves_out_what_is_bad(batch_size: int) -> None:
-    """The step at the end of a window is made, without the bad; one of all bad not."""
+    """The step of a window leaves out bad examples; a bad window makes none."""
     x, y = dense_data(12, outputs=1)
     bad = [2, 6, 7, 8]  # the last of a window, and a whole one
     x[bad] = np.nan
@@ -159,7 +163,7 @@ def test_accumulation_leaves_out_what_is_bad(batch_size: int) -> None:
     assert not np.any(plus._accumulated_gradients[0])
 
 
-@pytest.mark.parametrize("batch_size", [8, 7])
+@pytest.mark.parametrize("batch_size", [*matrix(8), 7])
 def test_groups_are_left_out_whole(batch_size: int) -> None:
     x, y = data()
     plus = SGDPlus(
@@ -182,9 +186,9 @@ def test_groups_are_left_out_whole(batch_size: int) -> None:
         np.testing.assert_allclose(our, their, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", [*matrix(0.0), 0.9])
 def test_rows_of_a_table_stay(momentum: float) -> None:
-    """A gradient that is scattered into a table, from a loss that is not finite."""
+    """A loss that is not finite scatters its gradient into a table."""
     layers = [keras.layers.Embedding(20, 3), keras.layers.Flatten()]
     model = keras.Sequential(
         [keras.Input((2,), dtype="int32"), *layers, keras.layers.Dense(1)]
@@ -229,7 +233,7 @@ def _half(nonfinite: str, scale: float, x: Any, y: Any) -> tuple[Any, Any]:
 
 
 def test_loss_scaling_goes_on_as_in_keras() -> None:
-    """Gradients too large for the scale are Keras's to skip; the others are ours."""
+    """Keras skips gradients too large for the scale; SGDPlus skips the others."""
     x, y = dense_data(20, outputs=1)
     plain, _ = _half("propagate", 2.0**17, x, y)
     model, inner = _half("skip", 2.0**17, x, y)

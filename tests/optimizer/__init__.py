@@ -1,1 +1,1 @@
-"""The optimizer as an object: its arguments, config, saved state and live settings."""
+"""The room of the optimizer: arguments, config, saved state, live settings."""

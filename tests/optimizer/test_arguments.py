@@ -1,4 +1,4 @@
-"""Arguments of the constructor: what each takes, and the error that names it."""
+"""The constructor takes each argument, or refuses it by name and says the fix."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_argument_is_accepted(arguments: dict[str, Any]) -> None:
     assert getattr(SGDPlus(**arguments), name) == value
 
 
-# Scalars of NumPy and TensorFlow: what the optimizer keeps
+# A scalar of NumPy or TensorFlow, and the number that the optimizer keeps
 SCALARS: dict[str, tuple[Any, Any]] = {
     "examples_per_update": (np.int64(3), 3),
     "seed": (np.uint8(5), 5),
@@ -265,6 +265,6 @@ def test_error(make: Callable[[], Any], row: Row) -> None:
 def test_every_argument_has_a_message_and_a_row() -> None:
     given = {next(iter(arguments)) for _, arguments, _, _ in ARGUMENTS}
     assert given == set(arguments._ARGUMENTS)
-    for_keras = {"name", "kwargs"}  # which it names itself
+    for_keras = {"name", "kwargs"}  # Keras names these itself
     accepted = set(inspect.signature(SGDPlus.__init__).parameters) - {"self"}
     assert accepted - for_keras == given

@@ -1,4 +1,4 @@
-"""Configuration, seeds and variables, and what an optimizer holds."""
+"""An optimizer has a config, seeds and variables, and holds nothing of the model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EVERY_ARGUMENT: dict[str, Any] = {
 
 def test_config_holds_every_argument() -> None:
     config = SGDPlus(**EVERY_ARGUMENT).get_config()
-    assert config == pytest.approx(EVERY_ARGUMENT)  # learning_rate passes by float32
+    assert config == pytest.approx(EVERY_ARGUMENT)  # learning_rate goes through float32
     assert SGDPlus.from_config(config).get_config() == config
 
 

@@ -1,4 +1,4 @@
-"""Clones, pickles and deep copies: no worse than those of SGD."""
+"""Clones, pickles and deep copies keep as much as those of SGD."""
 
 from __future__ import annotations
 

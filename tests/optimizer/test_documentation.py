@@ -14,13 +14,13 @@ import keras_sgd_plus
 from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
 
 _NO = inspect.Parameter.empty
-DOCUMENTED: list[tuple[Any, Any]] = [  # what is called, and what documents it
+DOCUMENTED: list[tuple[Any, Any]] = [  # a callable, and the object that documents it
     (SGDPlus.__init__, SGDPlus),
     (SGDPlus.train_step, SGDPlus.train_step),
     (ExactResume.__init__, ExactResume),
     (SeededArrays.__init__, SeededArrays),
 ]
-# What kind of thing it is; for numbers, what it is counted or measured in.
+# How a text names the type of an argument; and the unit of each number.
 TYPES = r"Float|Int|Bool|String|Str\b|Array|`\"|What|A `keras.Model`|`x`|The same"
 UNITS = {
     "learning_rate": "per update",
@@ -51,7 +51,7 @@ def _arrays(*arrays: Any, **arguments: Any) -> Callable[[], Any]:
 
 
 X = np.zeros((4, 1))
-# For every argument a wrong value, and what it raises.
+# A wrong value of every argument, and the class of its error.
 WRONG: dict[tuple[Any, str], Wrong] = {
     (SGDPlus, "learning_rate"): (_sgd(learning_rate=float("nan")), ValueError),
     (SGDPlus, "momentum"): (_sgd(momentum=1.5), ValueError),

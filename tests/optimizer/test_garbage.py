@@ -1,7 +1,6 @@
-"""Bad input of every kind: refused by name or trained with, and never at the weights.
+"""Every argument gets values of every kind: it refuses them by name, or trains.
 
-`test_errors.py` has a row for each message; here values of every kind go into every
-argument, and bad batches between good ones.
+test_arguments.py has a row for each message.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_keys
 from tests.support.twins import dense_data
 
 SGD = keras.optimizers.SGD
@@ -33,7 +33,7 @@ ARGUMENTS = [
 ]
 NAN, INF = float("nan"), float("inf")
 
-# Each is made anew: a generator is used up, a variable belongs to one optimizer.
+# Functions make them anew: a generator ends, a variable belongs to one optimizer.
 GARBAGE: dict[str, Callable[[], Any]] = {
     **{
         repr(value): lambda value=value: value
@@ -94,7 +94,7 @@ GARBAGE: dict[str, Callable[[], Any]] = {
 
 
 def arguments_with(name: str, value: Any) -> dict[str, Any]:
-    """The garbage, and what makes Keras look at it."""
+    """The garbage, and the arguments that make Keras look at it."""
     more: dict[str, Any] = {name: value}
     if name.startswith("ema_"):
         more["use_ema"] = True
@@ -135,7 +135,11 @@ def names(error: Exception, name: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+# Each has a kind of its own: a number, a flag, a name, a count, a number beside a flag.
+DEFAULT = ("momentum", "nesterov", "order", "examples_per_update", "ema_momentum")
+
+
+@pytest.mark.parametrize("name", tiered_keys(ARGUMENTS, *DEFAULT))
 def test_garbage_is_refused_by_name_or_trained_with(name: str) -> None:
     unnamed, refused, known = [], set(), set()
     for kind, make in GARBAGE.items():
@@ -176,8 +180,8 @@ def test_assigned_numpy_integers_train() -> None:
     assert int(model.optimizer.iterations) == 3
 
 
-# What SGD trains with is not refused, but for what it misunderstands. (Not here: arrays
-# of several numbers, which train if they happen to broadcast with every weight.)
+# SGDPlus refuses these, which SGD accepts and misunderstands. (SGD also trains with
+# arrays of several numbers, if they happen to broadcast with every weight.)
 STRICTER = {
     ("loss_scale_factor", "np.datetime64"),  # days since 1970
     ("gradient_accumulation_steps", "np.uint64"),  # 2**64 - 1, to SGD -1

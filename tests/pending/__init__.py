@@ -1,1 +1,1 @@
-"""Embedding tables: rows wait for the updates that they have missed."""
+"""The room of embedding tables, whose rows wait for updates that they have missed."""

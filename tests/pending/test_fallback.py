@@ -1,4 +1,4 @@
-"""Tables that cannot move in parts: the loop moves them whole, after a warning."""
+"""The loop moves some tables whole, after a warning that names the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _constrained() -> keras.Model:
 
 
 class _Tied(WithTable):
-    """Rows on the way in, the whole table on the way out."""
+    """Looks up rows on the way in, and uses the whole table on the way out."""
 
     def call(self, ids: Any) -> Any:
         mean = keras.ops.mean(self.table(ids), axis=1)
@@ -43,7 +43,7 @@ def _tied() -> keras.Model:
 
 
 class _Projection(WithTable):
-    """The rows are looked at as a whole, and never looked up."""
+    """Multiplies by the whole table instead of a lookup."""
 
     def call(self, ids: Any) -> Any:
         rows = keras.ops.one_hot(ids, ROWS)
@@ -55,7 +55,7 @@ def _projection() -> keras.Model:
 
 
 class _Branch(WithTable):
-    """Looks up in a branch."""
+    """Looks up rows in a branch."""
 
     def call(self, ids: Any) -> Any:
         def rows() -> Any:
@@ -72,12 +72,17 @@ def _branch() -> keras.Model:
     ("model", "settings", "named"),
     [
         (bag, {"use_ema": True}, "use_ema"),
-        (bag, {"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
-        (_constrained, {}, "constraint"),
-        (_regularized, {}, "regularizer"),
+        pytest.param(
+            bag,
+            {"gradient_accumulation_steps": 2},
+            "gradient_accumulation_steps",
+            marks=pytest.mark.matrix,
+        ),
+        pytest.param(_constrained, {}, "constraint", marks=pytest.mark.matrix),
+        pytest.param(_regularized, {}, "regularizer", marks=pytest.mark.matrix),
         (_tied, {}, "another way"),
-        (_projection, {}, "another way"),
-        (_branch, {}, "another way"),
+        pytest.param(_projection, {}, "another way", marks=pytest.mark.matrix),
+        pytest.param(_branch, {}, "another way", marks=pytest.mark.matrix),
     ],
 )
 @pytest.mark.filterwarnings("default:With momentum or weight decay")
@@ -98,5 +103,5 @@ def test_falls_back_and_says_so(
     (text,) = [str(w.message) for w in caught if "moves all" in str(w.message)]
     assert named in text and f"({ROWS}, {WIDTH})" in text
     assert engagements
-    # A first trace may find it out; the one that is run has no table in parts.
+    # A first trace may find the reason; the trace that runs moves no table in parts.
     assert pair.difference().relative <= 1e-5

@@ -1,4 +1,4 @@
-"""Tables moved in parts, against Keras's SGD, which moves all of a table."""
+"""Tables that move in parts end as with Keras's SGD, which moves all of a table."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tests.support.tables import (
     labels,
     two,
 )
+from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import assert_engaged, train_pair
 
 
@@ -63,7 +64,7 @@ def _chosen() -> keras.Model:
     return headed(_Chosen())
 
 
-# Optimizer arguments, and what differs from a bag of one table.
+# Arguments of the optimizer, the model, changes of the training, number of tables.
 CASES: dict[str, tuple[Any, Callable[[], Any], Any, int]] = {
     "momentum": (MOMENTUM, bag, {}, 1),
     "nesterov": ({**MOMENTUM, "nesterov": True}, bag, {}, 1),
@@ -119,7 +120,9 @@ def _pair(name: str, **changes: Any) -> Any:
     return train_pair(model, **arguments)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", tiered_keys(CASES, "momentum", "all", "two tables", "own layer")
+)
 def test_equals_keras(name: str, tables: list[int], engagements: list[str]) -> None:
     pair = _pair(name)
     assert_engaged(pair, engagements, UPDATES)
@@ -128,7 +131,11 @@ def test_equals_keras(name: str, tables: list[int], engagements: list[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["nesterov", "all", "schedule and decay", "two tables", "momentum is a"]
+    "name",
+    [
+        "nesterov",
+        *matrix("all", "schedule and decay", "two tables", "momentum is a"),
+    ],
 )
 def test_equals_keras_in_float64(name: str, tables: list[int]) -> None:
     keras.config.set_floatx("float64")
@@ -138,15 +145,17 @@ def test_equals_keras_in_float64(name: str, tables: list[int]) -> None:
     assert pair.difference().relative <= 1e-12
 
 
+@pytest.mark.matrix
 def test_epochs_follow_each_other(tables: list[int]) -> None:
-    """A batch begins with every row up to date, whatever the one before has left."""
+    """A batch begins with every row up to date."""
     pair = _pair("all", our_fit={"batch_size": 99}, fit={"epochs": 2})
     assert set(tables) == {1}
     assert pair.difference().relative <= 1e-5
 
 
+@pytest.mark.matrix
 def test_mixed_precision(tables: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As close to Keras as moving whole tables is: float16 rounds what both compute."""
+    """It is as close to Keras as moving whole tables is; float16 rounds both."""
     keras.config.set_dtype_policy("mixed_float16")
     in_parts = _pair("all").difference().relative
     assert set(tables) == {1}
@@ -155,8 +164,9 @@ def test_mixed_precision(tables: list[int], monkeypatch: pytest.MonkeyPatch) -> 
     assert in_parts <= max(3 * whole, 1e-5)
 
 
+@pytest.mark.matrix
 def test_decay_may_leave_a_table_out(tables: list[int]) -> None:
-    """Two tables, of which one decays: each has its own clock."""
+    """One of two tables decays: each has its own clock."""
     found, before = [], None
     for cls in (SGDPlus, keras.optimizers.SGD):
         keras.utils.set_random_seed(1)
@@ -193,7 +203,7 @@ def _stopped() -> keras.Model:
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_a_table_without_gradient_stays(tables: list[int]) -> None:
-    """As in Keras, where not even weight decay moves it; the other one is moved."""
+    """As in Keras, not even weight decay moves it; the other table moves."""
     loss = keras.losses.SparseCategoricalCrossentropy
     pair = train_pair(
         _stopped,

@@ -1,4 +1,4 @@
-"""Tables moved in parts, against whole tables: options that Keras cannot compare."""
+"""Tables that move in parts end as whole tables do, with options that Keras lacks."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.support.tables import (
     ids,
     labels,
 )
+from tests.support.tiers import matrix
 
 
 def _train(
@@ -70,9 +71,9 @@ def _assert_whole_is_same(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"loss_scale_factor": 8.0},  # Keras cannot divide these gradients
+        *matrix({"loss_scale_factor": 8.0}),  # Keras cannot divide these gradients
         {"examples_per_update": 4},
-        {"examples_per_update": 3, "nonfinite": "skip"},
+        *matrix({"examples_per_update": 3, "nonfinite": "skip"}),
     ],
     ids=lambda s: " ".join(s),
 )
@@ -83,6 +84,7 @@ def test_equals_whole_tables(
     _assert_whole_is_same(tables, monkeypatch, *arguments)
 
 
+@pytest.mark.matrix
 def test_replicas(tables: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each replica's rows are up to date when all are averaged."""
     arguments = (bag, ids(), labels(), ALL)
@@ -101,15 +103,16 @@ def _weighted() -> keras.Model:
     return keras.Model([ids, factor], layers.Dense(4)(pooled * factor))
 
 
+@pytest.mark.matrix
 def test_loss_scale_that_skips(
     tables: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A skipped update is no update to the rows that wait, either."""
+    """A skipped update is no update of the rows that wait."""
     arguments = (_weighted, _weighted_inputs((3, 130, 131, 255)), labels(), ALL)
     _assert_whole_is_same(tables, monkeypatch, *arguments, scaled=True)
 
 
-@pytest.mark.parametrize("schedule", [False, True])
+@pytest.mark.parametrize("schedule", [False, *matrix(True)])
 def test_skipped_examples(
     schedule: bool, tables: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +147,7 @@ def test_rows_are_up_to_date_after_an_error(
     assert difference(before, *found).relative <= 1e-5
 
 
+@pytest.mark.matrix
 def test_ids_out_of_range_change_no_row(
     tables: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,10 +168,11 @@ def test_half_precision_is_whole(tables: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"momentum": 0.0}, {"momentum": 0.9, "examples_per_update": 120}]
+    "settings",
+    [{"momentum": 0.0}, *matrix({"momentum": 0.9, "examples_per_update": 120})],
 )
 def test_not_where_it_does_not_help(settings: Any, tables: list[int]) -> None:
-    """Without momentum rows are not moved by others; large groups touch most rows."""
+    """Without momentum idle rows do not move; large groups touch most rows."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _train(bag, ids(), labels(), settings)

@@ -1,1 +1,1 @@
-"""The project: architecture, texts, examples, benchmarks, security."""
+"""The room of the project: architecture, texts, examples, benchmarks, security."""

@@ -1,4 +1,4 @@
-"""What the speed benchmark says: rows that are wrong or missing, targets, tables."""
+"""The speed benchmark reports wrong and missing rows, and judges its targets."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _assert_prefix(workload: Workload) -> None:
 
 
 def test_what_the_readme_says_of_small_networks() -> None:
-    """An epoch takes less than Keras's at batch 32, but for the layers of thousands."""
+    """An epoch is faster than Keras's at batch 32, except with layers of thousands."""
     recorded = record.read("speed")["results"]
     found = speed.medians([measuring.Row(**row) for row in recorded["rows"]])
     slower = [
@@ -106,7 +106,7 @@ def test_what_the_readme_says_of_small_networks() -> None:
 
 
 def test_what_the_readme_says_of_linear_regression() -> None:
-    """Where an epoch takes less than scikit-learn's, and that it does not below."""
+    """An epoch is faster than scikit-learn's on large data, slower on small data."""
     ours: dict[int, float] = {}
     theirs: dict[int, float] = {}
     for point in record.read("growth")["results"]:

@@ -1,6 +1,6 @@
-"""The examples run, and what they assert holds.
+"""The examples run, and their assertions hold.
 
-`quickstart` is the README's first command, which the gate runs; `test_workers.py` runs
+The gate runs `quickstart`, the README's first command; test_workers.py runs
 `multi_worker`.
 """
 
@@ -22,4 +22,4 @@ NAMES = sorted({path.stem for path in EXAMPLES.glob("*.py")} - ELSEWHERE)
 @pytest.mark.parametrize("name", NAMES)
 def test_example(name: str) -> None:
     command = [sys.executable, str(EXAMPLES / f"{name}.py")]
-    subprocess.run(command, check=True, timeout=120)  # what the README promises
+    subprocess.run(command, check=True, timeout=120)  # the README promises that

@@ -1,4 +1,4 @@
-"""The benchmarks of quality: search, times to a goal, linear models, and the tables."""
+"""The benchmarks of quality search rates, time goals, and write true tables."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_times_to_a_goal() -> None:
 
 
 def test_the_end_is_where_validation_says() -> None:
-    """Not where the test part is best; and goals follow from it, by rule."""
+    """Validation chooses the end, not the test part; goals follow from it by a rule."""
     task = TASKS["mlp"]
-    # Of the second seed all windows have the 0.9 of the third epoch: the first counts.
+    # All windows of the second seed hold the 0.9 of the third epoch: the first counts.
     assert accuracy.final(task, FOUND) == pytest.approx([0.8, 0.6])
     worse = {**FOUND, "values": [[0.55] * 4, [0.555] * 5]}
     arms = {"a": FOUND, "b": worse, "c": {**FOUND, "values": [[1.0] * 4, [1.0] * 5]}}
@@ -76,6 +76,7 @@ def test_the_end_is_where_validation_says() -> None:
     assert accuracy.goals(lower, arms) == [1.0, 0.75]
 
 
+@pytest.mark.matrix
 def test_a_trainer_can_be_used_again() -> None:
     from sklearn.datasets import load_digits
 
@@ -125,7 +126,7 @@ def _medians(task: str, which: int) -> dict[str, float]:
 
 
 def test_what_is_said_of_time_to_quality() -> None:
-    """The sentences under the tables, and the README's, where SGDPlus loses too."""
+    """The sentences under the tables hold, and the README's, also of losses."""
     stored = {name: found["arms"] for name, found in accuracy.stored().items()}
     adam = "Keras Adam, batch 32"
     fast_adam = f"{adam}, 32 steps per execution"
@@ -214,7 +215,7 @@ def test_results_are_those_of_the_code(name: str) -> None:
 
 
 def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From results in which a run has diverged, and stopped early."""
+    """The results have a run that diverged and stopped early."""
     matplotlib.use("svg")
     results = {"mlp": json.loads(json.dumps(accuracy.stored()["mlp"]))}
     for kind in ("values", "checks", "seconds"):

@@ -1,4 +1,4 @@
-"""Files run no code, and training touches nothing but what the user names."""
+"""Files run no code, and training touches only what the user names."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from keras_sgd_plus import SGDPlus
 from tests.support.paths import ROOT
+from tests.support.tiers import matrix
 
 
 def _saved(path: Path) -> Path:
@@ -42,7 +43,7 @@ def _altered(path: Path, alter: Callable[[dict[str, Any]], None]) -> Path:
 
 
 def _lambda(mark: Path) -> Any:
-    """What Keras writes for a Lambda layer: code."""
+    """The config of a Lambda layer, which holds code."""
 
     del mark
     return keras.saving.serialize_keras_object(keras.layers.Lambda(lambda x: x))
@@ -147,9 +148,9 @@ print("CANARY", len(seen) > 0)
 """
 
 
-@pytest.mark.parametrize("callbacks", ["[]", "[ExactResume('named')]"])
+@pytest.mark.parametrize("callbacks", [*matrix("[]"), "[ExactResume('named')]"])
 def test_training_leaves_the_machine_alone(callbacks: str, tmp_path: Path) -> None:
-    """Of files that TensorFlow writes in C++ the directory itself tells."""
+    """The directory shows files that TensorFlow writes in C++, past the hook."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(

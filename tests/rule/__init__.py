@@ -1,1 +1,1 @@
-"""The update rule: the oracle that judges it, and the rule by itself."""
+"""The room of the update rule, and of the oracle that judges it."""

@@ -1,4 +1,4 @@
-"""The oracle itself: hand-derived numbers, and wrong rules that it must reject."""
+"""The oracle gives numbers derived by hand, and rejects wrong rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule by itself: updates that it holds back, and subclasses that replace it."""
+"""The rule holds back an update if told to, and no subclass may replace it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.twins import linear_model
 def test_an_update_that_does_not_count_only_counts_itself(
     counts: bool, steps: int | None
 ) -> None:
-    """The rule with everything on; the second variable is one that is overwritten."""
+    """All options are on; the second variable is one that its gradient overwrites."""
     optimizer = SGDPlus(
         0.1,
         momentum=0.9,
@@ -72,7 +72,7 @@ def test_an_update_that_does_not_count_only_counts_itself(
 
 
 class OwnRule(SGDPlus):
-    """Overrides what the loop does not ask."""
+    """Overrides a method that the loop does not call."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         variable.assign(variable * 0)

@@ -1,1 +1,1 @@
-"""One batch: checks, traces and compilations, the order, streams, writing in place."""
+"""The room of one batch: checks, traces, compilation, order, writing in place."""

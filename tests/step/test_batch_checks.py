@@ -1,4 +1,4 @@
-"""Messages about a batch: what triggers each, its class, and that it says the fix."""
+"""Every message about a batch has its class and says the fix."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def streamed_empty() -> Any:
 
 
 def streamed_without_rank() -> Any:
-    # The sample weight: Keras itself needs the rank of x and y.
+    # Only the sample weight may lack a rank: Keras needs the rank of x and y.
     signature = (
         tf.TensorSpec((None, 5), tf.float32),
         tf.TensorSpec((None, 2), tf.float32),
@@ -187,7 +187,7 @@ def test_batch_of_an_eager_model(row: str) -> None:
 
 
 def test_what_casts_nothing_may_be_text_or_missing(engagements: list[str]) -> None:
-    # An input declared as text, and a loss that does not go by Keras's own way.
+    # An input that is declared as text, and losses that go around Keras's own.
     class Lengths(keras.losses.Loss):
         def __call__(self, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
             return tf.reduce_mean(tf.cast(tf.strings.length(y), tf.float32) - y_pred)
@@ -217,7 +217,7 @@ def test_what_casts_nothing_may_be_text_or_missing(engagements: list[str]) -> No
 
 @pytest.mark.parametrize("by_hand", [False, True], ids=["fit", "by_hand"])
 def test_errors_of_keras_get_a_note_with_the_batch(by_hand: bool) -> None:
-    # The model sees one example at a time: a shape in Keras's words is not the user's.
+    # The model sees one example at a time, so Keras's error names other shapes.
     model = compiled()
     with pytest.raises(ValueError, match="equal, but are 3 and 2") as raised:
         y = np.ones((6, 3), "float32")
@@ -227,7 +227,7 @@ def test_errors_of_keras_get_a_note_with_the_batch(by_hand: bool) -> None:
 
 
 def test_a_batch_of_another_rank_is_explained() -> None:
-    # TensorFlow relaxes the shape of what came in two ranks, for all later batches.
+    # After batches of two ranks TensorFlow relaxes the shape for all later ones.
     model = compiled()
     model.train_on_batch(X, Y[:, :, None])  # broadcast, as by Keras
     with pytest.raises(ValueError, match="compile the model anew"):

@@ -1,4 +1,4 @@
-"""The compiled loop changes the variables in place, and nobody else's copy of them."""
+"""The compiled loop changes variables in place, and nobody else's copy of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import Carry, xla
 from tests.support.internals import strategy as current
+from tests.support.tiers import matrix
 
 ROWS = 1_000
 STEPS: dict[str, Callable[..., Any]] = {
@@ -45,12 +46,11 @@ def _fastest(call: Callable[[], Any]) -> float:
     return min(seconds)
 
 
-@pytest.mark.parametrize("step", ["train_step", "train_on_batch"])
+@pytest.mark.parametrize("step", [*matrix("train_step"), "train_on_batch"])
 def test_a_batch_copies_no_table(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the same batch with values in and out, which copies the table twice.
+    """A batch with values in and out takes longer: it copies the table twice.
 
-    By time: the addresses of buffers do not show a copy, since an allocator hands out
-    again what it has just got back.
+    Addresses of buffers would not show a copy: an allocator reuses a freed buffer.
     """
     seconds = {}
     for in_place in (True, False):
@@ -114,7 +114,7 @@ def test_one_replica_trains_like_none() -> None:
 
 
 def test_a_trace_that_starts_over_trains_once() -> None:
-    """A variable that is known only once the short group has been traced."""
+    """Only the trace of the short group finds the variable."""
     count = keras.Variable(0.0, trainable=False)
 
     class CountsOddSizes(keras.layers.Layer):
@@ -135,7 +135,7 @@ def test_a_trace_that_starts_over_trains_once() -> None:
 def test_who_writes_the_variables(
     group_size: int, inside: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The compiled function, unless a second one follows for what is left over."""
+    """The compiled function writes them, unless one for a short group follows."""
     writers: list[bool] = []
     commit = Carry.commit
 

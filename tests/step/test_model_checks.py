@@ -1,4 +1,4 @@
-"""Messages about a model: errors refuse it, warnings come once."""
+"""Every message about a model says the fix; warnings come once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The visiting order: uniform, each example once, a pure function of two numbers."""
+"""The visiting order is uniform, and a pure function of a seed and a counter."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scipy import stats
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import visiting_order
+from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
 # Each chi-squared test below rejects a right implementation once in 10,000 seeds; the
@@ -33,7 +34,7 @@ def _orders(num_orders: int, num_examples: int, seed: int) -> np.ndarray:
     return many().numpy()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2**62])
+@pytest.mark.parametrize("seed", [0, *matrix(1, 2**62)])
 def test_all_permutations_of_four_are_equally_likely(seed: int) -> None:
     orders = _orders(4800, 4, seed)
     counts = {p: 0 for p in itertools.permutations(range(4))}
@@ -53,16 +54,16 @@ def test_every_example_is_equally_likely_at_every_position() -> None:
 
 
 def test_consecutive_orders_are_independent() -> None:
-    """Not powers of one permutation: pairs of first examples are uniform too."""
+    """Pairs of first examples are uniform: orders are not powers of one permutation."""
     orders = _orders(4001, 5, seed=8)
     table = np.zeros((5, 5))
     np.add.at(table, (orders[:-1, 0], orders[1:, 0]), 1)
     assert stats.chisquare(table.ravel()).pvalue > FLAKE_RATE
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 1000, 4096])
+@pytest.mark.parametrize("size", [1, *matrix(2), 7, *matrix(8, 9), 1000, *matrix(4096)])
 def test_an_order_is_the_same_everywhere(size: int) -> None:
-    """With XLA, without it, eagerly, and with a size known or not while tracing."""
+    """XLA, a plain graph and eager code agree, also on sizes unknown to tracing."""
     eager = visiting_order(3, tf.constant(17, tf.int64), size).numpy()
     assert sorted(eager.tolist()) == list(range(size))
 
@@ -137,7 +138,7 @@ def _seen(num_examples: int, epochs: int, plus: dict[str, Any], **fit: Any) -> A
 
 @pytest.mark.parametrize(
     "plus",
-    [{}, {"jit_compile": False}, {"gradient_accumulation_steps": 4}],
+    [{}, *matrix({"jit_compile": False}, {"gradient_accumulation_steps": 4})],
     ids=["xla", "no xla", "accumulation"],
 )
 def test_each_example_is_visited_exactly_once_per_epoch(plus: dict[str, Any]) -> None:
@@ -156,7 +157,7 @@ def test_batches_stay_together_and_are_each_shuffled_anew() -> None:
 
 
 def test_accumulation_does_not_repeat_an_order() -> None:
-    """The raw counter is the key: the public one stands still inside a step."""
+    """The raw counter is the key, since the public one stands still inside a step."""
     plus = {"seed": 1, "gradient_accumulation_steps": 64}
     seen = _seen(48, 1, plus, batch_size=16, shuffle=False).reshape(-1, 16) % 16
     assert len({tuple(batch.tolist()) for batch in seen}) == 3

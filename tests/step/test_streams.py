@@ -1,4 +1,4 @@
-"""Streams without an end: the number of traces stops growing, and memory is flat."""
+"""In streams without an end, traces stop growing and memory stays flat."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import keras
 import pytest
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_keys
 from tests.support.twins import dense_data
 
 pytestmark = [
@@ -24,7 +25,7 @@ pytestmark = [
 
 LARGEST = 64
 X, Y = dense_data(LARGEST)
-WARM_UP = 400  # calls; TensorFlow remembers every size, so they see each of them
+WARM_UP = 400  # calls, which see every size, since TensorFlow remembers each
 # TensorFlow's allocators and caches take 0.3 MB in the first 3,000 calls and nothing
 # after that, with SGDPlus or without. 0.5 MB is 5 bytes of each of 100,000 calls.
 SLACK = 500_000
@@ -40,8 +41,8 @@ def _train_step(model: Any, x: Any, y: Any) -> Any:
     return model.optimizer.train_step(model, (x, y))
 
 
-# How a batch is trained on, the sizes that batches have in turn, and the traces: Keras,
-# too, traces once for the first size and once for any.
+# The call, the sizes of batches in turn, and the number of traces. Keras, too, traces
+# once for the first size and once for any size.
 STREAMS: dict[str, tuple[Train, tuple[int, ...], int]] = {
     "one_example": (_train_on_batch, (1,), 1),
     "many_sizes": (_train_on_batch, tuple(range(1, LARGEST + 1)), 2),
@@ -53,14 +54,14 @@ def _usage() -> tuple[int, int]:
     """Resident bytes of this process, and how many objects Python has made."""
     gc.collect()
     num_objects = len(gc.get_objects())
-    # Memory that earlier tests have freed would hide what is lost in this one.
+    # Give back memory that earlier tests have freed: it would hide a leak.
     getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE"), num_objects
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("name", tiered_keys(STREAMS, "by_hand"))
 def test_stream(name: str, engagements: list[str]) -> None:
     _run_stream(name, 2_000, engagements)
 

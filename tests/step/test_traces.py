@@ -1,4 +1,4 @@
-"""Traces and compilations are counted; too many shapes make a warning."""
+"""Few traces and compilations happen; too many shapes give a warning."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tests.support.messages import (
     step,
     stream,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import (
     assert_same,
     dense_data,
@@ -79,7 +80,7 @@ def test_streams_of_many_sizes_trace_twice(engagements: list[str]) -> None:
 
 
 def test_a_padded_batch_equals_its_own_size() -> None:
-    """Rows that pad a batch to a power of two are never visited."""
+    """The loop never visits rows that pad a batch to a power of two."""
     x, y = dense_data(30)
     assert_same(train_pair(dense_model, x, y, our_fit={"batch_size": 11}))
 
@@ -105,6 +106,7 @@ def _compilations(tmp_path: Path, sizes: list[int]) -> int:
     return len(list(tmp_path.glob("*before_optimizations.txt")))
 
 
+@pytest.mark.matrix
 def test_many_batch_sizes_compile_a_bounded_number_of_times(tmp_path: Path) -> None:
     sizes = [6, *range(1, 71)]
     # The first size as it is, then the powers of two: 8, 16, 32, 64, 128.
@@ -116,7 +118,10 @@ def _batches(lengths: list[int]) -> Iterator[Any]:
         yield np.ones((2, length, 3), "float32"), np.ones((2, 1), "float32")
 
 
-@pytest.mark.parametrize(("num_lengths", "expected"), [(8, 0), (12, 1)])
+@pytest.mark.parametrize(
+    ("num_lengths", "expected"),
+    [(8, 0), pytest.param(12, 1, marks=pytest.mark.matrix)],
+)
 def test_many_lengths_are_warned_of_once(num_lengths: int, expected: int) -> None:
     model = keras.Sequential(
         [
@@ -155,7 +160,7 @@ def _sequences(lengths: Any) -> Any:
 MANY = "Pad the examples to a few lengths"
 
 
-@pytest.mark.parametrize("by_hand", [False, True], ids=["fit", "by_hand"])
+@pytest.mark.parametrize("by_hand", [False, *matrix(True)], ids=["fit", "by_hand"])
 def test_many_signatures_warn_once(by_hand: bool) -> None:
     model = compiled(_any_length(), plus={"jit_compile": "auto"})
 

@@ -1,4 +1,4 @@
-"""XLA compiles the loop where it can; elsewhere the same loop runs without it."""
+"""XLA compiles the loop if it can; otherwise the same loop runs without it."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.support.messages import (
     compiled,
     fit,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import (
     assert_same,
     dense_data,
@@ -42,7 +43,7 @@ def test_the_loop_is_compiled_by_default(compiled_runs: list[bool]) -> None:
 
 
 class _WithOp(keras.layers.Layer):
-    """A layer that says supports_jit=True and does something that XLA can't."""
+    """A layer that says `supports_jit=True` and does something that XLA refuses."""
 
     def __init__(self, op: str) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ def _model_with(op: str) -> keras.Model:
     return keras.Sequential([keras.Input((5,)), keras.layers.Dense(2), _WithOp(op)])
 
 
-@pytest.mark.parametrize("op", ["print", "string"])
+@pytest.mark.parametrize("op", ["print", *matrix("string")])
 def test_what_xla_refuses_runs_without_it(
     op: str, engagements: list[str], compiled_runs: list[bool]
 ) -> None:
@@ -156,7 +157,7 @@ def _xla_model(operation: Any, in_loss: bool) -> Any:
     return keras.Sequential([keras.Input((5,)), *body]), "mse"
 
 
-@pytest.mark.parametrize("in_loss", [False, True], ids=["layer", "loss"])
+@pytest.mark.parametrize("in_loss", [False, *matrix(True)], ids=["layer", "loss"])
 @pytest.mark.parametrize(
     ("operation", "name"),
     [
@@ -231,6 +232,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.matrix
 def test_op_determinism_keeps_xla() -> None:
     result = subprocess.run(
         [sys.executable, "-c", DETERMINISM], capture_output=True, text=True

@@ -1,1 +1,1 @@
-"""What tests share: an oracle, twins, tables of cases, models, and helpers."""
+"""Tests share these: an oracle, twins, tables of cases, models, helpers."""

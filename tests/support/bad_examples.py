@@ -1,4 +1,4 @@
-"""What tests of examples that are not finite share: models and data."""
+"""Tests of examples that are not finite share these models and data."""
 
 from __future__ import annotations
 

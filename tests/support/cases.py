@@ -71,7 +71,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def inverse_time(step: Any) -> Any:
-    """The schedule below, for the oracle."""
+    """The same learning rate for the oracle."""
     return 0.05 / (1 + 0.3 * step)
 
 

@@ -1,4 +1,4 @@
-"""Random trainings: a `Case` says all about one, and `run` compares it with Keras."""
+"""Random trainings: a `Case` describes one, `train` runs it with both optimizers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ METRICS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, on what and how: plain values, so that `repr` reproduces it."""
+    """A model, its data and its training, in plain values: `repr` reproduces it."""
 
     model: str = "dense"
     head: str = "mse"
@@ -148,19 +148,19 @@ def cases(draw: Any) -> Case:
         return one_of(*[None] * (2 * len(values) or 1), *values)
 
     model = one_of(*MODELS)
-    # Where half precision rounds, TensorFlow's own kernels differ from XLA's, and
-    # XLA's from each other: for the dense models alone the places are the same.
+    # Half precision is for dense models alone. In others XLA's kernels round at other
+    # places than TensorFlow's, and than each other.
     half = model in ("dense", "residual", "two_inputs", "subclassed")
     dtype = one_of("float32", "float32", "float64", *["mixed_bfloat16"] * half)
-    # Gradients along a prediction cancel in the cosine: rounding is all that is left.
+    # In the cosine, gradients along a prediction cancel, and only rounding is left.
     heads = [h for h in HEADS if h != "cosine" or dtype == "float64"]
-    # Keras cannot add what activities cost in bfloat16 to a float32 loss, nor divide
+    # Keras cannot add a bfloat16 cost of activities to a float32 loss. It cannot divide
     # sparse gradients by the scale of a loss.
     costs = [r for r in REGULARIZERS if r != "activity" or dtype[:5] == "float"]
     scales = (2.0, 128.0) if model not in ("embedding", "masked", "attention") else ()
-    # XLA's kernels are compared with XLA's: where two elements under a maximum, or a
-    # gradient and its limit, are equal up to rounding, rounding decides. In float64
-    # they are compared with TensorFlow's, but for schedules: those are float32.
+    # Both sides use XLA's kernels. Rounding decides between two values under a maximum,
+    # or a gradient and its limit, that are equal up to rounding. In float64 Keras uses
+    # TensorFlow's kernels; then some float32 schedules are left out.
     jit_compile = one_of("auto", "auto", False) if dtype[:5] == "float" else "auto"
     inexact = ("exponential", "warm_up") if dtype == "float64" else ()
     rates = [rate for rate in RATES if rate not in inexact]
@@ -168,8 +168,8 @@ def cases(draw: Any) -> Case:
     accumulation = rarely(2, 3)
     num_examples = draw(st.integers(group * (accumulation or 1), 24))
     if model == "two_outputs":
-        # Keras averages the loss of an output over batches as if they were of one size
-        # where it does not know their sizes while tracing.
+        # If Keras does not know the sizes of batches while tracing, it averages the
+        # loss of an output as if they had one size.
         num_examples = -(-num_examples // group) * group
     return Case(
         model=model,

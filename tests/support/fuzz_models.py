@@ -1,4 +1,4 @@
-"""What `fuzz.py` draws from: models, heads with their losses, and data for them."""
+"""`fuzz.py` draws from these models, heads with losses, and data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NUM_CLASSES, NUM_IDS = 3, 9
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a model, and what is common to its kernels."""
+    """The size of a model, and the options of its kernels."""
 
     units: int = 4
-    depth: int = 1  # 1 to 3; what it means is the model's affair
+    depth: int = 1  # 1 to 3; each model uses it in its own way
     activation: str | None = "tanh"
     regularizer: str | None = None  # of REGULARIZERS
     constraint: str | None = None  # of CONSTRAINTS

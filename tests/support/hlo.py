@@ -1,4 +1,4 @@
-"""What XLA makes of a loop: the optimized HLO of a model's first batch."""
+"""Reads the optimized HLO of a model's first batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def optimized(monkeypatch: pytest.MonkeyPatch, model: Any, x: Any, y: Any) -> st
             found.append(compiler(stage="optimized_hlo"))
         return refused(function, arguments)
 
-    # A trial, always: there the function is at hand.
+    # Force a trial, which hands over the function.
     monkeypatch.setattr(xla, "surely_takes", lambda graph: False)
     monkeypatch.setattr(compiled, "refused", look)
     model.optimizer.train_step(model, (tf.constant(x), tf.constant(y)))
@@ -43,7 +43,7 @@ def loop_bodies(
 
 
 def copies(bodies: list[str], least: int) -> list[str]:
-    """Shapes of what is copied in every turn, of `least` entries or more."""
+    """Shapes of tensors that every turn copies, of `least` entries or more."""
     shapes = re.findall(r" = \w+\[([\d,]+)\]\S* copy\(", "\n".join(bodies))
     return [s for s in shapes if _entries(s) >= least]
 

@@ -1,4 +1,4 @@
-"""What tests of messages share: a tiny model, batches, warnings, and rows of errors."""
+"""Tests of messages share this tiny model, batches, and rows of errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.twins import dense_data, linear_model
 
 
 def compiled(model: Any = None, *, plus: Any = None, **compile: Any) -> Any:
-    """A model compiled with SGDPlus. Without XLA unless asked: most here never run."""
+    """A model compiled with SGDPlus, without XLA unless asked: most never run."""
     model = linear_model() if model is None else model
     arguments = {"order": "given", "jit_compile": False, **(plus or {})}
     model.compile(
@@ -56,7 +56,7 @@ def stream(model: Any, dataset: Any) -> Any:
 
 
 def caught_by(function: Callable[[], Any], match: str) -> list[str]:
-    """Texts of the warnings of ours that say `match`; any other warning is an error."""
+    """Texts of the warnings, which must all say `match`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         function()

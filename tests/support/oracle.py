@@ -1,8 +1,8 @@
 """The textbook in NumPy float64: one example at a time, no TensorFlow.
 
-A network with one tanh layer and a linear head (or the head alone), squared error, and
-the update rule of `keras.optimizers.SGD` written out again from its documentation, not
-from this package.
+It has a network with one tanh layer and a linear head (or the head alone) and squared
+error. It writes out the update rule of `keras.optimizers.SGD` from Keras's
+documentation, not from this package.
 """
 
 from __future__ import annotations
@@ -108,6 +108,6 @@ class Oracle:
                 self.weights[i] = self.averages[i]
 
     def finish(self) -> None:
-        """What the end of `fit` does."""
+        """Does what the end of `fit` does."""
         if self.use_ema:
             self.weights = list(self.averages)

@@ -1,4 +1,4 @@
-"""Local SGD simulated: replicas walk one after the other, then NumPy averages them."""
+"""Simulates local SGD: replicas walk one after the other, then NumPy averages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shard = tuple[np.ndarray, ...]  # x, y and maybe sample_weight
 
 @functools.cache  # TensorFlow does not close the threads of one that is dropped
 def mirrored(num_replicas: int) -> tf.distribute.Strategy:
-    """A strategy over logical CPUs; those of 2 with TensorFlow's collectives.
+    """A strategy over logical CPUs. Only that of 2 uses TensorFlow's collectives.
 
     In one process TensorFlow mixes up the collectives of two strategies.
     """
@@ -31,7 +31,7 @@ def mirrored(num_replicas: int) -> tf.distribute.Strategy:
 def shards(
     strategy: tf.distribute.Strategy, data: Shard, batch_size: int
 ) -> Iterator[list[Shard]]:
-    """What each replica is given of each batch: TensorFlow's own cut."""
+    """The part that each replica gets of each batch, as TensorFlow cuts it."""
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
     for batch in strategy.experimental_distribute_dataset(dataset):
         parts = [strategy.experimental_local_results(part) for part in batch]
@@ -48,7 +48,7 @@ def mean(arrays: list[np.ndarray], sizes: list[int]) -> np.ndarray:
 
 
 def visit(oracle: Oracle, batches: Iterator[list[Shard]]) -> None:
-    """Lets NumPy's oracle do what the replicas do together."""
+    """Lets NumPy's oracle play the replicas and average them."""
     for batch in batches:
         start = {k: list(getattr(oracle, k)) for k in _COLUMNS}
         iterations, found, sizes = oracle.iterations, [], []
@@ -127,7 +127,7 @@ class Simulation:
             if len(shard[0]):
                 logs = model.train_on_batch(*shard, return_dict=True)
                 seen.append((len(shard[0]), logs))
-                # Seeds and counters by what was added to them.
+                # Add up what each replica added to seeds and counters.
                 ended = [v.numpy() for v in variables]
                 after.append(
                     [

@@ -1,7 +1,7 @@
-"""A run of `fit` for test_resume.py: the same command each time, killed or not.
+"""A run of `fit` for test_exact_resume.py: the same command each time, killed or not.
 
-As a script it imports TensorFlow once and forks a process per attempt, each of which
-its parent kills with SIGKILL at a moment drawn from the seed.
+As a script it imports TensorFlow once and forks a process per attempt. The parent kills
+each with SIGKILL, at a moment that it draws from the seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = ("arrays", "seeded_arrays", "dataset", "repeated_dataset", "generator")
 
 
 def make_model(**settings: Any) -> keras.Model:
-    """Everything that has a state: momentum, EMA, schedule, dropout, statistics."""
+    """A model with all kinds of state: momentum, EMA, schedule, seeds, statistics."""
     keras.utils.set_random_seed(11)
     layers = [
         keras.layers.Dense(8, "tanh"),
@@ -77,7 +77,7 @@ def state(model: keras.Model) -> list[np.ndarray]:
 def train(
     kind: str, directory: Path | None, callbacks: Any = (), **settings: Any
 ) -> tuple[list[np.ndarray], dict[str, list[float]]]:
-    """The command: the same in each attempt. The final state, and the history."""
+    """Runs the command of each attempt; returns the final state and the history."""
     model = make_model(**settings)
     data, arguments = make_data(kind)
     every = list(callbacks)
@@ -90,10 +90,11 @@ def train(
 
 
 def small_model(optimizer: Any = None, **compile: Any) -> Any:
-    """A small dense model, the same at each call."""
+    """A small dense model, the same at each call. Without an optimizer: no XLA."""
     keras.utils.set_random_seed(3)
     model = dense_model()
-    model.compile(optimizer or SGDPlus(0.02, momentum=0.9), "mse", **compile)
+    optimizer = optimizer or SGDPlus(0.02, momentum=0.9, jit_compile=False)
+    model.compile(optimizer, "mse", **compile)
     return model
 
 
@@ -109,7 +110,7 @@ def fit_small(
 
 
 class Tell(keras.callbacks.Callback):
-    """Tells the parent of each batch and of each save, and takes its time."""
+    """Tells the parent of each batch and of each save, slowly."""
 
     def __init__(self, tell: Callable[[bytes], Any]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What tests of saved state share: a linear model in training, and its state."""
+"""Tests of saved state share this linear model in training, and its state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def state_of(model: Any) -> list[np.ndarray]:
     return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
 
 
-# Without XLA: these compare what was transferred, the loop is compared elsewhere.
+# Without XLA: these tests compare transferred state, others compare the loop.
 PLAIN: dict[str, Any] = {"order": "given", "jit_compile": False}
 
 

@@ -1,4 +1,4 @@
-"""What tests of callbacks share: data, a callback that notes all, and pairs."""
+"""Tests of callbacks share this data, a callback that notes all, and pairs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from tests.support.twins import (
 
 N = 30
 X, Y = dense_data(N)
-VALIDATION = dense_data(9, seed=8)  # another function of x: its loss does not fall long
+VALIDATION = dense_data(9, seed=8)  # another function of x, so its loss soon rises
 ENDS = (7, 14, 21, 28, 30)  # examples seen at the end of each of our batches
-NO_XLA = {
-    "jit_compile": False
-}  # where nobody keeps a weight, which XLA writes in place
+NO_XLA = {"jit_compile": False}  # for callbacks that keep no weight
 Callback = keras.callbacks.Callback
 
 
 class Seen:
-    """What a `LambdaCallback` is told, with copies of the state at that moment."""
+    """All calls of a `LambdaCallback`, with copies of the state at that moment."""
 
     def __init__(self) -> None:
         self.events: list[str] = []

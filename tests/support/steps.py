@@ -1,4 +1,4 @@
-"""What tests of the hook share: a training, and train steps that users write."""
+"""Tests of the hook share this training, and train steps that users write."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.support.twins import dense_data, linear_model
 SGD = keras.optimizers.SGD
 MOMENTUM: dict[str, Any] = {"learning_rate": 0.05, "momentum": 0.9}
 GIVEN = {**MOMENTUM, "order": "given"}
+PLAIN = {**GIVEN, "jit_compile": False}
 EXAMPLES = 12
 
 

@@ -1,4 +1,4 @@
-"""What tests of embedding tables share: ids, labels and models."""
+"""Tests of embedding tables share these ids, labels and models."""
 
 from __future__ import annotations
 

@@ -13,12 +13,14 @@ def matrix(*values: Any) -> list[Any]:
     return [pytest.param(value, marks=pytest.mark.matrix) for value in values]
 
 
-def names(table: Iterable[str], *default: str) -> list[Any]:
+def tiered_keys(table: Iterable[str], *default: str) -> list[Any]:
     """The keys of a table as parameters; those in `default` run by default."""
     return [pytest.param(k, marks=m) for k, m in _marked(table, default)]
 
 
-def rows(table: Mapping[str, Any], *default: str, unpack: bool = False) -> list[Any]:
+def tiered_rows(
+    table: Mapping[str, Any], *default: str, unpack: bool = False
+) -> list[Any]:
     """The values of a table as parameters, its keys as their ids.
 
     Args:

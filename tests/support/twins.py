@@ -71,8 +71,7 @@ def train_pair(
             optimizer = keras.optimizers.SGD(**of_sgd)
             extra = {"batch_size": 1, **(their_fit or {})}
             model.compile(optimizer, **of_compile)
-        # A lazily built model has no variables yet: then zeros are no one's start,
-        # and the change is measured from the other model's start.
+        # A lazily built model has no variables yet: its change is measured from zeros.
         before = snapshot(model) if model.built else {}
         arguments = {"x": x, "y": y, "shuffle": False, "verbose": 0, **_each(fit)}
         arguments.update(extra)
@@ -143,7 +142,7 @@ def assert_engaged(pair: Pair, engagements: list[str], updates: int) -> None:
 
 
 class Interrupted(Exception):
-    """In place of a kill, where one process has to do."""
+    """Stands for a kill in tests of one process."""
 
 
 class Interrupt(keras.callbacks.Callback):

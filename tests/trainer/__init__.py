@@ -1,1 +1,1 @@
-"""Keras's trainer: the hook, `fit` with every kind of data, and tools built on it."""
+"""The room of Keras's trainer: the hook, `fit` with every kind of data, tools."""

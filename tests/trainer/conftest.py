@@ -1,4 +1,4 @@
-"""Fixtures of the room: the hook is installed, and states that Keras's SGD reaches."""
+"""Fixtures of the room: the installed hook, and states that Keras's SGD reaches."""
 
 from __future__ import annotations
 

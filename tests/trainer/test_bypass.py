@@ -1,4 +1,4 @@
-"""A train step that goes around the loop: one warning at the end of `fit`."""
+"""A train step that goes around the loop gives one warning at the end of `fit`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.support.messages import caught_by
 from tests.support.steps import (
     GIVEN,
     MOMENTUM,
+    PLAIN,
     assert_close,
     by_super,
     by_tape,
@@ -28,7 +29,7 @@ from tests.support.steps import (
 
 
 def fits(model: Any) -> list[str]:
-    """Messages of two fits; the last batch of the second is shorter, so traced anew."""
+    """Messages of two fits; the second traces anew, since its last batch is shorter."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(model, batch_size=4)
@@ -93,7 +94,7 @@ def test_no_warning_where_one_update_per_batch_is_meant(
 
 
 def test_no_warning_where_the_loop_runs() -> None:
-    optimizer = SGDPlus(**GIVEN)
+    optimizer = SGDPlus(**PLAIN)
     model = compiled(optimizer, by_super)
     by_tape(model, [tf.constant(part) for part in data()])  # a warm-up by hand
     assert fits(model) == []
@@ -101,7 +102,7 @@ def test_no_warning_where_the_loop_runs() -> None:
 
 @pytest.mark.parametrize("fit_before", [False, True])
 def test_no_warning_for_loops_by_hand(fit_before: bool) -> None:
-    optimizer = SGDPlus(**GIVEN)
+    optimizer = SGDPlus(**PLAIN)
     model = compiled(optimizer, by_super)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

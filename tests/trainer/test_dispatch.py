@@ -1,4 +1,4 @@
-"""Whom the hook takes: models of SGDPlus, and no others."""
+"""The hook takes models of SGDPlus, and no others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.support.steps import (
     EXAMPLES,
     GIVEN,
     MOMENTUM,
+    PLAIN,
     SGD,
     assert_close,
     by_optimizer,
@@ -23,11 +24,12 @@ from tests.support.steps import (
     state_of,
     trained,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import linear_model
 
 
 @pytest.mark.parametrize("run_eagerly", [False, True], ids=["graph", "eager"])
-@pytest.mark.parametrize("cls", [keras.optimizers.Adam, SGD])
+@pytest.mark.parametrize("cls", [keras.optimizers.Adam, *matrix(SGD)])
 def test_other_optimizers_are_untouched(
     cls: type, run_eagerly: bool, engagements: list[str]
 ) -> None:
@@ -45,7 +47,7 @@ def test_other_optimizers_are_untouched(
 
 def test_seen_through_loss_scale_optimizer(engagements: list[str]) -> None:
     wrap = keras.optimizers.LossScaleOptimizer
-    inner, outer = SGDPlus(**GIVEN), wrap(SGD(**MOMENTUM), dynamic_growth_steps=5)
+    inner, outer = SGDPlus(**PLAIN), wrap(SGD(**MOMENTUM), dynamic_growth_steps=5)
     ours = trained(wrap(inner, dynamic_growth_steps=5))
     assert set(engagements) == {ours.name}
     theirs = trained(outer, batch_size=1)
@@ -68,7 +70,7 @@ def test_own_train_step_that_hands_on(
 
 def test_a_train_function_of_the_users_is_left_alone() -> None:
     model = linear_model()
-    model.compile(SGDPlus(**GIVEN), "mse")
+    model.compile(SGDPlus(**PLAIN), "mse")
     calls = []
 
     def train_function(iterator: Any) -> dict[str, float]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import matrix
 from tests.support.twins import (
     BATCH_SIZE,
     dense_data,
@@ -24,7 +25,7 @@ X, Y = dense_data(N)
 
 @pytest.fixture(scope="module")
 def trained() -> Any:
-    """A model in training; with XLA, whose loop the export must not meet."""
+    """A model in training with XLA, whose loop the export must not contain."""
     model = dense_model()
     model.compile(SGDPlus(0.01, 0.9), "mse")
     model.fit(X, Y, batch_size=BATCH_SIZE, verbose=0)
@@ -32,12 +33,14 @@ def trained() -> Any:
 
 
 @pytest.mark.parametrize(
-    "read", [tf.saved_model.load, layers.TFSMLayer], ids=["saved_model", "layer"]
+    "read",
+    [tf.saved_model.load, *matrix(layers.TFSMLayer)],
+    ids=["saved_model", "layer"],
 )
 def test_export(
     read: Callable[[str], Any], trained: Any, tmp_path: Path, engagements: list[str]
 ) -> None:
-    """The SavedModel predicts as the model did; training goes on in the model alone."""
+    """The SavedModel predicts as the model did, also after the model trains on."""
     model = trained
     before = int(model.optimizer.iterations)
     model.export(tmp_path / "exported", verbose=False)

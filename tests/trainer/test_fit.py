@@ -1,4 +1,4 @@
-"""`fit`, its arguments and its kin: validation, batches one by one, evaluation."""
+"""`fit`, `train_on_batch` and `evaluate` take their arguments as with Keras's SGD."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from keras import layers
 
 from keras_sgd_plus import SGDPlus
 from tests.support.stories import Run, run_pair
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     assert_engaged,
     assert_same,
@@ -46,7 +47,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=list(ARGUMENTS))
+DEFAULT = (
+    *("steps_per_execution", "validation_split", "schedule", "run_eagerly"),
+    *("loop_without_xla", "loop_must_xla", "model_with_xla"),
+)
+
+
+@pytest.mark.parametrize("arguments", tiered_rows(ARGUMENTS, *DEFAULT))
 def test_argument(arguments: dict[str, Any], engagements: list[str]) -> None:
     x, y = dense_data(N)
     pair = train_pair(dense_model, x, y, compile={"metrics": ["mae"]}, **arguments)

@@ -1,4 +1,4 @@
-"""The hook: what installs it, what it alters in Keras, and how it goes again."""
+"""SGDPlus installs the hook once; without the hook Keras is as it was."""
 
 from __future__ import annotations
 

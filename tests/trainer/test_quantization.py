@@ -1,4 +1,4 @@
-"""Quantized layers and LoRA: integers stay, adapters learn."""
+"""In quantized layers integers stay and LoRA's adapters learn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     BATCH_SIZE,
     assert_engaged,
@@ -22,7 +23,7 @@ from tests.support.twins import (
 N = 28
 X, Y = dense_data(N)
 SGD = keras.optimizers.SGD
-# Without XLA where many models are made and the loop is compared elsewhere.
+# Without XLA: others compare the loop.
 PLUS: dict[str, Any] = {"order": "given", "jit_compile": False}
 
 
@@ -68,7 +69,7 @@ CHANGED: dict[str, tuple[Any, int, str | None, bool, int]] = {
 }
 
 
-@pytest.mark.parametrize("case", CHANGED.values(), ids=list(CHANGED))
+@pytest.mark.parametrize("case", tiered_rows(CHANGED, "dense_int4", "dense_int8_lora"))
 def test_quantized_and_lora(case: Any, engagements: list[str]) -> None:
     """Frozen integers stay, their adapters and the layers around them learn."""
     make, position, mode, lora, num_trainable = case
@@ -99,7 +100,7 @@ def test_quantized_and_lora(case: Any, engagements: list[str]) -> None:
 
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")
 def test_quantized_between_fits(engagements: list[str]) -> None:
-    """A trained layer is quantized, and its bias trained on, its kernel no more."""
+    """After a trained layer is quantized, its bias trains on, its kernel does not."""
     models = []
     for cls in (SGDPlus, SGD):
         model = linear_model()

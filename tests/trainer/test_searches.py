@@ -1,4 +1,4 @@
-"""Searches over hyperparameters: scikit-learn's and KerasTuner's."""
+"""Searches of scikit-learn and KerasTuner find what they find with Keras's SGD."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.twins import (
 N = 28
 X, Y = dense_data(N)
 SGD = keras.optimizers.SGD
-# Without XLA where many models are made and the loop is compared elsewhere.
+# Without XLA: searches make many models, and others compare the loop.
 PLUS: dict[str, Any] = {"order": "given", "jit_compile": False}
 
 
@@ -43,7 +43,7 @@ def linear_model(inputs: int = 5, outputs: int = 2, activation: Any = None) -> A
 
 
 def make_classifier(X: Any, y: Any, cls: type, learning_rate: float) -> Any:
-    """What the wrapper calls for every fit, with labels as one-hot rows."""
+    """A model for one fit; the wrapper hands over labels as one-hot rows."""
     model = linear_model(X.shape[1], y.shape[1], "softmax")
     model.compile(optimizer_of(cls, learning_rate, 0.9), "categorical_crossentropy")
     return model
@@ -59,7 +59,7 @@ def sklearn_fit(cls: type) -> dict[str, Any]:
 
 
 def outputs(pipeline: Any) -> np.ndarray:
-    """What the network in a fitted pipeline computes, before any rounding to labels."""
+    """Outputs of the network in a fitted pipeline, not rounded to labels."""
     return pipeline[-1].model_.predict(pipeline[:-1].transform(X), verbose=0)
 
 
@@ -87,9 +87,9 @@ def test_search_of_a_pipeline(engagements: list[str]) -> None:
 
 
 def test_cross_validation_of_a_compiled_model(engagements: list[str]) -> None:
-    """Keras clones the model for each fold, and with it compiles an SGDPlus of its own.
+    """Keras clones the model for each fold, and gives each clone an SGDPlus of its own.
 
-    As do all that call `keras.models.clone_model` on a compiled model.
+    So does every caller of `keras.models.clone_model` on a compiled model.
     """
     target = Y[:, 0]
     scores, fitted = [], []
@@ -125,7 +125,7 @@ def test_cross_validation_of_a_compiled_model(engagements: list[str]) -> None:
 @pytest.mark.filterwarnings("ignore:(currentThread|getName)\\(\\):DeprecationWarning")
 @pytest.mark.usefixtures("few_objects")
 def test_tuner(tmp_path: Path, engagements: list[str]) -> None:
-    """The score of every trial is that of Keras one by one, and the best one loads."""
+    """Every trial has the score of Keras's SGD, and the best model loads."""
 
     def build(hp: Any, cls: type = SGDPlus) -> Any:
         rate, momentum = hp.Choice("rate", [0.001, 0.05]), hp.Choice("m", [0.0, 0.9])

@@ -1,4 +1,4 @@
-"""Sources and types of data: what `fit` takes, the loop takes."""
+"""The loop takes every source and type of data that `fit` takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import assert_engaged, assert_same, dense_data, train_pair
 
 N = 20  # examples; batches of 7 leave a shorter last one
@@ -67,7 +68,13 @@ SOURCES: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("source", SOURCES.values(), ids=list(SOURCES))
+DEFAULT = (
+    *("numpy", "tf_tensor", "tf_data", "tf_data_rank_only"),
+    *("generator", "py_dataset"),
+)
+
+
+@pytest.mark.parametrize("source", tiered_rows(SOURCES, *DEFAULT))
 def test_source(source: Any, engagements: list[str]) -> None:
     x, y = dense_data(N)
     mine = source(x, y)
@@ -135,7 +142,7 @@ LABELS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-@pytest.mark.parametrize("loss, encode", LABELS.values(), ids=list(LABELS))
+@pytest.mark.parametrize("loss, encode", tiered_rows(LABELS, "one_hot", unpack=True))
 def test_labels(loss: str, encode: Any, engagements: list[str]) -> None:
     (x,) = _columns(1)
     compile = {"loss": loss, "metrics": ["accuracy"]}
@@ -145,7 +152,9 @@ def test_labels(loss: str, encode: Any, engagements: list[str]) -> None:
 
 
 @pytest.mark.parametrize("as_declared", [True, False], ids=["declared", "cast"])
-@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["int32", *matrix("int64", "uint8", "bool"), "float16"]
+)
 def test_dtype(dtype: str, as_declared: bool, engagements: list[str]) -> None:
     """An input declared with the type of the data, and one that Keras casts."""
 
@@ -217,7 +226,7 @@ def test_ragged(engagements: list[str]) -> None:
     assert_engaged(pair, engagements, N)
 
 
-@pytest.mark.parametrize("source", ["tf_data", "tensor"])
+@pytest.mark.parametrize("source", ["tf_data", *matrix("tensor")])
 def test_sparse(source: str, engagements: list[str]) -> None:
     dense = RNG(0).normal(size=(N, 6)).astype("float32")
     dense[RNG(1).random((N, 6)) < 0.6] = 0

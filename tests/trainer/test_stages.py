@@ -1,4 +1,4 @@
-"""Stages of a training: freezing, recompiling, other optimizers, models that share."""
+"""Freezing, recompiling, other optimizers and shared layers work as in Keras."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from keras import layers
 
 from keras_sgd_plus import SGDPlus
 from tests.support.stories import Run, run_pair
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     Pair,
     assert_engaged,
@@ -56,7 +57,7 @@ def _freeze_keeping_optimizer(run: Run) -> None:
 
 
 def _freeze_without_compile(run: Run) -> None:
-    """What Keras has traced goes on: freezing asks for a new compile."""
+    """Keras goes on with its trace: freezing needs a new compile."""
     run.compile()
     run.fit(*dense_data(N))
     run.model.layers[0].trainable = False
@@ -64,7 +65,7 @@ def _freeze_without_compile(run: Run) -> None:
 
 
 def _other_optimizer_and_back(run: Run) -> None:
-    """Velocities and the count of updates are where they were left."""
+    """Velocities and the count of updates stay with the optimizer."""
     run.compile()
     run.fit(*dense_data(N))
     mine = run.model.optimizer
@@ -132,10 +133,18 @@ STORIES = {
 }
 
 
-@pytest.mark.parametrize("story", STORIES.values(), ids=list(STORIES))
+DEFAULT = (
+    *("two_fits", "unfreeze", "freeze_keeping_optimizer", "other_optimizer_and_back"),
+    *("other_loss_same_optimizer", "rate_between_fits", "weights_between_fits"),
+)
+
+
+@pytest.mark.parametrize("story", tiered_rows(STORIES, *DEFAULT))
 def test_story(story: Callable[[Run], None], engagements: list[str]) -> None:
-    pair = run_pair(dense_model, story)
-    if story is _lora:  # other variables than before: what changed is not comparable
+    # With XLA if the set of variables changes, otherwise without.
+    with_xla = story in (_two_fits, _unfreeze, _lora)
+    pair = run_pair(dense_model, story, "auto" if with_xla else False)
+    if story is _lora:  # other variables than before: the change is not comparable
         pair.before = {}
     assert_same(pair)
     new_optimizer = story in (_unfreeze, _freeze, _lora)
@@ -153,10 +162,11 @@ def _trunk() -> keras.Model:
     return keras.Sequential([keras.Input((5,)), *stack], name="trunk")
 
 
+@pytest.mark.matrix
 def test_transfer_learning(engagements: list[str]) -> None:
-    """A trained trunk under a new head: frozen at first, then all of it trained slowly.
+    """A trained trunk gets a new head; it is frozen at first, then all trains slowly.
 
-    Frozen, its `BatchNormalization` keeps its statistics and uses them.
+    A frozen `BatchNormalization` keeps its statistics and uses them.
     """
     kept: list[bool] = []
 
@@ -218,7 +228,7 @@ TRAIN: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("train", TRAIN.values(), ids=list(TRAIN))
+@pytest.mark.parametrize("train", tiered_rows(TRAIN, "fit"))
 @pytest.mark.parametrize("make", [_moved, _thawed], ids=["moved", "thawed"])
 def test_unknown_variables_are_refused_as_by_keras(make: Any, train: Any) -> None:
     """A new optimizer is needed for new variables, and Keras's own error says so."""

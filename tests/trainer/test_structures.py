@@ -1,4 +1,4 @@
-"""Structures of inputs, outputs and targets: what Keras takes, the loop takes."""
+"""The loop takes every structure of inputs, outputs and targets that Keras takes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import assert_engaged, assert_same, train_pair
 
 N = 20  # examples; batches of 7 leave a shorter last one
@@ -73,7 +74,9 @@ def _pick_in(columns: Any) -> dict[str, tuple[Callable[[], keras.Model], Any]]:
 INPUTS = _pick_in(_columns(3))
 
 
-@pytest.mark.parametrize("make, x", INPUTS.values(), ids=list(INPUTS))
+@pytest.mark.parametrize(
+    "make, x", tiered_rows(INPUTS, "dict", "list", "nested", unpack=True)
+)
 def test_input_structure(make: Any, x: Any, engagements: list[str]) -> None:
     pair = train_pair(make, x, _target(keras.tree.flatten(x)))
     assert_same(pair)
@@ -104,7 +107,7 @@ def _optional_in() -> keras.Model:
     return keras.Model({"a": a, "b": b}, layers.Dense(1)(hidden))
 
 
-@pytest.mark.parametrize("given", [False, True], ids=["none", "given"])
+@pytest.mark.parametrize("given", [False, *matrix(True)], ids=["none", "given"])
 def test_optional_input(given: bool, engagements: list[str]) -> None:
     a, b = _columns(2)
     x = {"a": a, "b": b if given else None}
@@ -154,7 +157,9 @@ OUTPUTS: dict[str, tuple[bool, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("as_dict, compile", OUTPUTS.values(), ids=list(OUTPUTS))
+@pytest.mark.parametrize(
+    "as_dict, compile", tiered_rows(OUTPUTS, "list", "dict", unpack=True)
+)
 def test_several_outputs(
     as_dict: bool, compile: dict[str, Any], engagements: list[str]
 ) -> None:
@@ -187,7 +192,7 @@ NESTED_LOSSES = {
 }
 
 
-@pytest.mark.parametrize("loss", NESTED_LOSSES.values(), ids=list(NESTED_LOSSES))
+@pytest.mark.parametrize("loss", tiered_rows(NESTED_LOSSES, "loss_each"))
 def test_nested_outputs(loss: Any, engagements: list[str]) -> None:
     def make() -> keras.Model:
         x = keras.Input((3,))
@@ -224,7 +229,7 @@ def test_no_targets(engagements: list[str]) -> None:
     pair = train_pair(_without_targets, x, compile={"loss": None})
     assert_same(pair)
     assert_engaged(pair, engagements, N)
-    # By batches: the same model goes on, by hand, from where it is.
+    # The same model goes on in batches by hand.
     for rows in range(0, N, 10):
         pair.ours.reset_metrics()
         pair.theirs.reset_metrics()  # Keras does it at each call since 3.15

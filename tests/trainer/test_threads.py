@@ -1,4 +1,4 @@
-"""Threads: models train at once, and one trains while another is traced."""
+"""Models train in threads at once, and one trains while another is traced."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     BATCH_SIZE,
     dense_data,
@@ -43,8 +44,9 @@ def _by_hand(model: Any) -> None:
         model.optimizer.train_step(model, (X[i % 4 :], Y[i % 4 :]))
 
 
+@pytest.mark.matrix
 def test_models_in_threads(engagements: list[str]) -> None:
-    """Models trained at once end where each ends alone, to the last bit."""
+    """Models that train at once end where each ends alone, to the last bit."""
     jobs = [
         (linear_model, _by_fit),
         (dense_model, _by_batches),
@@ -108,11 +110,11 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("make", OTHERS.values(), ids=list(OTHERS))
+@pytest.mark.parametrize("make", tiered_rows(OTHERS, "sgd_plus"))
 def test_a_thread_trains_while_another_traces(
     make: Callable[[], Any], engagements: list[str]
 ) -> None:
-    """That a loop is traced in one thread changes nothing in the others."""
+    """Tracing a loop in one thread changes nothing in the others."""
 
     def fit(model: Any) -> None:
         model.fit(X, Y, batch_size=BATCH_SIZE, verbose=0)

@@ -1,4 +1,4 @@
-"""`optimizer.train_step` by hand: eagerly, in a `tf.function`, after changes."""
+"""`optimizer.train_step` works eagerly, in a `tf.function`, and after changes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from keras_sgd_plus import SGDPlus
 from tests.support.steps import (
     EXAMPLES,
     GIVEN,
+    PLAIN,
     assert_close,
     batches,
     state_of,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import dense_model, linear_model
 
 
@@ -39,7 +41,7 @@ def test_by_hand_compiles_once(
 
 
 def test_by_hand_follows_recompile(engagements: list[str]) -> None:
-    model, optimizer = linear_model(), SGDPlus(**GIVEN)
+    model, optimizer = linear_model(), SGDPlus(**PLAIN)
     batch = batches()[0]
     model.compile(optimizer, loss="mse")
     optimizer.train_step(model, batch)
@@ -54,9 +56,9 @@ def test_by_hand_follows_recompile(engagements: list[str]) -> None:
     assert int(optimizer.iterations) == 8
 
 
-@pytest.mark.parametrize("recompiled", [False, True])
+@pytest.mark.parametrize("recompiled", [False, *matrix(True)])
 def test_by_hand_follows_freezing(recompiled: bool, engagements: list[str]) -> None:
-    model, optimizer = dense_model(), SGDPlus(**GIVEN)
+    model, optimizer = dense_model(), SGDPlus(**PLAIN)
     optimizer.build(model.trainable_variables)
     batch = batches()[0]
 
