@@ -10,7 +10,7 @@ import keras
 from keras_sgd_plus import _rule, _step, _trainer
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import Skipped, ledgers
-from keras_sgd_plus._optimizer import arguments
+from keras_sgd_plus._optimizer import arguments, sgd_arguments
 from keras_sgd_plus._optimizer.setting import Setting
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._step import checks
@@ -109,7 +109,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             visits what the uninterrupted one would. `None` derives a seed from
             Python's `random` without drawing from it (`keras.utils.set_random_seed`
             fixes it) and keeps it in the config. Defaults to `None`.
-        nonfinite: How to treat an example whose loss or gradients are NaN or infinite.
+        nonfinite: String. How to treat an example whose loss or gradients are NaN or
+            infinite.
             `"propagate"`: it ruins the weights, as in Keras. `"skip"`: it changes
             nothing but counters and seeds, neither weights, optimizer state,
             statistics, metrics nor the logged loss; the logs have a `"skipped"` count
@@ -209,7 +210,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         **kwargs: Any,
     ) -> None:
         _check_backend()
-        checked = arguments.of_sgd(
+        checked = sgd_arguments.of_sgd(
             learning_rate=learning_rate,
             momentum=momentum,
             nesterov=nesterov,

@@ -107,8 +107,8 @@ def test_its_state_is_saved_and_restored(with_part: None, tmp_path: Path) -> Non
 
 def test_without_it_the_variables_are_those_of_plain_sgd() -> None:
     plus, plain = SGDPlus(RATE, momentum=0.5), keras.optimizers.SGD(RATE, momentum=0.5)
+    model = _model()
     for optimizer in (plus, plain):
-        model = _model()
         optimizer.build(model.trainable_variables)
     names = [v.path.split("/", 1)[-1] for v in plus.variables]
     assert names == [v.path.split("/", 1)[-1] for v in plain.variables]

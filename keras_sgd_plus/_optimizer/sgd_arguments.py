@@ -1,0 +1,135 @@
+"""Checks the arguments that `keras.optimizers.SGD` has, too.
+
+Keras refuses some values late, in TensorFlow's words, or never: those are refused here.
+All others are left to it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sgd_plus._optimizer.arguments import MAX_INT, int_in, message
+
+_CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
+_TRAINS: dict[str, Callable[[float], bool]] = {  # with others there is only NaN
+    "weight_decay": math.isfinite,
+    "clipnorm": lambda x: x != math.inf,
+    "clipvalue": lambda x: True,
+    "global_clipnorm": lambda x: x != math.inf,
+    "ema_momentum": lambda x: not math.isnan(x),
+    "loss_scale_factor": lambda x: x != 0 and math.isfinite(x),
+}
+
+
+def learning_rate(value: Any) -> None:
+    """Raises for a float that is not finite, and a callable that takes arguments."""
+    schedule = isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(message(learning_rate=value))
+    if callable(value) and not schedule and not _takes_nothing(value):
+        raise TypeError(message(learning_rate=value))
+
+
+def momentum(value: Any) -> None:
+    """Raises for NaN."""
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(message(momentum=value))
+
+
+def of_sgd(**given: Any) -> dict[str, Any]:
+    """The arguments of `keras.optimizers.SGD`, checked, with Python's own numbers.
+
+    Out-of-range values that Keras refuses itself are left to it.
+    """
+    learning_rate(given["learning_rate"])
+    momentum(given["momentum"])
+    flags, counts = ["nesterov", "use_ema"], ["gradient_accumulation_steps"]
+    numbers = [name for name in _TRAINS if name != "ema_momentum"]
+    if flag(use_ema=given["use_ema"]):  # else Keras does not look at these
+        numbers.append("ema_momentum")
+        counts.append("ema_overwrite_frequency")
+    checked = dict(given)
+    for names, check in ((flags, flag), (numbers, number), (counts, count)):
+        checked.update({name: check(**{name: given[name]}) for name in names})
+    return checked
+
+
+def number(**argument: Any) -> Any:
+    """Gives a float; raises if the argument is no number, or one that gives only NaN.
+
+    None comes back, what Keras takes for no clipping, and a variable, which may change.
+    """
+    ((name, value),) = argument.items()
+    if value is None and name != "ema_momentum":
+        return value
+    if name in _CLIPS and _is_false(value):
+        return value
+    changes = isinstance(value, (tf.Variable, keras.Variable))
+    found, error = math.nan, None
+    try:
+        found = _float(value)
+        if not _TRAINS[name](found):
+            error = ValueError
+    except OverflowError:
+        error = ValueError
+    except Exception:  # whatever the conversion of an object raises
+        error = TypeError
+    if changes and name in _CLIPS:  # they are compared in Python, once
+        error = TypeError
+    if error is not None:
+        raise error(message(**argument))
+    return value if changes else found
+
+
+def count(**argument: Any) -> Any:
+    """Gives a Python int; raises if the argument is no integer, or too large for Keras.
+
+    What Keras takes for "off" comes back.
+    """
+    ((name, value),) = argument.items()
+    if _is_false(value) or isinstance(value, (bool, np.bool_)):
+        return value
+    one = isinstance(value, np.ndarray) and value.size == 1
+    return int_in(-math.inf, MAX_INT, **{name: value.item() if one else value})
+
+
+def flag(**argument: Any) -> bool:
+    """Gives True or False; raises if the argument has no truth value."""
+    ((_, value),) = argument.items()
+    try:
+        return bool(value)
+    except Exception:  # of an array, a variable, a symbolic tensor
+        raise TypeError(message(**argument)) from None
+
+
+def _float(value: Any) -> float:
+    scalar = np.asarray(value).item()
+    if isinstance(scalar, (str, bytes)):
+        raise TypeError
+    return float(scalar)
+
+
+def _is_false(value: Any) -> bool:
+    try:
+        return not value
+    except Exception:  # as in `flag`
+        return False
+
+
+def _takes_nothing(function: Any) -> bool:
+    if isinstance(function, keras.Layer):  # which hides what its `call` takes
+        return False
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # it does not say, as many builtins do not
+        return not isinstance(function, type)
+    return True
