@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_sgd_plus._private import keras_trainer
+from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._trainer import is_ours
 
 
@@ -42,7 +43,7 @@ def same_length(arrays: Sequence[Any]) -> int:
     return lengths.pop()
 
 
-def can_resume(optimizer: Any) -> None:
+def can_resume(optimizer: Optimizer) -> None:
     """Raises TypeError for an optimizer that is no SGDPlus."""
     if not is_ours(optimizer):
         raise TypeError(

@@ -16,6 +16,7 @@ from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
+from keras_sgd_plus._private.types import Model, Structure
 from keras_sgd_plus._trainer import FastForward, TrainFunction, unwrap
 
 _NAME = "ckpt"
@@ -95,7 +96,7 @@ class ExactResume(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the last save of the directory, if there is one."""
         del logs
-        model: Any = self.model
+        model: Model = self.model
         params: Any = self.params
         self._model, self._outer = model, model.optimizer
         self._optimizer = unwrap(self._outer)
@@ -197,7 +198,7 @@ class ExactResume(keras.callbacks.Callback):
         self._reached = (epoch, batch)
         keras_trainer.set_initial_epoch(model, epoch)
 
-        def begin(data: Any) -> None:
+        def begin(data: Structure) -> None:
             self._restore_metrics(path, data)
             ledger = ledgers.of(self._optimizer)
             if ledger is not None:
@@ -240,7 +241,7 @@ class ExactResume(keras.callbacks.Callback):
             ) from None
         return position
 
-    def _restore_metrics(self, path: str, data: Any) -> None:
+    def _restore_metrics(self, path: str, data: Structure) -> None:
         # They may be made by the first batch only, and are reset before each epoch.
         current = self._model.distribute_strategy
         batch = examples.unpack(

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._private import keras_backend, keras_optimizer
+from keras_sgd_plus._private.types import Model, Structure, Tensor, Variable
 
 
 def seed_of_replica(seed: int, bits: int) -> int:
@@ -30,7 +31,7 @@ def seed_of_replica(seed: int, bits: int) -> int:
     return int.from_bytes(digest[:8], "big") >> (64 - bits)
 
 
-def seeds_of_replica(variables: Sequence[Any]) -> dict[int, Any]:
+def seeds_of_replica(variables: Sequence[Variable]) -> dict[int, Any]:
     """Where the seed generators of this replica start, by position.
 
     A generator's state is a seed and a counter of draws; only the seed differs.
@@ -51,23 +52,26 @@ def seeds_of_replica(variables: Sequence[Any]) -> dict[int, Any]:
 class ShardResult(NamedTuple):
     """The result of a replica's walk over its part of a batch."""
 
-    variables: Sequence[Any]  # of the carry
-    start: dict[int, Any]  # where it did not start from the variables' own values
-    changed: dict[int, Any]  # values by position
-    num_examples: Any  # () int32
+    variables: Sequence[Variable]  # of the carry
+    start: dict[int, Tensor]  # where it did not start from the variables' own values
+    changed: dict[int, Tensor]  # values by position
+    num_examples: Tensor  # () int32
 
 
 class Averaged(NamedTuple):
     """The result of averaging, the same on every replica."""
 
-    changed: dict[int, Any]  # values by position, to be committed
-    sizes: Any  # (replicas,) int64, the examples that each has walked
-    others: Any  # (replicas, columns) int64, the notes of each
-    sums: list[Any]  # of the tensors that were handed over to be added up
+    changed: dict[int, Tensor]  # values by position, to be committed
+    sizes: Tensor  # (replicas,) int64, the examples that each has walked
+    others: Tensor  # (replicas, columns) int64, the notes of each
+    sums: list[Tensor]  # of the tensors that were handed over to be added up
 
 
 def average(
-    shard: ShardResult, own: Any, parts: Sequence[Any], smallest: Collection[Any]
+    shard: ShardResult,
+    own: Tensor,
+    parts: Sequence[Tensor],
+    smallest: Collection[Variable],
 ) -> Averaged:
     """Averages over the replicas, with one collective per dtype.
 
@@ -105,7 +109,7 @@ def average(
 
 
 def unchanged_where(
-    skip: Any, variables: Sequence[Any], changed: dict[int, Any]
+    skip: Tensor, variables: Sequence[Variable], changed: dict[int, Tensor]
 ) -> dict[int, Any]:
     """The values from before the batch where `skip`, () bool, else the new ones."""
     return {
@@ -114,14 +118,14 @@ def unchanged_where(
     }
 
 
-def metric_parts(model: Any, shard: ShardResult) -> list[Any]:
+def metric_parts(model: Model, shard: ShardResult) -> list[Any]:
     """The share of this replica in each variable of the metrics."""
     return [
         _part(v, value) for v, value in _metric_values(model, shard) if _is_local(v)
     ]
 
 
-def metrics(model: Any, shard: ShardResult, sums: Sequence[Any]) -> Any:
+def metrics(model: Model, shard: ShardResult, sums: Sequence[Tensor]) -> Any:
     """Results of the metrics from the sums of `metric_parts` over all replicas."""
     following = iter(sums)
     pairs = [
@@ -132,13 +136,13 @@ def metrics(model: Any, shard: ShardResult, sums: Sequence[Any]) -> Any:
         return model.get_metrics_result()
 
 
-def log_parts(logs: Any, shard: ShardResult) -> list[Any]:
+def log_parts(logs: Structure, shard: ShardResult) -> list[Any]:
     """The share of this replica in logs that are averaged by the examples walked."""
     flat = [_wide(tf.convert_to_tensor(leaf)) for leaf in tf.nest.flatten(logs)]
     return [leaf * tf.cast(shard.num_examples, leaf.dtype) for leaf in flat]
 
 
-def mean_logs(logs: Any, averaged: Averaged) -> Any:
+def mean_logs(logs: Structure, averaged: Averaged) -> Any:
     """The averages from the sums of `log_parts`."""
     means = [
         tf.cast(tf.math.divide_no_nan(total, _total(averaged.sizes, total)), leaf.dtype)
@@ -147,7 +151,7 @@ def mean_logs(logs: Any, averaged: Averaged) -> Any:
     return tf.nest.pack_sequence_as(logs, means)
 
 
-def commit(variables: Sequence[Any], values: dict[int, Any]) -> None:
+def commit(variables: Sequence[Variable], values: dict[int, Tensor]) -> None:
     """Writes this replica's copies of the variables, by position.
 
     Keras's variables ask for several ways to bring replicas together; these values are
@@ -160,12 +164,12 @@ def commit(variables: Sequence[Any], values: dict[int, Any]) -> None:
         copies[strategy.replica() % len(copies)].assign(value)
 
 
-def _is_local(variable: Any) -> bool:
+def _is_local(variable: Variable) -> bool:
     # Keras's metrics: each replica has a value of its own.
     return variable.synchronization == "on_read"
 
 
-def _metric_values(model: Any, shard: ShardResult) -> list[tuple[Any, Any]]:
+def _metric_values(model: Model, shard: ShardResult) -> list[tuple[Any, Any]]:
     places = {id(v): i for i, v in enumerate(shard.variables)}
     found = []
     for variable in model.metrics_variables:
@@ -175,7 +179,7 @@ def _metric_values(model: Any, shard: ShardResult) -> list[tuple[Any, Any]]:
     return found
 
 
-def _part(variable: Any, value: Any) -> Any:
+def _part(variable: Variable, value: Any) -> Any:
     # As the `aggregation` of a metric's variable says.
     if variable.aggregation == "mean":
         return value / tf.cast(strategy.num_replicas(), value.dtype)
@@ -184,7 +188,7 @@ def _part(variable: Any, value: Any) -> Any:
     return tf.zeros_like(value)
 
 
-def _row(values: Any) -> Any:
+def _row(values: Tensor) -> Any:
     # To be added up to a table with one row per replica.
     others = strategy.num_replicas() - 1 - strategy.replica()
     return tf.pad(values[None], [[strategy.replica(), others], [0, 0]])
@@ -197,11 +201,11 @@ def _wide(value: Any) -> Any:
     return tf.cast(value, tf.float32 if value.dtype.is_floating else tf.int64)
 
 
-def _total(sizes: Any, like: Any) -> Any:
+def _total(sizes: Tensor, like: Tensor) -> Any:
     return tf.cast(tf.reduce_sum(sizes), like.dtype)
 
 
-def _change(new: Any, old: Any, size: Any) -> Any:
+def _change(new: Tensor, old: Tensor, size: Any) -> Any:
     if new.dtype == tf.bool:
         return tf.cast(new != old, tf.int64)
     if not new.dtype.is_floating:
@@ -210,7 +214,7 @@ def _change(new: Any, old: Any, size: Any) -> Any:
     return change * tf.cast(size, change.dtype)
 
 
-def _changed(old: Any, change: Any, sizes: Any) -> Any:
+def _changed(old: Tensor, change: Tensor, sizes: Tensor) -> Any:
     if old.dtype == tf.bool:
         return tf.math.logical_xor(old, change > 0)
     if not old.dtype.is_floating:
@@ -219,14 +223,14 @@ def _changed(old: Any, change: Any, sizes: Any) -> Any:
     return tf.cast(_wide(old) + mean, old.dtype)
 
 
-def _least(old: Any, column: Any, sizes: Any) -> Any:
+def _least(old: Tensor, column: Tensor, sizes: Tensor) -> Any:
     # The smallest value of the replicas that have walked anything.
     column = tf.where(sizes > 0, column, column.dtype.max)
     least = tf.cast(tf.reduce_min(column), old.dtype)
     return tf.where(tf.reduce_any(sizes > 0), least, old)
 
 
-def _sum(values: Sequence[Any]) -> list[Any]:
+def _sum(values: Sequence[Tensor]) -> list[Any]:
     context: Any = tf.distribute.get_replica_context()
     by_dtype: dict[Any, list[int]] = {}
     for i, value in enumerate(values):

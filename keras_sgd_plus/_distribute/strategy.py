@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._private import tensorflow
+from keras_sgd_plus._private.types import Model, Strategy, Variable
 
 
 def check() -> None:
@@ -50,7 +51,7 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def num_replicas_of(model: Any) -> int:
+def num_replicas_of(model: Model) -> int:
     """The replicas that a model trains on."""
     return model.distribute_strategy.num_replicas_in_sync
 
@@ -61,12 +62,12 @@ def num_local_replicas() -> int:
     return len(extended.worker_devices)
 
 
-def has_workers(strategy: Any) -> bool:
+def has_workers(strategy: Strategy) -> bool:
     """Whether a strategy trains with other processes."""
     return tensorflow.has_workers(strategy)
 
 
-def is_chief(strategy: Any) -> bool:
+def is_chief(strategy: Strategy) -> bool:
     """Whether this process is the one that writes files; true without workers."""
     if not has_workers(strategy):
         return True
@@ -75,14 +76,14 @@ def is_chief(strategy: Any) -> bool:
     return resolver.task_type == "chief" if has_own else resolver.task_id == 0
 
 
-def has_copies(variable: Any) -> bool:
+def has_copies(variable: Variable) -> bool:
     """Whether each replica of this process has a copy of a `tf.Variable`."""
     strategy = tf.distribute.get_strategy()
     copies = strategy.experimental_local_results(variable)
     return len(copies) == num_local_replicas()
 
 
-def gathered(strategy: Any, value: int) -> list[int]:
+def gathered(strategy: Strategy, value: int) -> list[int]:
     """The value that each worker has, in the order of their numbers.
 
     Args:
@@ -97,7 +98,7 @@ def gathered(strategy: Any, value: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def lost_workers(strategy: Any) -> Iterator[None]:
+def lost_workers(strategy: Strategy) -> Iterator[None]:
     """Raises RuntimeError where TensorFlow says that a worker cannot be reached."""
     lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -12,6 +12,7 @@ from keras_sgd_plus._loop.example_update import ExampleUpdate
 from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._nonfinite import Guard
 from keras_sgd_plus._pending import Shown
+from keras_sgd_plus._private.types import Tensor
 from keras_sgd_plus._rule import LossScale, State, Update, Updated, apply_scaled
 
 
@@ -26,7 +27,7 @@ class Applied(NamedTuple):
     """
 
     before: State
-    has_started: Any
+    has_started: Tensor
     pending: Shown | None
 
 

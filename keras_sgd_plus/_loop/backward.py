@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras_sgd_plus._loop.example_update import ExampleUpdate
 from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._lowering import one_kernel
 from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._private.types import Structure, Tensor, Variable
 from keras_sgd_plus._rule import Gradient, as_gradient
 
 
@@ -24,8 +25,8 @@ class BackwardResult(NamedTuple):
             that suit XLA are not used.
     """
 
-    y_pred: Any
-    loss: Any
+    y_pred: Structure
+    loss: Tensor
     gradients: list[Gradient | None]
     readers: one_kernel.BackwardReaders | None
 
@@ -38,7 +39,11 @@ class BackwardResult(NamedTuple):
 
 
 def backward(
-    update: ExampleUpdate, scope: Scope, data: Any, num_examples: Any, lowered: bool
+    update: ExampleUpdate,
+    scope: Scope,
+    data: Structure,
+    num_examples: Tensor,
+    lowered: bool,
 ) -> BackwardResult:
     """The loss of a group and its gradients; the loss tracker gets the loss.
 
@@ -66,7 +71,7 @@ def backward(
 
 
 def check_gradients(
-    gradients: Sequence[Gradient | None], trainable: Sequence[Any]
+    gradients: Sequence[Gradient | None], trainable: Sequence[Variable]
 ) -> None:
     """Raises ValueError where no variable has a gradient; warns of those without."""
     pairs = zip(gradients, trainable, strict=True)

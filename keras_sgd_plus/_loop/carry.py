@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_backend
+from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
 
 
 class Carry:
@@ -19,7 +20,9 @@ class Carry:
         extras: variables that an earlier trace wrote without their being known.
     """
 
-    def __init__(self, model: Any, optimizer: Any, extras: Iterable[Any] = ()) -> None:
+    def __init__(
+        self, model: Model, optimizer: Optimizer, extras: Iterable[Any] = ()
+    ) -> None:
         self.trainable = list(model.trainable_variables)
         seed_state = keras_backend.global_seed_state()
         candidates = [
@@ -33,7 +36,7 @@ class Carry:
         self.variables = list({id(v): v for v in candidates}.values())
         self._positions = {id(v): i for i, v in enumerate(self.variables)}
 
-    def index(self, variable: Any) -> int:
+    def index(self, variable: Variable) -> int:
         """The position of a variable."""
         return self._positions[id(variable)]
 
@@ -45,7 +48,7 @@ class Carry:
         """Shapes and dtypes of the values."""
         return [tf.TensorSpec(v.shape, v.dtype) for v in self.variables]
 
-    def commit(self, values: dict[int, Any]) -> None:
+    def commit(self, values: dict[int, Tensor]) -> None:
         """Writes values by their variables' positions."""
         for position, value in values.items():
             self.variables[position].assign(value)

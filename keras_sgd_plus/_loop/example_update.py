@@ -14,6 +14,7 @@ from keras_sgd_plus._lowering import layout
 from keras_sgd_plus._nonfinite import Skips, no_skips
 from keras_sgd_plus._pending import Tables, plan_tables
 from keras_sgd_plus._private import keras_optimizer, keras_trainer
+from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 from keras_sgd_plus._rule import AVERAGES, Rule
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
@@ -38,11 +39,11 @@ class ExampleUpdate:
         keeps_logs: whether each update gives logs of its own.
     """
 
-    model: Any
-    optimizer: Any
-    outer: Any
+    model: Model
+    optimizer: Optimizer
+    outer: Optimizer
     carry: Carry
-    batch: Any
+    batch: Structure
     rule: Rule
     state: RuleState
     indices: tuple[int, ...]
@@ -53,11 +54,11 @@ class ExampleUpdate:
     @classmethod
     def of(
         cls,
-        model: Any,
-        optimizer: Any,
-        outer: Any,
+        model: Model,
+        optimizer: Optimizer,
+        outer: Optimizer,
         carry: Carry,
-        batch: Any,
+        batch: Structure,
         reasons: Mapping[int, str | None],
     ) -> ExampleUpdate:
         """The update for a model and its optimizer, as they are now.
@@ -105,7 +106,7 @@ class ExampleUpdate:
         """Whether training ends at the first group that is not finite."""
         return self.optimizer.nonfinite == "raise"
 
-    def no_skips(self, values: Values, num_rows: Any, skip_all: Any) -> Skips:
+    def no_skips(self, values: Values, num_rows: Tensor, skip_all: Tensor) -> Skips:
         """The list of bad groups before the first one.
 
         The averages of `use_ema` are zeros until the first update is applied, which the

@@ -7,10 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Structure, Tensor
+
 Leaf = Any  # tf.Tensor, tf.SparseTensor or tf.RaggedTensor with a batch axis
 
 
-def unpack(data: Any) -> tuple[Any, Any, Any]:
+def unpack(data: Structure) -> tuple[Any, Any, Any]:
     """Splits the data of a train step into x, y and sample_weight, as tensors."""
     parts: Any = keras.utils.unpack_x_y_sample_weight(data)
     x, y, sample_weight = (keras.tree.map_structure(_as_tensor, p) for p in parts)
@@ -29,12 +31,12 @@ def named_leaves(batch: tuple[Any, Any, Any]) -> list[tuple[str, Leaf]]:
     return named
 
 
-def flat(batch: Any) -> list[Leaf]:
+def flat(batch: Structure) -> list[Leaf]:
     """The tensors of a batch in a fixed order, None entries left out."""
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
 
-def pack(batch: Any, leaves: list[Leaf]) -> Any:
+def pack(batch: Structure, leaves: list[Leaf]) -> Any:
     """The inverse of `flat`: other tensors in the structure of `batch`."""
     following = iter(leaves)
     return keras.tree.map_structure(
@@ -42,10 +44,10 @@ def pack(batch: Any, leaves: list[Leaf]) -> Any:
     )
 
 
-def waiting_for(checks: list[Any], batch: Any) -> Any:
+def waiting_for(checks: list[Any], batch: Structure) -> Any:
     """The same batch, whose tensors exist only once `checks` have passed."""
 
-    def wait(leaf: Any) -> Any:
+    def wait(leaf: Leaf | None) -> Any:
         if leaf is None:
             return None
         return tf.nest.map_structure(tf.identity, leaf, expand_composites=True)
@@ -56,10 +58,10 @@ def waiting_for(checks: list[Any], batch: Any) -> Any:
         return tuple(keras.tree.map_structure(wait, part) for part in batch)
 
 
-def specs(batch: Any, num_examples: int) -> Any:
+def specs(batch: Structure, num_examples: int) -> Any:
     """Symbolic tensors of the shapes and dtypes of a batch of `num_examples`."""
 
-    def spec(leaf: Any) -> Any:
+    def spec(leaf: Leaf | None) -> Any:
         if leaf is None:
             return None
         dtype = keras.backend.standardize_dtype(leaf.dtype)
@@ -90,7 +92,7 @@ def count(leaf: Leaf) -> Any:
     return tf.shape(leaf)[0]
 
 
-def gather_examples(leaf: Leaf, positions: Any) -> Leaf:
+def gather_examples(leaf: Leaf, positions: Tensor) -> Leaf:
     """The examples at `positions`, (k,) int32, with their batch axis.
 
     `tf.gather` and not `tf.slice`: XLA turns it into a dynamic slice, while a slice
@@ -119,13 +121,13 @@ def pad(leaf: tf.Tensor, size: Any) -> tf.Tensor:
     return tf.pad(leaf, missing + [[0, 0]] * (leaf.shape.rank - 1))
 
 
-def bucket(num_examples: Any) -> Any:
+def bucket(num_examples: Tensor) -> Any:
     """The smallest power of two, 8 or more, that is not below `num_examples`."""
     sizes = tf.constant([2**i for i in range(3, 31)], tf.int32)
     return tf.gather(sizes, tf.searchsorted(sizes, [num_examples])[0])
 
 
-def _as_tensor(leaf: Any) -> Any:
+def _as_tensor(leaf: Tensor) -> Any:
     if leaf is None or isinstance(leaf, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)):
         return leaf
     return tf.convert_to_tensor(leaf)

@@ -19,6 +19,7 @@ from keras_sgd_plus._lowering import lookup
 from keras_sgd_plus._nonfinite import Guard, Skips, first_cause
 from keras_sgd_plus._pending import Shown
 from keras_sgd_plus._private import tensorflow as private_tensorflow
+from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._rule import Gradient, State
 
 Logs = Any  # structure of tensors; () where Keras's own logs will do
@@ -39,7 +40,7 @@ class UpdateResult(NamedTuple):
     values: Values
     logs: Logs
     guard: Guard | None
-    has_started: Any
+    has_started: Tensor
     changed: frozenset[int]
     pending: Any
 
@@ -47,7 +48,7 @@ class UpdateResult(NamedTuple):
 def update_once(
     update: ExampleUpdate,
     values: Values,
-    group: Sequence[Any],
+    group: Sequence[Tensor],
     lowered: bool = False,
     skips: Skips | None = None,
     pending: Shown | None = None,
@@ -75,7 +76,7 @@ def update_once(
     x, y, sample_weight = data = examples.pack(update.batch, list(group))
     scope = Scope(update.carry, values, update.transposed if lowered else ())
 
-    def look_up(variable: Any, indices: Any) -> Any:
+    def look_up(variable: Variable, indices: Tensor) -> Any:
         # Rows of tables whose updates wait; None for any other variable.
         return pending and pending.look_up(scope, variable, indices)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._private.types import Optimizer, Tensor
 from keras_sgd_plus._rule import Rule, Slot, State
 
 
@@ -23,10 +24,10 @@ class RuleState:
 
     weights: list[Any]
     slots: Mapping[str, Sequence[Any]]
-    iterations: Any
+    iterations: Tensor
 
     @classmethod
-    def of(cls, optimizer: Any, rule: Rule) -> RuleState:
+    def of(cls, optimizer: Optimizer, rule: Rule) -> RuleState:
         """The variables of an SGDPlus that is built.
 
         Raises:
@@ -59,7 +60,7 @@ class RuleState:
                 scope.put(variable, value)
 
 
-def _variables(optimizer: Any, slot: Slot, num_weights: int) -> Sequence[Any]:
+def _variables(optimizer: Optimizer, slot: Slot, num_weights: int) -> Sequence[Any]:
     # They are made in `build`, and never after.
     found = list(getattr(optimizer, slot.attribute, ()))
     if len(found) != num_weights:

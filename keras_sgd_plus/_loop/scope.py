@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._loop.carry import Carry
 from keras_sgd_plus._lowering import layout
+from keras_sgd_plus._private.types import Tensor, Variable
 
 
 class Scope(keras.StatelessScope):
@@ -77,7 +78,7 @@ class Scope(keras.StatelessScope):
         """Whether the caller traces in the scope, and not in a branch or loop."""
         return _graph() is self._graph
 
-    def leaf(self, variable: Any, indices: Any, rows: Any) -> Any:
+    def leaf(self, variable: Variable, indices: Tensor, rows: Tensor) -> Any:
         """Takes the gradient of a table by these rows; returns them.
 
         Args:
@@ -98,7 +99,7 @@ class Scope(keras.StatelessScope):
             yield self._tape
         self._tape = None
 
-    def gradients(self, tape: tf.GradientTape, loss: Any) -> list[Any]:
+    def gradients(self, tape: tf.GradientTape, loss: Tensor) -> list[Any]:
         """The gradient of each trainable variable, over all its values; or None."""
         versions: Any = [self._sources(v) for v in self._trainable]
         found = tape.gradient(loss, versions)
@@ -110,13 +111,13 @@ class Scope(keras.StatelessScope):
             for v, parts in zip(self._trainable, found, strict=True)
         ]
 
-    def _sources(self, variable: Any) -> list[Any]:
+    def _sources(self, variable: Variable) -> list[Any]:
         leaves = self._leaves.get(id(variable))
         if leaves is None:
             return self._versions[id(variable)]
         return [rows for _, rows in leaves]
 
-    def _slices(self, variable: Any, parts: list[Any]) -> Any:
+    def _slices(self, variable: Variable, parts: list[Tensor]) -> Any:
         if all(part is None for part in parts):
             return None
         indices = [indices for indices, _ in self._leaves[id(variable)]]
@@ -128,7 +129,7 @@ class Scope(keras.StatelessScope):
         shape = tf.constant([int(d) for d in variable.shape])
         return tf.IndexedSlices(tf.concat(values, 0), tf.concat(indices, 0), shape)
 
-    def in_loop_layout(self, variable: Any) -> Any:
+    def in_loop_layout(self, variable: Variable) -> Any:
         """The current value in the layout in which the loop carries it."""
         value = self.get_current_value(variable)
         return (
@@ -139,7 +140,7 @@ class Scope(keras.StatelessScope):
         """Current values as they are carried; None where there is no variable."""
         return [None if v is None else self.in_loop_layout(v) for v in variables]
 
-    def put(self, variable: Any, value: Any) -> None:
+    def put(self, variable: Variable, value: Any) -> None:
         """Sets a value that is in the layout in which the loop carries it."""
         if id(variable) in self._transposed:
             value = layout.to_model_layout(value)
@@ -150,7 +151,7 @@ def _graph() -> Any:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
-def _sum(gradients: list[Any]) -> Any:
+def _sum(gradients: list[Tensor]) -> Any:
     present = [g for g in gradients if g is not None]
     if len(present) < 2:
         return present[0] if present else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from keras_sgd_plus._private.types import Variable
 
 
 class TraceAgain(Exception):
@@ -17,7 +18,7 @@ class TraceAgain(Exception):
 
     def __init__(
         self,
-        variables: Sequence[Any] = (),
+        variables: Sequence[Variable] = (),
         tables: Mapping[int, str | None] | None = None,
     ) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ from keras_sgd_plus._lowering import one_kernel
 from keras_sgd_plus._nonfinite import Skips, with_group
 from keras_sgd_plus._pending import Entered, Shown
 from keras_sgd_plus._private import xla
+from keras_sgd_plus._private.types import Tensor
 
 
 class WalkResult(NamedTuple):
@@ -38,8 +39,8 @@ class WalkResult(NamedTuple):
 
     values: Values
     logs: Logs
-    skips: Any
-    fence: Any
+    skips: Tensor
+    fence: Tensor
     changed: frozenset[int]
     surely_compiles: bool
 
@@ -54,15 +55,21 @@ class _Turn(NamedTuple):
 class _Loop:
     # The objects that stay the same from turn to turn.
     update: ExampleUpdate
-    leaves: Sequence[Any]
-    order: Any
+    leaves: Sequence[Tensor]
+    order: Tensor
     compiled: bool
     lowered: bool
-    one: Any  # () int32 that is 1, which XLA cannot know
+    one: Tensor  # () int32 that is 1, which XLA cannot know
     entered: Entered | None
 
     def turn(
-        self, i: Any, values: Values, logs: Logs, skips: Any, fence: Any, pending: Any
+        self,
+        i: Any,
+        values: Values,
+        logs: Logs,
+        skips: Tensor,
+        fence: Tensor,
+        pending: Any,
     ) -> tuple[tuple[Any, ...], _Turn]:
         # The loop's carry after group number i.
         size = self.update.group_size
@@ -92,12 +99,12 @@ class _Loop:
 def walk(
     update: ExampleUpdate,
     values: Values,
-    leaves: Sequence[Any],
-    order: Any,
+    leaves: Sequence[Tensor],
+    order: Tensor,
     num_examples: tf.Tensor,
     log_specs: Logs,
     compiled: bool,
-    skip_all: Any = None,
+    skip_all: Tensor = None,
 ) -> WalkResult:
     """Updates once per full group.
 
@@ -159,10 +166,10 @@ def walk(
 def walk_group(
     update: ExampleUpdate,
     values: Values,
-    group: Sequence[Any],
-    positions: Any,
+    group: Sequence[Tensor],
+    positions: Tensor,
     logs: Logs,
-    skips: Any,
+    skips: Tensor,
 ) -> WalkResult:
     """Updates once, with the examples that are left over of a batch.
 
@@ -181,10 +188,10 @@ def walk_group(
 def _update_and_list(
     update: ExampleUpdate,
     values: Values,
-    group: Sequence[Any],
-    positions: Any,
+    group: Sequence[Tensor],
+    positions: Tensor,
     logs: Logs,
-    skips: Any,
+    skips: Tensor,
     lowered: bool = False,
     pending: Shown | None = None,
 ) -> tuple[UpdateResult, Skips | tuple[()]]:
@@ -197,12 +204,12 @@ def _update_and_list(
     return result, skips
 
 
-def log_specs(update: ExampleUpdate, leaves: Sequence[Any]) -> Logs:
+def log_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Logs:
     """Shapes and dtypes of the logs of one update, or () where none are kept."""
     if not update.keeps_logs:
         return ()
 
-    def first_logs(values: Values, leaves: Sequence[Any]) -> Logs:
+    def first_logs(values: Values, leaves: Sequence[Tensor]) -> Logs:
         first = tf.zeros((1,), tf.int32)
         group = [examples.gather_examples(leaf, first) for leaf in leaves]
         return update_once(update, values, group).logs

@@ -11,11 +11,12 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._lowering import scope
+from keras_sgd_plus._private.types import Tensor
 
 _MANY_ROWS = 64  # to sum gradients of; fewer are computed twice as well
 
 
-def moments(x: Any, axes: Any, keepdims: bool) -> Any:
+def moments(x: Tensor, axes: Any, keepdims: bool) -> Tensor:
     """Mean and variance over all axes but the last, or None for other axes."""
     rank = x.shape.rank
     if sorted(a % rank for a in axes) != list(range(rank - 1)) or not _is_static(x):
@@ -26,8 +27,13 @@ def moments(x: Any, axes: Any, keepdims: bool) -> Any:
 
 
 def batch_normalization(
-    x: Any, mean: Any, variance: Any, offset: Any, scale: Any, epsilon: float
-) -> Any:
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    offset: Tensor,
+    scale: Tensor,
+    epsilon: float,
+) -> Tensor:
     """As `tf.nn.batch_normalization` over all axes but the last, or None."""
     if mean.shape != x.shape[-1:] or not _is_static(x):
         return None
@@ -38,8 +44,8 @@ def batch_normalization(
 
 
 @tf.custom_gradient
-def _affine(rows: Any, factor: Any, term: Any) -> Any:
-    def grad(upstream: Any) -> Any:
+def _affine(rows: Tensor, factor: Tensor, term: Tensor) -> Tensor:
+    def grad(upstream: Tensor) -> Tensor:
         upstream = scope.computed_once(upstream)
         slopes = tf.reduce_sum(upstream * rows, 0)
         return upstream * factor, slopes, tf.reduce_sum(upstream, 0)
@@ -47,7 +53,7 @@ def _affine(rows: Any, factor: Any, term: Any) -> Any:
     return rows * factor + term, grad
 
 
-def add_bias(x: Any, bias: Any) -> Any:
+def add_bias(x: Tensor, bias: Tensor) -> Tensor:
     """The sum with a vector along the last axis, or None where it is none."""
     vector = bias.shape.num_elements() == bias.shape[-1:].num_elements()
     if not vector or x.shape[-1:] != bias.shape[-1:] or x.shape.rank < 3:
@@ -58,8 +64,8 @@ def add_bias(x: Any, bias: Any) -> Any:
 
 
 @tf.custom_gradient
-def _biased(rows: Any, bias: Any) -> Any:
-    def grad(upstream: Any) -> Any:
+def _biased(rows: Tensor, bias: Tensor) -> Tensor:
+    def grad(upstream: Tensor) -> Tensor:
         if rows.shape[0] >= _MANY_ROWS:
             upstream = scope.computed_once(upstream)
         return upstream, tf.reduce_sum(upstream, 0)
@@ -67,9 +73,9 @@ def _biased(rows: Any, bias: Any) -> Any:
     return tf.nn.bias_add(rows, bias), grad
 
 
-def _rows(x: Any) -> Any:
+def _rows(x: Tensor) -> Tensor:
     return tf.reshape(x, (-1, x.shape[-1]))
 
 
-def _is_static(x: Any) -> bool:
+def _is_static(x: Tensor) -> bool:
     return x.shape.is_fully_defined() and x.dtype.is_floating

@@ -14,18 +14,19 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._lowering import scope
+from keras_sgd_plus._private.types import Tensor
 
 _MAX_PATCH = 64  # kernel positions; more patches would copy the input too often
 
 
 def conv(
-    inputs: Any,
-    kernel: Any,
+    inputs: Tensor,
+    kernel: Tensor,
     strides: Any,
     padding: str,
     channels_last: bool,
     dilation_rate: Any,
-) -> Any:
+) -> Tensor:
     """Patches times kernel, or None where the native form is to be used.
 
     Shapes: inputs `(n, *spatial, channels)` or `(n, channels, *spatial)`; kernel
@@ -61,8 +62,8 @@ def conv(
 
 
 def max_pool(
-    inputs: Any, pool_size: Any, strides: Any, padding: str, channels_last: bool
-) -> Any:
+    inputs: Tensor, pool_size: Any, strides: Any, padding: str, channels_last: bool
+) -> Tensor:
     """Maxima of windows that do not overlap, or None: use the native form.
 
     The gradient goes to the first maximum of a window, as in XLA and TensorFlow.
@@ -87,9 +88,9 @@ def max_pool(
     return outputs if channels_last else _to_first(outputs)
 
 
-def _first_maxima(x: Any, window: Sequence[int], counts: Sequence[int]) -> Any:
+def _first_maxima(x: Tensor, window: Sequence[int], counts: Sequence[int]) -> Tensor:
     @tf.custom_gradient
-    def maxima(x: Any) -> tuple[Any, Callable[[Any], Any]]:
+    def maxima(x: Tensor) -> tuple[Any, Callable[[Any], Any]]:
         rank, depth = len(window), x.shape[-1]
         parts = [x]
         for axis, k in enumerate(window, start=1):
@@ -98,7 +99,7 @@ def _first_maxima(x: Any, window: Sequence[int], counts: Sequence[int]) -> Any:
         for part in parts[1:]:
             top = tf.maximum(top, part)
 
-        def grad(upstream: Any) -> Any:
+        def grad(upstream: Tensor) -> Tensor:
             taken, shares = None, []
             for part in parts:
                 hit = tf.equal(part, top)
@@ -119,7 +120,7 @@ def _first_maxima(x: Any, window: Sequence[int], counts: Sequence[int]) -> Any:
     return maxima(x)
 
 
-def _views(x: Any, axis: int, window: int, stride: int, dilation: int) -> list[Any]:
+def _views(x: Tensor, axis: int, window: int, stride: int, dilation: int) -> list[Any]:
     # The view of each position of the window along one axis; none if it is too short.
     reach = (window - 1) * dilation + 1
     if x.shape[axis] < reach:
@@ -149,15 +150,15 @@ def _tuple(value: Any, rank: int) -> tuple[int, ...]:
     return (value,) * rank if isinstance(value, int) else tuple(value)
 
 
-def _is_static(x: Any) -> bool:
+def _is_static(x: Tensor) -> bool:
     return x.shape.is_fully_defined()
 
 
-def _to_last(x: Any) -> Any:
+def _to_last(x: Tensor) -> Tensor:
     rank = len(x.shape)
     return tf.transpose(x, (0, *range(2, rank), 1))
 
 
-def _to_first(x: Any) -> Any:
+def _to_first(x: Tensor) -> Tensor:
     rank = len(x.shape)
     return tf.transpose(x, (0, rank - 1, *range(1, rank - 1)))

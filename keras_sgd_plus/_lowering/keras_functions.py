@@ -20,50 +20,51 @@ from keras_sgd_plus._lowering import (
     random,
 )
 from keras_sgd_plus._private import keras_backend
+from keras_sgd_plus._private.types import Tensor
 
 
 def _conv(
-    inputs: Any,
-    kernel: Any,
+    inputs: Tensor,
+    kernel: Tensor,
     strides: Any = 1,
     padding: str = "valid",
     data_format: str | None = None,
     dilation_rate: Any = 1,
-) -> Any:
+) -> Tensor:
     inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
     last = (data_format or keras.config.image_data_format()) == "channels_last"
     return convolution.conv(inputs, kernel, strides, padding, last, dilation_rate)
 
 
 def _max_pool(
-    inputs: Any,
+    inputs: Tensor,
     pool_size: Any,
     strides: Any = None,
     padding: str = "valid",
     data_format: str | None = None,
-) -> Any:
+) -> Tensor:
     last = (data_format or keras.config.image_data_format()) == "channels_last"
     inputs = tf.convert_to_tensor(inputs)
     return convolution.max_pool(inputs, pool_size, strides, padding, last)
 
 
 def _batch_normalization(
-    x: Any,
-    mean: Any,
-    variance: Any,
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
     axis: int,
-    offset: Any = None,
-    scale: Any = None,
+    offset: Tensor = None,
+    scale: Tensor = None,
     epsilon: float = 1e-3,
-) -> Any:
+) -> Tensor:
     if axis not in (-1, len(x.shape) - 1):
         return None
     return channels.batch_normalization(x, mean, variance, offset, scale, epsilon)
 
 
 def _moments(
-    x: Any, axes: Any, keepdims: bool = False, synchronized: bool = False
-) -> Any:
+    x: Tensor, axes: Any, keepdims: bool = False, synchronized: bool = False
+) -> Tensor:
     if synchronized or x.dtype in (tf.float16, tf.bfloat16):
         return None
     axes = [axes] if isinstance(axes, int) else axes
@@ -71,8 +72,8 @@ def _moments(
 
 
 def _sparse_cross_entropy(
-    target: Any, output: Any, from_logits: bool = False, axis: int = -1
-) -> Any:
+    target: Tensor, output: Tensor, from_logits: bool = False, axis: int = -1
+) -> Tensor:
     target, logits = tf.convert_to_tensor(target), tf.convert_to_tensor(output)
     if target.shape.rank == logits.shape.rank and target.shape[-1] == 1:
         target = tf.squeeze(target, -1)
@@ -87,19 +88,21 @@ def _sparse_cross_entropy(
     return tf.reshape(losses.sparse_cross_entropy(labels, rows), target.shape)
 
 
-def _add(x1: Any, x2: Any) -> Any:
+def _add(x1: Tensor, x2: Tensor) -> Tensor:
     x2 = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
     if not (isinstance(x1, tf.Tensor) and isinstance(x2, tf.Tensor)):
         return None
     return channels.add_bias(x1, x2)
 
 
-def _matmul(x1: Any, x2: Any) -> Any:
+def _matmul(x1: Tensor, x2: Tensor) -> Tensor:
     matrix = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
     return layout.matmul(x1, matrix) if isinstance(x1, tf.Tensor) else None
 
 
-def _dropout(inputs: Any, rate: Any, noise_shape: Any = None, seed: Any = None) -> Any:
+def _dropout(
+    inputs: Tensor, rate: Any, noise_shape: Any = None, seed: Any = None
+) -> Tensor:
     if not isinstance(rate, float) or not 0 < rate < 1:
         return None
     inputs = tf.convert_to_tensor(inputs)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._lowering.scope import computed_once, is_costly, views
 from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._private.types import Layer, Model, Tensor, Variable
 
 # Of a kernel. Larger ones run at the speed of memory in either layout.
 MAX_ENTRIES = 500_000
@@ -25,21 +26,21 @@ _HALF = ("float16", "bfloat16")
 _SHORT = range(16, 64)  # lengths of dot products that gain from partial sums
 
 
-def to_model_layout(matrix: Any) -> Any:
+def to_model_layout(matrix: Tensor) -> Tensor:
     """The transpose of a matrix of the loop; `matmul` knows it again."""
     view = tf.transpose(matrix)
     views()[id(view)] = view, matrix
     return view
 
 
-def to_loop_layout(view: Any) -> Any:
+def to_loop_layout(view: Tensor) -> Tensor:
     """The matrix that `to_model_layout` was given for it, or else the transpose."""
     _, matrix = views().get(id(view), (None, None))
     return tf.transpose(view) if matrix is None else matrix
 
 
 def transposed(
-    model: Any, variables: Sequence[Any], rows: Sequence[Sequence[Any]]
+    model: Model, variables: Sequence[Variable], rows: Sequence[Sequence[Any]]
 ) -> frozenset[int]:
     """Positions in `variables` of kernels to be carried transposed, and their slots.
 
@@ -55,7 +56,7 @@ def transposed(
     return frozenset(i for i, v in enumerate(variables) if id(v) in chosen)
 
 
-def matmul(x: Any, matrix: Any) -> Any:
+def matmul(x: Tensor, matrix: Tensor) -> Tensor:
     """The product of rows, (..., inputs), with a matrix that is carried transposed.
 
     None if it is not. XLA would undo a transpose beside the product.
@@ -75,7 +76,7 @@ def matmul(x: Any, matrix: Any) -> Any:
 
 
 @tf.custom_gradient
-def _dot(x: Any, y: Any) -> Any:
+def _dot(x: Tensor, y: Tensor) -> Tensor:
     """The product of two (1, n) as (1, 1), in four sums that do not wait for another.
 
     XLA:CPU adds fewer than 64 products one after the other.
@@ -90,7 +91,7 @@ def _dot(x: Any, y: Any) -> Any:
     return total, lambda upstream: (upstream * y, upstream * x)
 
 
-def _kernel(layer: Any) -> list[Any]:
+def _kernel(layer: Layer) -> list[Any]:
     # The kernel of a plain Dense layer on vectors. Constraints and regularizers see the
     # kernel as a whole, with its axes; under mixed precision the layer sees a copy.
     dense = keras.layers.Dense
@@ -104,6 +105,6 @@ def _kernel(layer: Any) -> list[Any]:
     adapted = ("lora_enabled", "quantization_mode")
     if any(getattr(layer, name, None) for name in adapted):
         return []  # whose kernel is computed at each look
-    kernel: Any = layer.kernel
+    kernel: Variable = layer.kernel
     is_plain = isinstance(kernel, keras.Variable)  # not the sum that LoRA makes
     return [kernel] if is_plain and math.prod(kernel.shape) <= MAX_ENTRIES else []

@@ -15,6 +15,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Tensor, Variable
+
 MIN_ENTRIES = 8_192  # of a table; smaller ones are updated as a whole
 
 # (variable, indices) -> rows, (*indices.shape, width), or None for another variable
@@ -23,7 +25,7 @@ LookUp = Callable[[Any, Any], Any]
 
 class _Active(threading.local):
     look_up: LookUp | None = None
-    others: dict[int, Any] = {}
+    others: dict[int, Variable] = {}
 
 
 _active = _Active()
@@ -44,13 +46,13 @@ def answered_by(look_up: LookUp) -> Iterator[dict[int, Any]]:
         _active.look_up, _active.others = before
 
 
-def is_large(variable: Any) -> bool:
+def is_large(variable: Variable) -> bool:
     """Whether a variable has the size and shape of a table."""
     shape = variable.shape
     return len(shape) == 2 and math.prod(shape) >= MIN_ENTRIES
 
 
-def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+def take(x: Tensor, indices: Tensor, axis: int | None = None) -> Any:
     """Rows of a table, in place of `keras.ops.take`; None where that has to do it."""
     look_up = _active.look_up
     if look_up is None or axis != 0 or not isinstance(x, keras.Variable):

@@ -7,10 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Tensor
+
 MIN_ENTRIES = 4_096  # of the logits; below, the native form costs little
 
 
-def sparse_cross_entropy(labels: Any, logits: Any) -> Any:
+def sparse_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     """As `tf.nn.sparse_softmax_cross_entropy_with_logits` under XLA.
 
     The native form adds up a matrix that is zero but for the labels. NaN where a label
@@ -22,7 +24,7 @@ def sparse_cross_entropy(labels: Any, logits: Any) -> Any:
 
 
 @tf.custom_gradient
-def _cross_entropy(labels: Any, logits: Any) -> tuple[Any, Callable[..., Any]]:
+def _cross_entropy(labels: Tensor, logits: Tensor) -> tuple[Any, Callable[..., Any]]:
     classes = logits.shape[-1]
     shifted = logits - tf.reduce_max(logits, -1, keepdims=True)
     exps = tf.exp(shifted)
@@ -33,7 +35,7 @@ def _cross_entropy(labels: Any, logits: Any) -> tuple[Any, Callable[..., Any]]:
     picked = tf.gather(shifted, inside, batch_dims=1)
     losses = tf.where(is_valid, tf.math.log(totals[:, 0]) - picked, nan)
 
-    def grad(upstream: Any) -> tuple[None, Any]:
+    def grad(upstream: Tensor) -> tuple[None, Any]:
         target = tf.one_hot(inside, classes, dtype=logits.dtype)
         slopes = tf.where(is_valid, upstream, nan)
         return None, slopes[:, None] * (exps / totals - target)

@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._lowering import scope
+from keras_sgd_plus._private.types import Graph, Operation, Tensor
 
 MAX_PRODUCTS = 50_000  # multiplications in matrix products that one kernel may have
 MIN_COPY = 4_096  # entries of a weight whose copy costs more than a dependency
@@ -24,12 +25,12 @@ _PRODUCTS = ("MatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum")
 _CONVOLUTIONS = ("Conv2D", "Conv3D", "Conv2DBackpropInput", "DepthwiseConv2dNative")
 
 
-def new_fence() -> Any:
+def new_fence() -> Tensor:
     """The state of a fence: (2,) int32, carried by the loop."""
     return tf.zeros((2,), tf.int32)
 
 
-def fenced(graph: Any, fence: Any, step: Any) -> Any:
+def fenced(graph: Graph, fence: Tensor, step: Any) -> Tensor:
     """The next state; keeps the loop out of one kernel if its body is better off.
 
     Called at the end of the body's trace, whose products it counts.
@@ -53,7 +54,7 @@ class BackwardReaders:
         graph = tf.compat.v1.get_default_graph()
         self._known = {id(op) for op in graph.get_operations()}
 
-    def rate_after(self, weight: Any, learning_rate: Any) -> Any:
+    def rate_after(self, weight: Tensor, learning_rate: Tensor) -> Tensor:
         """The learning rate, once the products with `weight` are there."""
         if math.prod(weight.shape) < MIN_COPY:
             return learning_rate
@@ -65,7 +66,7 @@ class BackwardReaders:
             return learning_rate
         return scope.after(tf.add_n(found), learning_rate)
 
-    def _products(self, tensor: Any) -> list[Any]:
+    def _products(self, tensor: Tensor) -> list[Any]:
         outputs = []
         for op in tensor.consumers():
             if op.type in _SAME_ENTRIES:
@@ -75,7 +76,7 @@ class BackwardReaders:
         return outputs
 
 
-def products(graph: Any) -> int:
+def products(graph: Graph) -> int:
     """Multiplications in a graph's products of two matrices and in convolutions.
 
     Products with a vector do not count: they are fast in either form.
@@ -91,7 +92,7 @@ def products(graph: Any) -> int:
     return total
 
 
-def _matmul(op: Any) -> int:
+def _matmul(op: Operation) -> int:
     a, out = op.inputs[0].shape, op.outputs[0].shape
     if not (a.is_fully_defined() and out.is_fully_defined()):
         return 0
@@ -100,7 +101,7 @@ def _matmul(op: Any) -> int:
     return math.prod(out) * inner if min(out[-1], out[-2], inner) > 1 else 0
 
 
-def _einsum(op: Any) -> int:
+def _einsum(op: Operation) -> int:
     if len(op.inputs) != 2 or not all(i.shape.is_fully_defined() for i in op.inputs):
         return 0
     sides, out = op.get_attr("equation").decode().split("->")

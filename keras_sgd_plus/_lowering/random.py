@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._lowering import scope
+from keras_sgd_plus._private.types import Tensor
 
 # Philox4x32-10 (Salmon et al., 2011, https://doi.org/10.1145/2063384.2063405).
 _ROUNDS = 10
@@ -15,7 +16,7 @@ _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 
 
-def keep_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Any:
+def keep_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Tensor:
     """Where dropout keeps an element: those that `stateless_dropout` keeps.
 
     Args:
@@ -27,7 +28,7 @@ def keep_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Any:
     if dtype == tf.float32 and isinstance(shape, tf.TensorShape):
         return uniform(seed, shape) >= rate
 
-    def draw(zero: Any) -> Any:
+    def draw(zero: Tensor) -> Tensor:
         ones = tf.ones(shape, dtype)
         own = seed + tf.cast(zero, seed.dtype)
         return tf.not_equal(tf.nn.experimental.stateless_dropout(ones, rate, own), 0)
@@ -35,7 +36,7 @@ def keep_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Any:
     return _in_one_kernel(draw, shape)
 
 
-def uniform(seed: Any, shape: tf.TensorShape) -> Any:
+def uniform(seed: Any, shape: tf.TensorShape) -> Tensor:
     """`tf.random.stateless_uniform(shape, seed)`, float32 from 0 to 1.
 
     The rounds are turns of a loop. Unrolled, XLA:CPU would compute all ten anew for
@@ -49,7 +50,7 @@ def uniform(seed: Any, shape: tf.TensorShape) -> Any:
     high = counter[1] + tf.cast(low < counter[0], tf.uint64)
     keys = tf.stack(_halves(key[0]))
 
-    def body_fn(i: Any, keys: Any, *x: Any) -> tuple[Any, ...]:
+    def body_fn(i: Any, keys: Any, *x: Tensor) -> tuple[Any, ...]:
         low_0, high_0 = _halves(tf.cast(x[0], tf.uint64) * _MULTIPLIERS[0])
         low_1, high_1 = _halves(tf.cast(x[2], tf.uint64) * _MULTIPLIERS[1])
         mixed = _xor(high_1, x[1], keys[0]), low_1, _xor(high_0, x[3], keys[1]), low_0
@@ -71,11 +72,11 @@ def _halves(numbers: Any) -> tuple[Any, Any]:
     return tf.cast(numbers, tf.uint32), tf.cast(high, tf.uint32)
 
 
-def _xor(a: Any, b: Any, c: Any) -> Any:
+def _xor(a: Any, b: Any, c: Any) -> Tensor:
     return tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(a, b), c)
 
 
-def _in_one_kernel(draw: Callable[[Any], Any], shape: Any) -> Any:
+def _in_one_kernel(draw: Callable[[Any], Any], shape: Any) -> Tensor:
     # A loop of one turn, which XLA makes one kernel of: outside of such a kernel it
     # computes the bits anew for every element. `draw` takes a () int32 that is 0, and
     # has to depend on it, or XLA would move the work out of the loop.

@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Tensor
+
 SWITCH = "KERAS_SGD_PLUS_LOWERING"
 _CHEAP = 3  # operations that may as well be repeated
 _FREE = ("Reshape", "Identity", "Squeeze", "ExpandDims", "Cast")
@@ -21,7 +23,7 @@ _STORED = ("Const", "GatherV2", "MatMul", "Placeholder")
 
 
 class _Scope(threading.local):
-    one: Any = None  # () int32, always 1, which the compiler cannot know
+    one: Tensor = None  # () int32, always 1, which the compiler cannot know
     # id of a matrix in the model's layout -> that matrix, and the one of the loop
     views: dict[int, tuple[Any, Any]] = {}
 
@@ -30,7 +32,7 @@ _scope = _Scope()
 
 
 @contextlib.contextmanager
-def active(one: Any) -> Iterator[None]:
+def active(one: Tensor) -> Iterator[None]:
     """Lowers the ops that this thread traces; `one` is a tensor, 1 at run time."""
     before = _scope.one, _scope.views
     _scope.one, _scope.views = (one if is_on() else None), {}
@@ -51,7 +53,7 @@ def is_active() -> bool:
     return _scope.one is not None
 
 
-def one() -> Any:
+def one() -> Tensor:
     """() int32 that is 1 at run time, which the compiler cannot know."""
     return _scope.one
 
@@ -61,7 +63,7 @@ def views() -> dict[int, tuple[Any, Any]]:
     return _scope.views
 
 
-def after(seen: Any, value: Any) -> Any:
+def after(seen: Tensor, value: Any) -> Tensor:
     """Returns `value` unchanged, but makes XLA schedule it after `seen`.
 
     A `tf.where` whose condition is always false at run time.
@@ -69,12 +71,12 @@ def after(seen: Any, value: Any) -> Any:
     return tf.where(_scope.one < 1, tf.cast(seen, value.dtype), value)
 
 
-def is_below_one(i: Any) -> Any:
+def is_below_one(i: Any) -> Tensor:
     """`i < 1`, unknown to the compiler."""
     return i < _scope.one
 
 
-def computed_once(x: Any) -> Any:
+def computed_once(x: Tensor) -> Tensor:
     """The same tensor, which XLA computes once, and not again for each use of it.
 
     XLA repeats what is cheap, and a kernel's update would do so once per output. A
@@ -82,13 +84,13 @@ def computed_once(x: Any) -> Any:
     """
 
     @tf.custom_gradient
-    def divided(x: Any) -> tuple[Any, Callable[[Any], Any]]:
+    def divided(x: Tensor) -> tuple[Any, Callable[[Any], Any]]:
         return x / tf.cast(_scope.one, x.dtype), lambda upstream: upstream
 
     return divided(x)
 
 
-def is_costly(x: Any) -> bool:
+def is_costly(x: Tensor) -> bool:
     """Whether XLA computes it from stored tensors by more than a few operations."""
     found, frontier = 0, [x.op]
     while frontier and found <= _CHEAP:

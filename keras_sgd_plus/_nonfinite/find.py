@@ -7,10 +7,11 @@ trainable ones, whose gradient is not finite.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Tensor
 from keras_sgd_plus._rule import Gradient
 
 NONE, LOSS = -1, 0
@@ -20,12 +21,15 @@ NO_POSITION = -1  # fills up the positions of a group that is shorter than other
 class Skips(NamedTuple):
     """The bad groups of one batch so far; a part of the loop's carry."""
 
-    count: Any  # () int32, groups
-    rows: Any  # (rows, 1 + k) int32: cause and positions of each, in order of visit
-    has_started: Any  # () bool, whether an update has been applied in all of training
+    count: Tensor  # () int32, groups
+    rows: Tensor  # (rows, 1 + k) int32: cause and positions of each, in order of visit
+    # () bool, whether an update has been applied in all of training.
+    has_started: Tensor
 
 
-def no_skips(num_rows: Any, group_size: int, skip_all: Any, has_started: Any) -> Skips:
+def no_skips(
+    num_rows: Tensor, group_size: int, skip_all: Tensor, has_started: Tensor
+) -> Skips:
     """The list before the first group.
 
     Args:
@@ -40,7 +44,9 @@ def no_skips(num_rows: Any, group_size: int, skip_all: Any, has_started: Any) ->
     return Skips(tf.cast(skip_all, tf.int32), rows, has_started)
 
 
-def with_group(skips: Skips, cause: Any, positions: Any, has_started: Any) -> Skips:
+def with_group(
+    skips: Skips, cause: Tensor, positions: Tensor, has_started: Tensor
+) -> Skips:
     """The list with one more group, if that has a cause.
 
     The row is always written, and kept only if the count moves on: cheaper than a
@@ -55,7 +61,7 @@ def with_group(skips: Skips, cause: Any, positions: Any, has_started: Any) -> Sk
     return Skips(count, rows, has_started)
 
 
-def first_cause(loss: Any, gradients: Sequence[Gradient | None]) -> Any:
+def first_cause(loss: Tensor, gradients: Sequence[Gradient | None]) -> Tensor:
     """() int32, the cause: the loss, or the first gradient that is not finite.
 
     Args:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._nonfinite.find import NONE, Skips
 from keras_sgd_plus._private import keras_backend
+from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._rule import (
     Accumulate,
     Average,
@@ -37,12 +38,12 @@ class Guard:
     """
 
     raises: bool
-    cause: Any
-    skip: Any
-    has_started: Any
+    cause: Tensor
+    skip: Tensor
+    has_started: Tensor
 
     @classmethod
-    def of(cls, cause: Any, skips: Skips, raises: bool) -> Guard:
+    def of(cls, cause: Tensor, skips: Skips, raises: bool) -> Guard:
         """The guard of one update.
 
         Args:
@@ -75,7 +76,7 @@ class Guard:
         skips_all = tf.logical_and(self.skip, tf.logical_not(steps))
         return tf.logical_not(skips_all)
 
-    def started_after(self, rule: Rule, counts: Any) -> Any:
+    def started_after(self, rule: Rule, counts: Tensor) -> Any:
         """() bool: whether an update has been applied up to this one.
 
         Averages of weights begin with the first update that is applied, which the
@@ -100,10 +101,10 @@ class Guard:
 
     def choose(
         self,
-        variables: Sequence[Any],
-        new: Sequence[Any],
-        old: Sequence[Any],
-        counter: Any,
+        variables: Sequence[Variable],
+        new: Sequence[Tensor],
+        old: Sequence[Tensor],
+        counter: Tensor,
         chosen: Collection[int],
     ) -> list[Any]:
         """The values to go on with, per variable of the carry.
@@ -128,7 +129,7 @@ class Guard:
             found.append(after)
         return found
 
-    def logs(self, new: Any, old: Any) -> Any:
+    def logs(self, new: Tensor, old: Tensor) -> Any:
         """The logs to go on with: those of the last group that counted."""
         return tf.nest.map_structure(lambda a, b: select(self.skip, b, a), new, old)
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite.find import LOSS, NO_POSITION, Skips
 from keras_sgd_plus._private import tensorflow as private_tensorflow
+from keras_sgd_plus._private.types import Structure, Tensor
 
 CAPACITY = 1_000  # groups that are remembered singly
 NO_REPLICA = -1
@@ -65,7 +66,9 @@ class Ledger:
         row = tf.cast(skips.rows[tf.cast(self.skip_all(), tf.int32)], tf.int64)
         return tf.concat([[self._count(skips)], row], 0)
 
-    def close(self, iterations: Any, skips: Skips, logs: Any, others: Any) -> Any:
+    def close(
+        self, iterations: Tensor, skips: Skips, logs: Structure, others: Tensor
+    ) -> Any:
         """Adds a batch, in the graph that walks it; its logs, with the count of groups.
 
         Args:
@@ -76,7 +79,7 @@ class Ledger:
                 if there is one replica.
         """
         count = everyone = self._count(skips)
-        rows: Any = tf.cast(skips.rows, tf.int64)
+        rows: Tensor = tf.cast(skips.rows, tf.int64)
         replica, is_first, is_last = NO_REPLICA, True, True
         if others is not None:
             replica, local = strategy.replica(), strategy.local_replica()
@@ -112,7 +115,7 @@ class Ledger:
         if not self.raises or self.watchers or tf.executing_eagerly():
             return
 
-        def raise_row(row: Any) -> Any:
+        def raise_row(row: Tensor) -> Any:
             raise FloatingPointError(words(self.entry(row)))
 
         def fail() -> Any:
@@ -129,7 +132,7 @@ class Ledger:
         size = min(int(self.total.numpy()), CAPACITY)
         return [self.entry(row) for row in self.rows[:size].numpy().tolist()]
 
-    def entry(self, row: Any) -> Skipped:
+    def entry(self, row: Tensor) -> Skipped:
         """One group from its row."""
         batch, iterations, replica, cause, *positions = (int(i) for i in row)
         known = tuple(i for i in positions if i != NO_POSITION)
@@ -146,7 +149,9 @@ class Ledger:
     def _count(self, skips: Skips) -> Any:
         return tf.cast(skips.count, tf.int64) - tf.cast(self.skip_all(), tf.int64)
 
-    def _write(self, rows: Any, count: Any, iterations: Any, replica: Any) -> None:
+    def _write(
+        self, rows: Tensor, count: Tensor, iterations: Tensor, replica: Any
+    ) -> None:
         first = tf.cast(self.total.read_value(), tf.int64)
         i = tf.range(tf.shape(rows)[0], dtype=tf.int64)
         places = tf.where(i < count, tf.minimum(first + i, CAPACITY), CAPACITY)

@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_sgd_plus._nonfinite.find import Skips
 from keras_sgd_plus._nonfinite.ledger import Ledger, Skipped
+from keras_sgd_plus._private.types import Optimizer, Structure, Tensor
 
 # Weak, and not an attribute of the optimizer, which Keras's saver would walk.
 _ledgers: weakref.WeakKeyDictionary[Any, dict[tuple[int, bool], Ledger]] = (
@@ -17,7 +18,7 @@ _ledgers: weakref.WeakKeyDictionary[Any, dict[tuple[int, bool], Ledger]] = (
 _CAUSES = "NaN or infinities in it, and labels out of range"
 
 
-def of(optimizer: Any) -> Ledger | None:
+def of(optimizer: Optimizer) -> Ledger | None:
     """The ledger for an SGDPlus as it is set now, or None under "propagate"."""
     if optimizer.nonfinite == "propagate":
         return None
@@ -28,25 +29,25 @@ def of(optimizer: Any) -> Ledger | None:
     return known[key]
 
 
-def every(optimizer: Any, raises: bool | None = None) -> list[Ledger]:
+def every(optimizer: Optimizer, raises: bool | None = None) -> list[Ledger]:
     """The ledgers of an optimizer that exist: all, or those that raise, or do not."""
     known = _ledgers.get(optimizer, {}).values()
     return [ledger for ledger in known if raises in (None, ledger.raises)]
 
 
-def skipped_examples(optimizer: Any) -> list[Skipped]:
+def skipped_examples(optimizer: Optimizer) -> list[Skipped]:
     """The groups that were skipped in the last `fit`, in order of visit."""
     return [e for ledger in every(optimizer, raises=False) for e in ledger.entries()]
 
 
-def reset_epoch(optimizer: Any) -> None:
+def reset_epoch(optimizer: Optimizer) -> None:
     """Begins to count batches and groups anew, as metrics do."""
     for ledger in every(optimizer):
         ledger.batch.assign(0)
         ledger.in_epoch.assign(0)
 
 
-def begin(optimizer: Any) -> None:
+def begin(optimizer: Optimizer) -> None:
     """Forgets the groups that an earlier `fit` has reported."""
     for ledger in every(optimizer):
         if ledger.is_reported:
@@ -54,7 +55,11 @@ def begin(optimizer: Any) -> None:
 
 
 def close(
-    ledger: Ledger | None, iterations: Any, skips: Skips, logs: Any, others: Any
+    ledger: Ledger | None,
+    iterations: Tensor,
+    skips: Skips,
+    logs: Structure,
+    others: Tensor,
 ) -> Any:
     """Adds a batch to a ledger, if there is one; gives the logs. See `Ledger.close`."""
     if ledger is None:
@@ -64,7 +69,7 @@ def close(
     return logs
 
 
-def report(optimizer: Any) -> str | None:
+def report(optimizer: Optimizer) -> str | None:
     """The warning for the end of `fit`, or None where nothing was skipped."""
     texts = []
     for ledger in every(optimizer, raises=False):
@@ -75,7 +80,7 @@ def report(optimizer: Any) -> str | None:
     return " ".join(texts) or None
 
 
-def raise_if_ended(optimizer: Any) -> None:
+def raise_if_ended(optimizer: Optimizer) -> None:
     """Raises FloatingPointError where `nonfinite="raise"` has ended a batch early."""
     for ledger in every(optimizer, raises=True):
         if int(ledger.total.numpy()):
@@ -85,7 +90,7 @@ def raise_if_ended(optimizer: Any) -> None:
 
 
 @contextlib.contextmanager
-def watched(optimizer: Any) -> Iterator[None]:
+def watched(optimizer: Optimizer) -> Iterator[None]:
     """Tells the graph that the caller looks for bad groups after each batch."""
     ledger = of(optimizer)
     if ledger is None:

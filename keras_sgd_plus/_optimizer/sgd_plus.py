@@ -13,10 +13,11 @@ from keras_sgd_plus._nonfinite import Skipped, ledgers
 from keras_sgd_plus._optimizer import arguments, sgd_arguments
 from keras_sgd_plus._optimizer.setting import Setting
 from keras_sgd_plus._private import keras_trainer
+from keras_sgd_plus._private.types import Optimizer, Tensor, Variable
 from keras_sgd_plus._step import checks
 
 
-def _check_together(optimizer: Any) -> None:
+def _check_together(optimizer: Optimizer) -> None:
     """Raises for settings that contradict each other; wraps Keras's trainer.
 
     Called by each `Setting`, also before the later ones have a value.
@@ -188,7 +189,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
 
     def __init__(
         self,
-        learning_rate: Any = 0.01,
+        learning_rate: Tensor = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,
@@ -237,7 +238,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         if examples_per_update is not None and jit_compile is not False:
             _step.raise_small_loop_threshold()
 
-    def build(self, variables: list[Any]) -> None:
+    def build(self, variables: list[Variable]) -> None:
         """Makes the optimizer's state, once: first that of `keras.optimizers.SGD`.
 
         Args:

@@ -23,15 +23,17 @@ from typing import Any, NamedTuple, Protocol
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Tensor
+
 BLOCK = 256  # updates whose products are kept one by one
 
 
 class Idle(NamedTuple):
     """Coefficients of idle updates, arrays of one shape, float64."""
 
-    weight: Any  # A: of the weight in the new weight
+    weight: Tensor  # A: of the weight in the new weight
     carried: Any  # B: of the velocity in the new weight
-    velocity: Any  # of the velocity in the new velocity
+    velocity: Tensor  # of the velocity in the new velocity
 
 
 def then(first: Idle, second: Idle) -> Idle:
@@ -43,7 +45,7 @@ def then(first: Idle, second: Idle) -> Idle:
     )
 
 
-def once(momentum: Any, nesterov: bool, decay: Any) -> Idle:
+def once(momentum: Tensor, nesterov: bool, decay: Tensor) -> Idle:
     """One idle update.
 
     Args:
@@ -63,10 +65,10 @@ class ConstantDecay:
         num_updates: () int32, the most that there will be.
     """
 
-    def __init__(self, single: Idle, num_updates: Any) -> None:
+    def __init__(self, single: Idle, num_updates: Tensor) -> None:
         zeros = tf.zeros(tf.reshape(num_updates + 1, (1,)), tf.float64)
 
-        def body(n: Any, now: Idle, table: Idle) -> Any:
+        def body(n: Any, now: Idle, table: Idle) -> Tensor:
             return n + 1, then(now, single), _put(table, n, now)
 
         none = _identity(())
@@ -74,20 +76,20 @@ class ConstantDecay:
             lambda n, *_: n <= num_updates, body, (0, none, Idle(zeros, zeros, zeros))
         )
 
-    def start(self) -> Any:
+    def start(self) -> Tensor:
         """The state before the first update."""
         return tf.constant(0)
 
-    def count(self, state: Any) -> Any:
+    def count(self, state: Any) -> Tensor:
         """() int32, the updates so far."""
         return state
 
-    def advance(self, state: Any, single: Idle, applies: Any) -> Any:
+    def advance(self, state: Any, single: Idle, applies: Tensor) -> Tensor:
         """The state after one more update, if it applies, () bool or None."""
         del single
         return state + (1 if applies is None else tf.cast(applies, tf.int32))
 
-    def since(self, state: Any, last: Any) -> Idle:
+    def since(self, state: Any, last: Tensor) -> Idle:
         """The updates from number `last`, int32 of any shape, until now."""
         return _at(self._table, state - last)
 
@@ -98,19 +100,19 @@ class Clock(Protocol):
     Its state is tensors that the loop carries.
     """
 
-    def start(self) -> Any:
+    def start(self) -> Tensor:
         """The state before the first update."""
         ...
 
-    def count(self, state: Any) -> Any:
+    def count(self, state: Any) -> Tensor:
         """() int32, the updates so far."""
         ...
 
-    def advance(self, state: Any, single: Idle, applies: Any) -> Any:
+    def advance(self, state: Any, single: Idle, applies: Tensor) -> Tensor:
         """The state after one more update, if it applies, () bool or None."""
         ...
 
-    def since(self, state: Any, last: Any) -> Idle:
+    def since(self, state: Any, last: Tensor) -> Idle:
         """The updates from number `last`, int32 of any shape, until now."""
         ...
 
@@ -118,7 +120,7 @@ class Clock(Protocol):
 class Running(NamedTuple):
     """The state of `ScheduledDecay`."""
 
-    count: Any  # () int32
+    count: Tensor  # () int32
     inside: Idle  # (updates,): from each to the end of its block, or until now
     blocks: Idle  # (blocks,): from the end of each block until now
 
@@ -130,7 +132,7 @@ class ScheduledDecay:
     it costs the square root of what it would to keep all products.
     """
 
-    def __init__(self, num_updates: Any) -> None:
+    def __init__(self, num_updates: Tensor) -> None:
         self._num_blocks = num_updates // BLOCK + 1
 
     def start(self) -> Running:
@@ -139,11 +141,11 @@ class ScheduledDecay:
         blocks = tf.reshape(self._num_blocks, (1,))
         return Running(tf.constant(0), _identity(inside), _identity(blocks))
 
-    def count(self, state: Running) -> Any:
+    def count(self, state: Running) -> Tensor:
         """() int32, the updates so far."""
         return state.count
 
-    def advance(self, state: Running, single: Idle, applies: Any) -> Running:
+    def advance(self, state: Running, single: Idle, applies: Tensor) -> Running:
         """The state after one more update, if it applies, () bool or None."""
         block, place = state.count // BLOCK, state.count % BLOCK
         applies = tf.constant(True) if applies is None else applies
@@ -160,7 +162,7 @@ class ScheduledDecay:
             blocks,
         )
 
-    def since(self, state: Running, last: Any) -> Idle:
+    def since(self, state: Running, last: Tensor) -> Idle:
         """The updates from number `last`, int32 of any shape, until now."""
         return then(_at(state.inside, last), _at(state.blocks, last // BLOCK))
 
@@ -170,7 +172,7 @@ def _identity(shape: Any) -> Idle:
     return Idle(one, zero, one)
 
 
-def _at(table: Idle, places: Any) -> Idle:
+def _at(table: Idle, places: Tensor) -> Idle:
     return Idle(*(tf.gather(column, places) for column in table))
 
 
@@ -179,7 +181,7 @@ def _where(condition: Any, new: Idle, old: Idle) -> Idle:
     return Idle(*(tf.where(condition, a, b) for a, b in pairs))
 
 
-def _put(table: Idle, start: Any, values: Idle) -> Idle:
+def _put(table: Idle, start: Tensor, values: Idle) -> Idle:
     pairs = zip(table, values, strict=True)
     place = tf.reshape(start, (1,))
     put: Any = keras.ops.slice_update

@@ -17,6 +17,7 @@ from keras_sgd_plus._lowering import lookup
 from keras_sgd_plus._pending import clocks
 from keras_sgd_plus._pending.protocol import Reasons
 from keras_sgd_plus._private import keras_model, keras_optimizer
+from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
 from keras_sgd_plus._rule import (
     VELOCITIES,
     Decay,
@@ -31,7 +32,7 @@ from keras_sgd_plus._rule import (
 class Place:
     """Where a table is: among the rule's weights, in the carry, among the clocks."""
 
-    variable: Any
+    variable: Variable
     index: int
     weight: int
     velocity: int | None
@@ -60,7 +61,7 @@ class TablePlan:
         reasons: facts that earlier traces have found.
     """
 
-    optimizer: Any
+    optimizer: Optimizer
     rule: Rule
     weights: Sequence[Any]
     places: tuple[Place, ...]
@@ -114,7 +115,7 @@ class TablePlan:
         descent = self.descent
         return clocks.once(descent.momentum, descent.nesterov, decay)
 
-    def new_clocks(self, num_updates: Any) -> list[clocks.Clock]:
+    def new_clocks(self, num_updates: Tensor) -> list[clocks.Clock]:
         """The clocks of a batch of at most so many updates, () int32."""
         is_scheduled = keras_optimizer.schedule(self.optimizer) is not None
         return [
@@ -134,10 +135,10 @@ class TablePlan:
 
 
 def plan_tables(
-    optimizer: Any,
+    optimizer: Optimizer,
     rule: Rule,
     slots: Mapping[str, Sequence[Any]],
-    model: Any,
+    model: Model,
     weights: Sequence[Any],
     index_of: Callable[[Any], int],
     reasons: Mapping[int, str | None],
@@ -180,7 +181,7 @@ def plan_tables(
     )
 
 
-def _embeddings(model: Any) -> list[Any]:
+def _embeddings(model: Model) -> list[Any]:
     embedding = keras.layers.Embedding
     layers = [e for e in keras_model.layers(model) if isinstance(e, embedding)]
     tables = [layer.embeddings for layer in layers if layer.built]

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-Tensor = Any
+from keras_sgd_plus._private.types import Tensor, Variable
+
 Reasons = dict[int, str | None]  # id of a variable -> why it must be whole, or None
 
 
@@ -28,11 +29,11 @@ class Reader(Protocol):
         """Whether the caller traces in the scope, and not in a branch or loop."""
         ...
 
-    def leaf(self, variable: Any, indices: Tensor, rows: Tensor) -> Tensor:
+    def leaf(self, variable: Variable, indices: Tensor, rows: Tensor) -> Tensor:
         """Takes the gradient of a table by these rows; returns them."""
         ...
 
-    def get_current_value(self, variable: Any) -> Tensor:
+    def get_current_value(self, variable: Variable) -> Tensor:
         """The value that the scope holds for a variable."""
         ...
 
@@ -59,16 +60,16 @@ class Shown(Protocol):
         """The carry's values, with placeholders for those that are behind."""
         ...
 
-    def look_up(self, reader: Reader, variable: Any, indices: Tensor) -> Tensor:
+    def look_up(self, reader: Reader, variable: Variable, indices: Tensor) -> Tensor:
         """Rows as they are after all updates so far; None for another variable."""
         ...
 
-    def misread(self, reader: Reader, gradients: Mapping[int, Any]) -> Reasons:
+    def misread(self, reader: Reader, gradients: Mapping[int, Tensor]) -> Reasons:
         """Weights that cannot wait in this model, as the trace so far shows."""
         ...
 
     def step(
-        self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Any
+        self, gradients: Mapping[int, Tensor], rates: Sequence[Tensor], applies: Tensor
     ) -> Shown:
         """The weights after one update with these gradients, by index."""
         ...
@@ -98,6 +99,6 @@ class Entered(Protocol):
 class Pending(Protocol):
     """Pending weights of a model, as far as tracing knows them."""
 
-    def enter(self, values: Sequence[Tensor], num_updates: Any) -> Entered:
+    def enter(self, values: Sequence[Tensor], num_updates: Tensor) -> Entered:
         """Begins a stretch of at most `num_updates`, () int32."""
         ...

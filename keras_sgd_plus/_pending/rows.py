@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_sgd_plus import _lowering
 from keras_sgd_plus._pending.clocks import Idle
 from keras_sgd_plus._private import xla
+from keras_sgd_plus._private.types import Tensor
 
 _ROWS_AT_ONCE = 512  # at the end of a batch
 _LINE = 64  # bytes that a processor fetches at once
@@ -26,22 +27,22 @@ put: Any = keras.ops.slice_update  # its annotations name tensors of every backe
 class Table(NamedTuple):
     """The tensors of one table."""
 
-    weight: Any  # (rows, width)
-    velocity: Any  # (rows, width), or None without momentum
-    last: Any  # (rows,) int32, up to which update each row is done
+    weight: Tensor  # (rows, width)
+    velocity: Tensor  # (rows, width), or None without momentum
+    last: Tensor  # (rows,) int32, up to which update each row is done
 
 
 Since = Callable[[Any], Idle]  # number of an update -> idle updates since, as columns
 
 
-def fetched(table: Table, ids: Any) -> Any:
+def fetched(table: Table, ids: Tensor) -> Tensor:
     """The same ids, (k,) int32, once their rows are on the way from memory.
 
     Else the processor would wait for one row after the other.
     """
     tables = [t for t in table[:2] if t is not None]
 
-    def body(r: Any, total: Any) -> Any:
+    def body(r: Any, total: Tensor) -> Tensor:
         at = _one(ids, r)
         parts = [tf.cast(tf.gather(table.last, at), total.dtype)]
         for each in tables:
@@ -55,11 +56,11 @@ def fetched(table: Table, ids: Any) -> Any:
     return _lowering.after(total, ids)
 
 
-def read(table: Table, ids: Any, since: Since) -> Any:
+def read(table: Table, ids: Tensor, since: Since) -> Tensor:
     """The rows as they are after the updates that they have missed, (k, width)."""
     width = table.weight.shape[1]
 
-    def body(r: Any, rows: Any) -> Any:
+    def body(r: Any, rows: Tensor) -> Tensor:
         at = _one(ids, r)
         weight, velocity = (t if t is None else tf.gather(t, at) for t in table[:2])
         row = _moved(since(tf.gather(table.last, at)), weight, velocity)
@@ -72,7 +73,12 @@ def read(table: Table, ids: Any, since: Since) -> Any:
 
 
 def move(
-    table: Table, ids: Any, change: Any, since: Since, number: Any, factor: Any
+    table: Table,
+    ids: Tensor,
+    change: Tensor,
+    since: Since,
+    number: Tensor,
+    factor: Tensor,
 ) -> Table:
     """The table after an update, in which an id that repeats is moved by each change.
 
@@ -85,7 +91,7 @@ def move(
         factor: how often a change goes into a weight at once.
     """
 
-    def body(r: Any, *old: Any) -> Any:
+    def body(r: Any, *old: Tensor) -> Tensor:
         weights, velocities, last = old[0], old[1:-1], old[-1]
         at = _one(ids, r)
         start, hidden = tf.stack([at[0], 0]), at * _lowering.one()
@@ -106,12 +112,12 @@ def move(
     return _table(_for_each(ids, body, *(t for t in table if t is not None)))
 
 
-def finish(table: Table, since: Since, number: Any) -> Table:
+def finish(table: Table, since: Since, number: Tensor) -> Table:
     """The table with all rows up to date: each block of rows is read once."""
     num_rows, width = table.weight.shape
     size = min(_ROWS_AT_ONCE, num_rows)
 
-    def body(i: Any, weights: Any, *velocities: Any) -> Any:
+    def body(i: Any, weights: Any, *velocities: Any) -> Tensor:
         first = tf.minimum(i * size, num_rows - size)
         start = tf.stack([first, 0])
         behind = tf.slice(table.last, [first], [size])
@@ -131,22 +137,22 @@ def finish(table: Table, since: Since, number: Any) -> Table:
     return _table([*_loop(-(-num_rows // size), body, *old), table.last])
 
 
-def _one(tensor: Any, r: Any) -> Any:
+def _one(tensor: Tensor, r: Any) -> Tensor:
     return tf.gather(tensor, tf.reshape(r, (1,)))  # a slice would fix r for XLA
 
 
-def _moved(idle: Idle, weight: Any, velocity: Any) -> Any:
+def _moved(idle: Idle, weight: Tensor, velocity: Tensor) -> Tensor:
     if idle.weight is not None:
         weight = idle.weight * weight
     return weight if velocity is None else weight + idle.carried * velocity
 
 
-def _table(tensors: list[Any]) -> Table:
+def _table(tensors: list[Tensor]) -> Table:
     weight, *velocity, last = tensors
     return Table(weight, velocity[0] if velocity else None, last)
 
 
-def _for_each(ids: Any, body: Callable[..., Any], *state: Any) -> list[Any]:
+def _for_each(ids: Tensor, body: Callable[..., Any], *state: Any) -> list[Any]:
     num = tf.shape(ids)[0] if ids.shape[0] is None else ids.shape[0]
     return _loop(num, body, *state)
 

@@ -22,6 +22,7 @@ from keras_sgd_plus._pending import clocks, rows
 from keras_sgd_plus._pending.plan import TablePlan
 from keras_sgd_plus._pending.protocol import Reader, Reasons
 from keras_sgd_plus._pending.rows import Table
+from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._rule import RowsGradient, both
 
 _OTHERWISE = (
@@ -33,7 +34,7 @@ class TableState(NamedTuple):
     """Tensors that the loop carries beside the values of variables."""
 
     clocks: list[Any]
-    last: list[Any]  # per table, (rows,) int32: up to which update each row is done
+    last: list[Tensor]  # per table, (rows,) int32: up to which update each row is done
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Tables:
 
     plan: TablePlan
 
-    def enter(self, values: Sequence[Any], num_updates: Any) -> EnteredTables:
+    def enter(self, values: Sequence[Tensor], num_updates: Tensor) -> EnteredTables:
         """Begins a batch of at most `num_updates`, () int32."""
         del values
         return EnteredTables(self.plan, self.plan.new_clocks(num_updates))
@@ -62,7 +63,7 @@ class EnteredTables:
         last = [tf.zeros((p.variable.shape[0],), tf.int32) for p in places]
         return TableState([clock.start() for clock in self.clocks], last)
 
-    def show(self, values: Sequence[Any], state: TableState) -> ShownTables:
+    def show(self, values: Sequence[Tensor], state: TableState) -> ShownTables:
         """The tables for one update."""
         tables = tuple(
             Table(
@@ -75,7 +76,7 @@ class EnteredTables:
         placeholders = tuple(tf.identity(table.weight) for table in tables)
         return ShownTables(self, tables, tuple(state.clocks), placeholders)
 
-    def finish(self, values: Sequence[Any], state: TableState) -> list[Any]:
+    def finish(self, values: Sequence[Tensor], state: TableState) -> list[Any]:
         """The carry's values once all rows are up to date."""
         return self.show(values, state).finished().carried(values)
 
@@ -113,14 +114,14 @@ class ShownTables:
         found = [i for p in self._places for i in (p.weight, p.velocity)]
         return frozenset(i for i in found if i is not None)
 
-    def placed(self, values: Sequence[Any]) -> list[Any]:
+    def placed(self, values: Sequence[Tensor]) -> list[Any]:
         """As `protocol.Shown.placed`."""
         found = list(values)
         for place, placeholder in zip(self._places, self.placeholders, strict=True):
             found[place.weight] = placeholder
         return found
 
-    def carried(self, values: Sequence[Any]) -> list[Any]:
+    def carried(self, values: Sequence[Tensor]) -> list[Any]:
         """As `protocol.Shown.carried`."""
         found = list(values)
         for place, table in zip(self._places, self.tables, strict=True):
@@ -129,7 +130,7 @@ class ShownTables:
                 found[place.velocity] = table.velocity
         return found
 
-    def look_up(self, reader: Reader, variable: Any, indices: Any) -> Any:
+    def look_up(self, reader: Reader, variable: Variable, indices: Tensor) -> Any:
         """The rows as they are after all updates so far, (*indices.shape, width).
 
         None for what is no table, and inside a branch or loop of the model.
@@ -152,7 +153,7 @@ class ShownTables:
         # The dtype is that of an autocast scope.
         return tf.cast(tf.reshape(found_rows, shape), variable.dtype)
 
-    def misread(self, reader: Reader, gradients: Mapping[int, Any]) -> Reasons:
+    def misread(self, reader: Reader, gradients: Mapping[int, Tensor]) -> Reasons:
         """Tables that were read other than by rows, or have no gradient of rows.
 
         Asked before the step, and at the end of the update, when all reads are known.
@@ -170,7 +171,7 @@ class ShownTables:
         return found
 
     def step(
-        self, gradients: Mapping[int, Any], rates: Sequence[Any], applies: Any
+        self, gradients: Mapping[int, Tensor], rates: Sequence[Tensor], applies: Tensor
     ) -> ShownTables:
         """The tables after one update of the rows that have been looked up.
 
@@ -189,7 +190,7 @@ class ShownTables:
         return replace(self, times=times).moved(gradients, rates, applies)
 
     def moved(
-        self, gradients: Mapping[int, Any], rates: Sequence[Any], applies: Any
+        self, gradients: Mapping[int, Tensor], rates: Sequence[Tensor], applies: Tensor
     ) -> ShownTables:
         """The tables after an update that the clocks have counted; see `step`."""
         tables = tuple(
@@ -210,7 +211,9 @@ class ShownTables:
     def _places(self) -> Sequence[Any]:
         return self.entered.plan.places
 
-    def _moved(self, k: int, gradient: RowsGradient, rate: Any, applies: Any) -> Table:
+    def _moved(
+        self, k: int, gradient: RowsGradient, rate: Tensor, applies: Tensor
+    ) -> Table:
         table, place = self.tables[k], self._places[k]
         values = tf.cast(gradient.values, table.weight.dtype)
         change = values * tf.cast(rate, values.dtype)
@@ -232,7 +235,7 @@ class ShownTables:
         c = self._places[k].clock
         return self.entered.clocks[c].count(self.times[c])
 
-    def _since(self, k: int, last: Any) -> clocks.Idle:
+    def _since(self, k: int, last: Tensor) -> clocks.Idle:
         # Columns, of the type of the table.
         c = self._places[k].clock
         kind = self.entered.plan.kinds[c]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_sgd_plus._private.types import Variable
+
 
 def lowered_functions() -> dict[str, tuple[Any, list[str]]]:
     """Name -> (module, parameters) of the backend's functions that we wrap.
@@ -44,7 +46,7 @@ def global_seed_state() -> Any:
     return None if generator is None else generator.state
 
 
-def is_seed(variable: Any) -> bool:
+def is_seed(variable: Variable) -> bool:
     """Whether it is the state of a `keras.random.SeedGenerator`.
 
     By the name that Keras gives it: generators are found in layers, but also in losses,

@@ -11,9 +11,10 @@ import keras
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 
 
-def build(model: Any, optimizer: Any, data: tuple[Any, Any, Any]) -> None:
+def build(model: Model, optimizer: Optimizer, data: tuple[Any, Any, Any]) -> None:
     """Creates the variables of model, loss, metrics and optimizer that are missing.
 
     A loop's body may create none. `_symbolic_build` is what Keras's JAX trainer calls
@@ -37,7 +38,7 @@ def build(model: Any, optimizer: Any, data: tuple[Any, Any, Any]) -> None:
                 optimizer.build(model.trainable_variables)
 
 
-def build_from_first_part(model: Any, iterator: Any) -> None:
+def build_from_first_part(model: Model, iterator: Any) -> None:
     """Builds a model from the first replica's part of a first batch.
 
     Keras tries to average the parts, which fails if they are of unequal size, and on
@@ -69,14 +70,14 @@ def refused_variable(error: BaseException) -> bool:
     return trace is not None and trace.tb_frame.f_code in codes
 
 
-def trace_once(model: Any, data: tuple[Any, Any, Any]) -> None:
+def trace_once(model: Model, data: tuple[Any, Any, Any]) -> None:
     """Lets model, loss and metrics create variables at a first call, and runs nothing.
 
     For what `_symbolic_build` cannot do, which opens a stateless scope: variables made
     from a value, as a loss may do when it is first called.
     """
 
-    def step(x: Any, y: Any, sample_weight: Any) -> None:
+    def step(x: Structure, y: Structure, sample_weight: Tensor) -> None:
         y_pred = forward(model, x)
         compute_loss(model, x, y, y_pred, sample_weight)
         model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
@@ -88,19 +89,21 @@ def trace_once(model: Any, data: tuple[Any, Any, Any]) -> None:
         tf.function(step, autograph=False).get_concrete_function(*specs)
 
 
-def layers(model: Any) -> list[Any]:
+def layers(model: Model) -> list[Any]:
     """The model and every layer in it; goes when `_flatten_layers` is public."""
     return list(model._flatten_layers())
 
 
-def forward(model: Any, x: Any) -> Any:
+def forward(model: Model, x: Structure) -> Any:
     """Calls the model for training, as Keras's `train_step` does."""
     if getattr(model, "_call_has_training_arg", True):
         return model(x, training=True)
     return model(x)
 
 
-def compute_loss(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+def compute_loss(
+    model: Model, x: Structure, y: Structure, y_pred: Structure, sample_weight: Tensor
+) -> Any:
     """`compute_loss`, also where an override has no `training` argument.
 
     Goes when Keras drops support for such overrides (`_compute_loss`, since 3.3).
@@ -110,12 +113,12 @@ def compute_loss(model: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any) ->
     )
 
 
-def loss_tracker(model: Any) -> Any:
+def loss_tracker(model: Model) -> Any:
     """The metric behind the logged `loss`, or None before `compile`."""
     return model._loss_tracker
 
 
-def compiled_losses(model: Any) -> list[Any]:
+def compiled_losses(model: Model) -> list[Any]:
     """The `keras.Loss` objects that `compile` was given or made."""
     compiled = getattr(model, "_compile_loss", None)
     flat = getattr(compiled, "_flat_losses", None) or []

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Optimizer, Variable
+
 # Attributes of `keras.optimizers.SGD` that hold a variable, or None, per weight. Keras
 # makes them in `build`.
 VELOCITIES = "momentums"
@@ -17,23 +19,23 @@ AVERAGES = "_model_variables_moving_average"
 ACCUMULATORS = "_accumulated_gradients"
 
 
-def raw_iterations(optimizer: Any) -> Any:
+def raw_iterations(optimizer: Optimizer) -> Any:
     """The counter of updates before division by `gradient_accumulation_steps`."""
     return optimizer._iterations
 
 
-def built_variables(optimizer: Any) -> list[Any]:
+def built_variables(optimizer: Optimizer) -> list[Any]:
     """The trainable variables that the optimizer was built with."""
     return list(optimizer._trainable_variables)
 
 
-def schedule(optimizer: Any) -> Any:
+def schedule(optimizer: Optimizer) -> Any:
     """The schedule or callable of the learning rate; None if a variable holds it."""
     source = optimizer._learning_rate
     return None if isinstance(source, keras.Variable) else source
 
 
-def decays(optimizer: Any, variable: Any) -> bool:
+def decays(optimizer: Optimizer, variable: Variable) -> bool:
     """Whether weight decay applies, by Keras's own test on the `tf.Variable`.
 
     The name that `exclude_from_weight_decay` matches is that of the `tf.Variable`, so
@@ -42,7 +44,7 @@ def decays(optimizer: Any, variable: Any) -> bool:
     return optimizer._use_weight_decay(native(variable))
 
 
-def variable_index(optimizer: Any, variable: Any) -> int:
+def variable_index(optimizer: Optimizer, variable: Variable) -> int:
     """The position of a trainable variable among those the optimizer was built with.
 
     Raises:
@@ -52,6 +54,6 @@ def variable_index(optimizer: Any, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
-def native(variable: Any) -> Any:
+def native(variable: Variable) -> Any:
     """The `tf.Variable` of a Keras variable, which may be one per replica."""
     return variable if isinstance(variable, tf.Variable) else variable.value

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Model
+
 
 def trainer_methods() -> dict[str, tuple[type, list[str]]]:
     """Name -> (the class that defines it, parameters) of the methods that we wrap.
@@ -74,7 +76,7 @@ def fit_in_progress() -> Fit | None:
     return None
 
 
-def set_initial_epoch(model: Any, epoch: int | None) -> None:
+def set_initial_epoch(model: Model, epoch: int | None) -> None:
     """Sets the epoch at which a beginning `fit` begins, as `BackupAndRestore` does."""
     model._initial_epoch = epoch
 
@@ -101,7 +103,7 @@ def is_stock_train_function(function: Any) -> bool:
     return getattr(python, "__qualname__", "").startswith(f"{owner}._make_function")
 
 
-def has_default_metrics(model: Any) -> bool:
+def has_default_metrics(model: Model) -> bool:
     """Whether `compute_metrics` is Keras's own, whose logs need only the metrics."""
     stock = _definer("compute_metrics").compute_metrics
     return getattr(model.compute_metrics, "__func__", None) is stock

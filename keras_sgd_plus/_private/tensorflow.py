@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Strategy
+
 
 def variable(shape: tuple[int, ...]) -> Any:
     """Zeros, int64, in a variable of this process alone, whatever strategy is open.
@@ -56,7 +58,7 @@ def inlined_functions() -> Iterator[None]:
         _inlining.is_on = before
 
 
-def has_workers(strategy: Any) -> bool:
+def has_workers(strategy: Strategy) -> bool:
     """Whether a strategy trains with other processes; goes when it can be asked."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return False

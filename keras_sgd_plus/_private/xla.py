@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util  # type: ignore[import]
+
+from keras_sgd_plus._private.types import Graph, Operation, Tensor
 
 # Operations that XLA:CPU has kernels for, on every type below.
 _OPERATIONS = frozenset(
@@ -53,7 +53,7 @@ def is_tracing() -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
-def surely_takes(graph: Any) -> bool:
+def surely_takes(graph: Graph) -> bool:
     """Whether XLA:CPU is known to take a graph; False says nothing.
 
     XLA takes it if tracing knows every shape, and if each input that XLA has to know
@@ -69,24 +69,24 @@ def surely_takes(graph: Any) -> bool:
     )
 
 
-def _is_static(op: Any) -> bool:
+def _is_static(op: Operation) -> bool:
     return all(t.shape.is_fully_defined() for t in op.outputs)
 
 
-def _is_taken_from(op: Any) -> bool:
+def _is_taken_from(op: Operation) -> bool:
     # A batch of unknown length, of which one example is taken.
     consumers = op.outputs[0].consumers()
     takers = {"GatherV2", "While", "StatelessWhile"}  # of which loops are looked at
     return op.type == "Placeholder" and {c.type for c in consumers} <= takers
 
 
-def _is_of_shapes(op: Any) -> bool:
+def _is_of_shapes(op: Operation) -> bool:
     # Which axes were broadcast, between two shapes.
     known = all(t.shape.is_fully_defined() for t in op.inputs)
     return op.type == "BroadcastGradientArgs" and known
 
 
-def _is_known(tensor: Any) -> bool:
+def _is_known(tensor: Tensor) -> bool:
     seen, frontier = set(), [tensor.op]
     while frontier:
         op = frontier.pop()

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule.gradient import DenseGradient, Gradient
 from keras_sgd_plus._rule.part import (
     Condition,
@@ -42,7 +43,7 @@ class Overwrite(Part):
     settings = ("gradient_accumulation_steps",)
 
     @classmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Overwrite | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Overwrite | None:
         found = frozenset(
             i
             for i, variable in enumerate(weights)
@@ -96,7 +97,7 @@ class Unscale(Part):
     settings = ("loss_scale_factor",)
 
     @classmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Unscale | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Unscale | None:
         del weights
         factor = optimizer.loss_scale_factor
         return None if factor is None else cls(factor)
@@ -125,7 +126,7 @@ class Accumulate(Part):
         return (ACCUMULATORS,)
 
     @classmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Accumulate | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Accumulate | None:
         del weights
         steps = optimizer.gradient_accumulation_steps
         return cls(steps) if steps else None

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule.part import Part, Slot, Tensor, Update, both, select
 
 AVERAGES = Slot("averages", keras_optimizer.AVERAGES, "use_ema", is_made_by_keras=True)
@@ -37,7 +38,7 @@ class Average(Part):
         return (AVERAGES,)
 
     @classmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Average | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Average | None:
         del weights
         if not optimizer.use_ema:
             return None
@@ -76,7 +77,7 @@ class Constrain(Part):
     constraints: tuple[Callable[[Tensor], Tensor] | None, ...]  # per weight
 
     @classmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Constrain | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Constrain | None:
         del optimizer
         found = tuple(v.constraint for v in weights)
         return cls(found) if any(c is not None for c in found) else None

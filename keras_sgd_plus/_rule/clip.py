@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule.gradient import Gradient
 from keras_sgd_plus._rule.part import Part, Update
 
@@ -28,7 +29,7 @@ class Clip(Part):
     settings = ("clipnorm", "clipvalue", "global_clipnorm")
 
     @classmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Clip | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Clip | None:
         del weights
         limits = [getattr(optimizer, name) for name in cls.settings]
         found = [limit if limit and limit > 0 else None for limit in limits]

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule.gradient import Gradient, RowsGradient
 from keras_sgd_plus._rule.part import Condition, Part, Slot, Tensor, Update, select
 
@@ -28,7 +29,7 @@ class Decay(Part):
     settings = ("weight_decay",)
 
     @classmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Decay | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Decay | None:
         if optimizer.weight_decay is None:
             return None
         found = [keras_optimizer.decays(optimizer, v) for v in weights]
@@ -69,7 +70,7 @@ class Descent(Part):
         return (VELOCITIES,) if self.momentum else ()
 
     @classmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Descent:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Descent:
         dtypes = tuple(v.dtype for v in weights)
         return cls(optimizer.momentum, optimizer.nesterov, dtypes)
 
@@ -113,7 +114,7 @@ class Descent(Part):
             change = tf.cast(gradient.dense(), dtype) * rate
         if velocity is None:
             return select(applies, weight - change, weight), None
-        momentum: Any = tf.cast(self.momentum, dtype)
+        momentum: Tensor = tf.cast(self.momentum, dtype)
         velocity = select(applies, velocity * momentum - change, velocity)
         if self.nesterov:
             moved = weight + (velocity * momentum - change)

@@ -16,8 +16,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Tensor
+
 ops: Any = keras.ops  # its annotations name tensors of every backend
-Tensor = Any  # tf.Tensor
 Map = Callable[[Tensor], Tensor]
 
 _SAME_ENTRIES = ("Reshape", "Transpose", "Identity", "ExpandDims", "Squeeze")
@@ -57,7 +58,7 @@ class DenseGradient:
         """() float: the sum of squares."""
         return ops.sum(ops.square(self.value))
 
-    def clipped_by_norm(self, limit: Any) -> Gradient:
+    def clipped_by_norm(self, limit: Tensor) -> Gradient:
         """The gradient, scaled down to a Euclidean norm of at most `limit`."""
         return DenseGradient(tf.clip_by_norm(self.value, limit))
 
@@ -101,7 +102,7 @@ class RowsGradient:
         """As `DenseGradient.squared_norm`, of the rows as they stand."""
         return ops.sum(ops.square(self.values))
 
-    def clipped_by_norm(self, limit: Any) -> Gradient:
+    def clipped_by_norm(self, limit: Tensor) -> Gradient:
         """As `DenseGradient.clipped_by_norm`."""
         clipped: Any = tf.clip_by_norm(self.slices(), limit)
         return RowsGradient(clipped.values, clipped.indices, self.shape)
@@ -143,7 +144,7 @@ class OuterGradient:
         """As `DenseGradient.squared_norm`."""
         return tf.square(self._norm())
 
-    def clipped_by_norm(self, limit: Any) -> Gradient:
+    def clipped_by_norm(self, limit: Tensor) -> Gradient:
         """As `DenseGradient.clipped_by_norm`."""
         limit = tf.convert_to_tensor(limit, self.value.dtype)
         factor = limit / tf.maximum(self._norm(), limit)
@@ -167,7 +168,7 @@ class OuterGradient:
 Gradient = DenseGradient | RowsGradient | OuterGradient
 
 
-def as_gradient(tensor: Any, by_factors: bool = False) -> Gradient | None:
+def as_gradient(tensor: Tensor, by_factors: bool = False) -> Gradient | None:
     """The gradient that a tape gives for a variable, in its kind; None stays None.
 
     Args:
@@ -183,7 +184,7 @@ def as_gradient(tensor: Any, by_factors: bool = False) -> Gradient | None:
     return DenseGradient(tensor) if factors is None else OuterGradient(tensor, *factors)
 
 
-def _factors(tensor: Any) -> list[Any] | None:
+def _factors(tensor: Tensor) -> list[Any] | None:
     # The two vectors where each entry is one product of an entry of each.
     if tf.executing_eagerly() or not tensor.dtype.is_floating:
         return None

@@ -16,9 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
+from keras_sgd_plus._private.types import Optimizer, Tensor
 from keras_sgd_plus._rule.gradient import Gradient
 
-Tensor = Any  # tf.Tensor
 Condition = Any  # () bool; None is a condition that always holds
 
 
@@ -95,7 +95,7 @@ class Part(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Part | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Part | None:
         """The part for an optimizer as it is set now; None where it does nothing.
 
         Args:
@@ -128,7 +128,7 @@ def both(one: Condition, other: Condition) -> Condition:
     return tf.logical_and(one, other)
 
 
-def select(condition: Condition, new: Any, old: Any) -> Any:
+def select(condition: Condition, new: Tensor, old: Tensor) -> Any:
     """The new value where the condition holds, else the old one."""
     if condition is None or new is None or new is old:
         return new

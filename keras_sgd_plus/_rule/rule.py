@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
+from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule.accumulate import Accumulate, Overwrite, Unscale
 from keras_sgd_plus._rule.average import Average, Constrain
 from keras_sgd_plus._rule.clip import Clip
@@ -46,7 +47,7 @@ class Rule:
     weight_parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, optimizer: Any, weights: Sequence[Any]) -> Rule:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Rule:
         """The rule of an SGDPlus.
 
         Args:
@@ -107,7 +108,7 @@ def settings() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for kind in kinds for name in kind.settings))
 
 
-def make_slots(optimizer: Any, weights: Sequence[Any]) -> None:
+def make_slots(optimizer: Optimizer, weights: Sequence[Any]) -> None:
     """Makes the state that Keras's `build` has not made, after Keras's own.
 
     Args:

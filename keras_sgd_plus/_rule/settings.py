@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule import rule
 
 _OF_THE_LOOP = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
 
 
-def compiled_for(optimizer: Any) -> tuple[Any, ...]:
+def compiled_for(optimizer: Optimizer) -> tuple[Any, ...]:
     """The values of an SGDPlus that a compiled loop takes as constants.
 
     Where one of them differs later, the loop has to be traced anew. A learning rate in

@@ -19,6 +19,7 @@ from keras_sgd_plus._distribute import replicas, strategy
 from keras_sgd_plus._loop import Carry, ExampleUpdate, TraceAgain, examples
 from keras_sgd_plus._nonfinite import Ledger, ledgers
 from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
 from keras_sgd_plus._rule import compiled_for
 from keras_sgd_plus._step import checks, model_checks
 from keras_sgd_plus._step.walk_batch import WalkedBatch, walk_batch
@@ -32,7 +33,7 @@ _MAX_TRACES = 7
 _steps: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
+def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -> Any:
     """Trains `model` on one batch, an update per group of examples; returns the logs.
 
     Called while Keras traces its train function, by hand inside a `tf.function`, or
@@ -56,7 +57,9 @@ def run(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     return logs
 
 
-def train_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
+def train_step(
+    optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure
+) -> Any:
     """One train step, as it is traced or run eagerly. Arguments are those of `run`."""
     # 1. Check the batch and the settings, before the model is touched.
     strategy.check()
@@ -97,7 +100,7 @@ def train_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
 @dataclass
 class _Facts:
     # Facts that earlier traces of this batch have found.
-    variables: dict[int, Any] = field(default_factory=dict)
+    variables: dict[int, Variable] = field(default_factory=dict)
     tables: dict[int, str | None] = field(default_factory=dict)
     was_called: bool = False  # the model, once, to create its variables
 
@@ -110,17 +113,17 @@ class _Attempt(NamedTuple):
     # A batch that was walked, and is not committed.
     update: ExampleUpdate
     ledger: Ledger | None
-    iterations: Any  # () int64, raw, before the batch
-    start: Mapping[int, Any]  # where this replica does not start from the variables
+    iterations: Tensor  # () int64, raw, before the batch
+    start: Mapping[int, Tensor]  # where this replica does not start from the variables
     walked: WalkedBatch
 
 
 def _attempt(
-    optimizer: Any,
-    outer: Any,
-    model: Any,
-    batch: Any,
-    num_examples: Any,
+    optimizer: Optimizer,
+    outer: Optimizer,
+    model: Model,
+    batch: Structure,
+    num_examples: Tensor,
     facts: _Facts,
 ) -> _Attempt:
     group = examples.specs(batch, optimizer.examples_per_update)
@@ -137,7 +140,7 @@ def _attempt(
     return _Attempt(update, ledger, iterations, start, walked)
 
 
-def _commit(done: _Attempt, num_examples: Any) -> Any:
+def _commit(done: _Attempt, num_examples: Tensor) -> Any:
     # Writes the variables; gives the logs.
     update, ledger, walked = done.update, done.ledger, done.walked
     others = None
@@ -150,7 +153,7 @@ def _commit(done: _Attempt, num_examples: Any) -> Any:
     return ledgers.close(ledger, done.iterations, walked.skips, logs, others)
 
 
-def _average(done: _Attempt, num_examples: Any) -> tuple[Any, Any]:
+def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any]:
     # Averages over the replicas and commits; gives the logs and all replicas' notes.
     update, ledger, walked = done.update, done.ledger, done.walked
     model, outer, variables = update.model, update.outer, update.carry.variables
@@ -186,7 +189,9 @@ class _KeptStep(NamedTuple):
     step: Any
 
 
-def _kept_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
+def _kept_step(
+    optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure
+) -> Any:
     # A tf.function of the step is kept until the model is compiled anew, or gets or
     # loses a variable. The first call may build the model, so they are noted after it.
     per_model = _steps.setdefault(model, weakref.WeakKeyDictionary())
@@ -200,7 +205,7 @@ def _kept_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
             return kept.step(data)
     refs = [weakref.ref(o) for o in (optimizer, outer, model)]
 
-    def step_fn(data: Any) -> Any:
+    def step_fn(data: Structure) -> Any:
         optimizer, outer, model = (ref() for ref in refs)
         return train_step(optimizer, outer, model, data)
 
@@ -211,6 +216,6 @@ def _kept_step(optimizer: Any, outer: Any, model: Any, data: Any) -> Any:
     return logs
 
 
-def _variables(model: Any) -> list[Any]:
+def _variables(model: Model) -> list[Any]:
     # The trainable ones once more: freezing a layer asks for a new trace.
     return [*model.trainable_variables, *model.variables, *model.metrics_variables]

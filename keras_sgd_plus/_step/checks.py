@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._loop import examples
+from keras_sgd_plus._private.types import Model, Structure, Tensor
 
 
-def rectangular(data: Any) -> None:
+def rectangular(data: Structure) -> None:
     """Raises ValueError for an object array: rows of several lengths, say."""
     for leaf in keras.tree.flatten(data):
         if getattr(leaf, "dtype", None) != np.dtype("O"):
@@ -32,7 +33,7 @@ def rectangular(data: Any) -> None:
             ) from None
 
 
-def kinds(model: Any, data: Any) -> None:
+def kinds(model: Model, data: Structure) -> None:
     """Raises for text where Keras would cast it to numbers, and for a loss without y.
 
     TypeError and ValueError. Not checked: an input that is not declared, a model or
@@ -93,10 +94,10 @@ def batch(
     return num_examples, [c for c in checks if c is not None]
 
 
-def described(data: Any, group_size: int) -> str:
+def described(data: Structure, group_size: int) -> str:
     """A batch in words, as a note to errors that tell of the model's view of it."""
 
-    def shown(leaf: Any) -> str:
+    def shown(leaf: Tensor) -> str:
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
         return f"{getattr(leaf, 'shape', '')} {getattr(dtype, 'name', dtype)}".strip()
 
@@ -113,13 +114,13 @@ def described(data: Any, group_size: int) -> str:
     )
 
 
-def _casts(loss: Any) -> bool:
+def _casts(loss: Tensor) -> bool:
     if isinstance(loss, keras.Loss):
         return type(loss).__call__ is keras.Loss.__call__
     return isinstance(loss, str) or inspect.isfunction(loss)
 
 
-def _refuse_text(name: str, part: Any) -> None:
+def _refuse_text(name: str, part: Structure) -> None:
     for leaf in keras.tree.flatten(part):
         dtype = getattr(leaf, "dtype", None)
         if dtype is tf.string or getattr(dtype, "kind", "") in ("S", "U"):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import Carry, WalkResult, examples
 from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._private.types import Model, Structure, Tensor
 from keras_sgd_plus._step import warn
 
 # XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
@@ -42,7 +43,7 @@ def raise_small_loop_threshold() -> None:
     os.environ["XLA_FLAGS"] = " ".join(words)
 
 
-def wants_xla(jit_compile: bool | str, model: Any, leaves: Sequence[Any]) -> bool:
+def wants_xla(jit_compile: bool | str, model: Model, leaves: Sequence[Tensor]) -> bool:
     """Whether to compile: not in eager runs, nor models that XLA is known to refuse."""
     if jit_compile is False or model.run_eagerly or tf.config.functions_run_eagerly():
         return False
@@ -99,9 +100,9 @@ class RunResult(NamedTuple):
         how: as this walk was run in the end, with nothing left to be probed.
     """
 
-    changed: dict[int, Any]
-    logs: Any
-    skips: Any
+    changed: dict[int, Tensor]
+    logs: Structure
+    skips: Tensor
     how: How
 
 
@@ -112,10 +113,10 @@ Walk = Callable[..., WalkResult]
 def run(
     walk: Walk,
     carry: Carry,
-    earlier: dict[int, Any],
-    arguments: Sequence[Any],
+    earlier: dict[int, Tensor],
+    arguments: Sequence[Tensor],
     how: How,
-    model: Any,
+    model: Model,
 ) -> RunResult:
     """Runs a walk: compiled, as a function of its own, or as it is.
 
@@ -147,15 +148,15 @@ def run(
 
 class _Compiled(NamedTuple):
     function: Any  # a traced tf.function
-    arguments: list[Any]
+    arguments: list[Tensor]
     surely_compiles: bool
 
 
 def _compile(
     walk: Walk,
     carry: Carry,
-    earlier: dict[int, Any],
-    arguments: Sequence[Any],
+    earlier: dict[int, Tensor],
+    arguments: Sequence[Tensor],
     in_place: bool,
 ) -> _Compiled:
     # Traces the compiled function. In place it reads the variables at its beginning and
@@ -163,13 +164,13 @@ def _compile(
     # copies every weight twice.
     found: list[WalkResult] = []  # one: the function is traced once
 
-    def walk_and_commit(*arguments: Any) -> Any:
+    def walk_and_commit(*arguments: Tensor) -> Any:
         result = walk(carry.read(), True, *arguments)
         found.append(result)
         carry.commit(_changed(result))
         return {}, result.logs, result.skips, result.fence
 
-    def walk_and_return(*flat: Any) -> Any:
+    def walk_and_return(*flat: Tensor) -> Any:
         split = len(carry.variables)
         result = walk(list(flat[:split]), True, *flat[split:])
         found.append(result)
@@ -194,7 +195,7 @@ def _changed(result: WalkResult) -> dict[int, Any]:
     return {i: result.values[i] for i in sorted(result.changed)}
 
 
-def refused(function: Any, arguments: Sequence[Any]) -> str | None:
+def refused(function: Any, arguments: Sequence[Tensor]) -> str | None:
     """Why XLA cannot take a traced function, or None if it can; executes nothing.
 
     Layers and losses of users say `supports_jit=True` and may yet print, call Python
@@ -214,7 +215,7 @@ def refused(function: Any, arguments: Sequence[Any]) -> str | None:
     return None
 
 
-def _probe_shape(tensor: Any) -> list[int]:
+def _probe_shape(tensor: Tensor) -> list[int]:
     return [
         _PROBE_SIZES[min(axis, 1)] if d is None else d
         for axis, d in enumerate(tensor.shape)
@@ -231,7 +232,7 @@ def _reason(error: str) -> str:
     return error.strip().splitlines()[0][:200] if error.strip() else "unknown reason"
 
 
-def _warn_of_refusal(model: Any, reason: str) -> None:
+def _warn_of_refusal(model: Model, reason: str) -> None:
     text = (
         f"XLA cannot compile the per-example loop of model {model.name!r}: {reason}. "
         "Training goes on without XLA, many times slower, with the same result up "

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._private import keras_model, keras_optimizer
+from keras_sgd_plus._private.types import Layer, Model, Optimizer, Tensor
 
 
-def replicas(model: Any, optimizer: Any, num_replicas: int) -> None:
+def replicas(model: Model, optimizer: Optimizer, num_replicas: int) -> None:
     """Raises NotImplementedError for settings that several replicas cannot share."""
     steps = optimizer.gradient_accumulation_steps
     if steps:
@@ -43,7 +43,7 @@ def replicas(model: Any, optimizer: Any, num_replicas: int) -> None:
         )
 
 
-def batch_size(model: Any, group_size: int) -> None:
+def batch_size(model: Model, group_size: int) -> None:
     """Raises ValueError where a model was built for a batch of another size."""
     problems = []
     for tensor in getattr(model, "inputs", None) or []:
@@ -64,7 +64,9 @@ def batch_size(model: Any, group_size: int) -> None:
         )
 
 
-def doubts(model: Any, sample_weight: Any, group_size: int) -> list[tuple[str, str]]:
+def doubts(
+    model: Model, sample_weight: Tensor, group_size: int
+) -> list[tuple[str, str]]:
     """Warnings, as (topic, text), of layers and losses that need several examples."""
     if group_size > 1:
         return []
@@ -95,7 +97,7 @@ def doubts(model: Any, sample_weight: Any, group_size: int) -> list[tuple[str, s
     return found
 
 
-def _sees_one_value(layer: Any) -> bool:
+def _sees_one_value(layer: Layer) -> bool:
     if not isinstance(layer, keras.layers.BatchNormalization) or not layer.trainable:
         return False
     return getattr(layer.input_spec, "ndim", None) == 2

@@ -9,9 +9,10 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._private import xla
+from keras_sgd_plus._private.types import Tensor
 
 
-def visiting_order(seed: int, counter: Any, num_examples: Any) -> Any:
+def visiting_order(seed: int, counter: Tensor, num_examples: Tensor) -> Any:
     """A uniform permutation of a batch: a pure function of `seed` and `counter`.
 
     There is no generator state, and the permutation is the same with and without XLA.
@@ -33,7 +34,7 @@ def visiting_order(seed: int, counter: Any, num_examples: Any) -> Any:
     return experimental.stateless_shuffle(places, key, alg="philox")
 
 
-def _shuffle(key: Any, num_examples: Any, never: Any) -> Any:
+def _shuffle(key: Any, num_examples: Tensor, never: Any) -> Any:
     # The shuffle of Fisher and Yates (Durstenfeld, 1964,
     # https://doi.org/10.1145/364520.364540), which is that of `stateless_shuffle`. XLA
     # has no kernel for that.
@@ -48,7 +49,7 @@ def _shuffle(key: Any, num_examples: Any, never: Any) -> Any:
         tf.int32, size=num_examples, element_shape=(), clear_after_read=False
     ).unstack(places)
 
-    def body_fn(i: Any, order: Any) -> tuple[Any, Any]:
+    def body_fn(i: Any, order: Tensor) -> tuple[Any, Any]:
         j = tf.gather(partners, i)
         at_i, at_j = order.read(i), order.read(j)
         # Both are read before one is written, and XLA is told so by a dependency that

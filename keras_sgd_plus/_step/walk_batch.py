@@ -17,6 +17,7 @@ from keras_sgd_plus._loop import (
     walk,
     walk_group,
 )
+from keras_sgd_plus._private.types import Structure, Tensor
 from keras_sgd_plus._step import compiled, model_checks, warn
 from keras_sgd_plus._step.compiled import How, RunResult
 from keras_sgd_plus._step.order import visiting_order
@@ -31,23 +32,23 @@ class WalkedBatch(NamedTuple):
         skips: the bad groups, or () where nobody looks.
     """
 
-    changed: dict[int, Any]
-    logs: Any
-    skips: Any
+    changed: dict[int, Tensor]
+    logs: Structure
+    skips: Tensor
 
 
 class _Batch(NamedTuple):
     # A batch and the order of its visits.
-    leaves: Sequence[Any]
-    order: Any  # (num_examples,) int32, or None
-    num_examples: Any  # an int or () int32
+    leaves: Sequence[Tensor]
+    order: Tensor  # (num_examples,) int32, or None
+    num_examples: Tensor  # an int or () int32
 
 
 def walk_batch(
     update: ExampleUpdate,
-    num_examples: Any,
-    start: Mapping[int, Any],
-    skip_all: Any,
+    num_examples: Tensor,
+    start: Mapping[int, Tensor],
+    skip_all: Tensor,
 ) -> WalkedBatch:
     """Walks the batch of an update.
 
@@ -81,7 +82,7 @@ def walk_batch(
     return tf.cond(rest > 0, with_rest, lambda: walked)
 
 
-def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Any) -> None:
+def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Tensor) -> None:
     model, sample_weight = update.model, update.batch[2]
     for topic, text in model_checks.doubts(model, sample_weight, update.group_size):
         warn.once(model, topic, text)
@@ -92,7 +93,7 @@ def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Any) -> None:
         warn.once(model, "tables", text)
 
 
-def _order(update: ExampleUpdate, num_examples: Any) -> Any:
+def _order(update: ExampleUpdate, num_examples: Tensor) -> Any:
     if update.optimizer.order != "reshuffle":
         return None
     seed = replicas.seed_of_replica(update.optimizer.seed, 63)
@@ -102,8 +103,8 @@ def _order(update: ExampleUpdate, num_examples: Any) -> Any:
 def _full_groups(
     update: ExampleUpdate,
     batch: _Batch,
-    start: Mapping[int, Any],
-    skip_all: Any,
+    start: Mapping[int, Tensor],
+    skip_all: Tensor,
     specs: Any,
     how: How,
 ) -> RunResult:
@@ -121,7 +122,11 @@ def _full_groups(
     looks = skip_all is not None
 
     def full_groups(
-        values: Any, is_compiled: bool, num_examples: Any, skip_all: Any, *tensors: Any
+        values: Tensor,
+        is_compiled: bool,
+        num_examples: Tensor,
+        skip_all: Tensor,
+        *tensors: Tensor,
     ) -> WalkResult:
         padded, orders = tensors[: len(leaves)], tensors[len(leaves) :]
         return walk(
@@ -145,8 +150,8 @@ def _full_groups(
 def _short_group(
     update: ExampleUpdate,
     batch: _Batch,
-    rest: Any,
-    start: Mapping[int, Any],
+    rest: Tensor,
+    start: Mapping[int, Tensor],
     full: RunResult,
 ) -> WalkedBatch:
     # The examples that are left over are one shorter group, with a shape of its own.
@@ -157,7 +162,7 @@ def _short_group(
     before = (full.logs, full.skips)
 
     def one_group(
-        values: Any, is_compiled: bool, positions: Any, *others: Any
+        values: Tensor, is_compiled: bool, positions: Tensor, *others: Tensor
     ) -> WalkResult:
         del is_compiled  # one update wins nothing from other forms
         logs, skips = tf.nest.pack_sequence_as(before, others[len(group) :])

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._private.types import Model, Tensor
 
 MAX_SIGNATURES = 8  # shapes of an example that go without a warning
 
@@ -43,7 +44,7 @@ class _Recorder:
             self.warn("shapes", text)
         return np.int32(0)
 
-    def see_uneven(self, group_size: Any, num_examples: Any) -> np.int32:
+    def see_uneven(self, group_size: Any, num_examples: Tensor) -> np.int32:
         size, seen = int(group_size), int(num_examples)
         text = (
             "Every batch of an epoch but the last should be a multiple of "
@@ -58,16 +59,16 @@ class _Recorder:
 _recorders: weakref.WeakKeyDictionary[Any, _Recorder] = weakref.WeakKeyDictionary()
 
 
-def _recorder(model: Any) -> _Recorder:
+def _recorder(model: Model) -> _Recorder:
     return _recorders.setdefault(model, _Recorder(model.name))
 
 
-def once(model: Any, topic: str, text: str) -> None:
+def once(model: Model, topic: str, text: str) -> None:
     """Warns unless this model had a warning on the topic (traces may be repeated)."""
     _recorder(model).warn(topic, text)
 
 
-def watch_shapes(model: Any, leaves: Sequence[Any]) -> None:
+def watch_shapes(model: Model, leaves: Sequence[Tensor]) -> None:
     """Warns once when a model was given examples of more than 8 shapes.
 
     XLA compiles the loop for each. Tracing sees every shape that it knows. Where Keras
@@ -82,7 +83,7 @@ def watch_shapes(model: Any, leaves: Sequence[Any]) -> None:
         tf.numpy_function(recorder.see_shape, [shape], tf.int32)
 
 
-def watch_groups(model: Any, group_size: int, num_examples: Any) -> None:
+def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
     """Warns once if groups of examples are not those that Keras would make.
 
     That is so if a batch is smaller than a group, or was not a multiple of it and yet

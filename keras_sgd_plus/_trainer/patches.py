@@ -21,6 +21,7 @@ from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
+from keras_sgd_plus._private.types import Model, Optimizer, Strategy, Structure
 from keras_sgd_plus._trainer.optimizers import is_ours, per_example, unwrap
 from keras_sgd_plus._trainer.train_function import TrainFunction
 
@@ -58,8 +59,8 @@ def install() -> None:
 
 
 def _train_step(original: Any) -> Any:
-    def train_step(self: Any, data: Any) -> Any:
-        optimizer: Any = getattr(self, "optimizer", None)
+    def train_step(self: Any, data: Structure) -> Any:
+        optimizer: Optimizer = getattr(self, "optimizer", None)
         stepping = per_example(optimizer)
         if stepping is not None:
             return stepping.train_step(self, data)
@@ -114,7 +115,7 @@ def _make_function(original: Any) -> Any:
     def make_function(self: Any, step_function: Any) -> Any:
         # Keras averages logs over an axis that scalars have not, where there are
         # several workers (https://github.com/keras-team/keras/issues/20585).
-        def step(data: Any) -> Any:
+        def step(data: Structure) -> Any:
             logs = step_function(data)
             return keras.tree.map_structure(lambda v: tf.expand_dims(v, 0), logs)
 
@@ -133,11 +134,11 @@ def _maybe_symbolic_build(original: Any) -> Any:
     return build
 
 
-def _trains_ours(model: Any) -> bool:
+def _trains_ours(model: Model) -> bool:
     return is_ours(getattr(model, "optimizer", None))
 
 
-def _has_workers(model: Any) -> bool:
+def _has_workers(model: Model) -> bool:
     return _trains_ours(model) and strategy.has_workers(model.distribute_strategy)
 
 
@@ -184,14 +185,14 @@ def uninstall() -> None:
         setattr(module, name, getattr(current, _MARK, current))
 
 
-def stock_train_step(model: Any, data: Any) -> Any:
+def stock_train_step(model: Model, data: Structure) -> Any:
     """Keras's own train step: one update for the whole batch."""
     owner, _ = keras_trainer.trainer_methods()["train_step"]
-    current: Any = vars(owner)["train_step"]
+    current: Strategy = vars(owner)["train_step"]
     return getattr(current, _MARK, current)(model, data)
 
 
-def _refuse_halves(optimizer: Any) -> None:
+def _refuse_halves(optimizer: Optimizer) -> None:
     # keras.optimizers.MultiOptimizer (Keras 3.15): each part sees only some gradients.
     parts = getattr(unwrap(optimizer), "optimizers", None)
     for part in parts or ():

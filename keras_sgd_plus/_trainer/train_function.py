@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
+from keras_sgd_plus._private.types import Model, Optimizer
 from keras_sgd_plus._rule import compiled_for
 
 
@@ -24,12 +25,12 @@ class TrainFunction:
         function: as Keras made it.
     """
 
-    def __init__(self, model: Any, optimizer: Any, function: Any) -> None:
+    def __init__(self, model: Model, optimizer: Optimizer, function: Any) -> None:
         self._model, self._optimizer, self._function = model, optimizer, function
         self._settings = compiled_for(optimizer)
         self.forward: FastForward | None = None
 
-    def is_stale(self, optimizer: Any) -> bool:
+    def is_stale(self, optimizer: Optimizer) -> bool:
         """Whether it was traced for other settings, or another optimizer."""
         known = self._optimizer, self._settings
         return known != (optimizer, compiled_for(optimizer))

@@ -188,9 +188,10 @@ def written() -> set[str]:
 
 
 def _is_sentence(text: str) -> bool:
-    # Advice that is filled into another message begins with "Use".
+    # Advice that is filled into another message begins with "Use"; lists of names
+    # have lines.
     is_long = len(text) > MIN_LENGTH and text.count(" ") > 9
-    return is_long and not text.startswith("Use ")
+    return is_long and not text.startswith("Use ") and "\n" not in text
 
 
 def test_every_message_has_a_test() -> None:
