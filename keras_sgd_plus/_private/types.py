@@ -1,7 +1,7 @@
 """Names for objects of Keras and TensorFlow, whose own annotations do not hold.
 
-TensorFlow has none, and Keras's are inferred from defaults. The names tell a reader what
-an argument is; a type checker takes them for anything.
+TensorFlow has none, and Keras's are inferred from defaults. The names tell a reader the
+kind of an argument; a type checker takes them for anything.
 """
 
 from __future__ import annotations
