@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 
-NUM_UPDATES = 300
+from tests.support.compare import NUM_UPDATES, bound_of, difference, snapshot
+
 OFF = {
     "XLA_FLAGS": "--xla_backend_extra_options="
     "xla_cpu_small_while_loop_byte_threshold=1024",
@@ -25,9 +26,8 @@ def measure(case_id: str) -> tuple[float, bool]:
     """The difference after 300 updates, and whether it is zero to the last bit."""
     import keras
 
-    from benchmarks.compare import difference, snapshot
-    from benchmarks.zoo import ZOO
     from keras_sgd_plus import SGDPlus
+    from tests.support.zoo import ZOO
 
     case = ZOO[case_id]
     x, y = case.data(NUM_UPDATES)
@@ -81,7 +81,7 @@ def _run(
 
 def main(case_ids: list[str] | None = None) -> int:
     """Prints the table; the exit code is 1 if a model is out of its bound."""
-    from benchmarks.zoo import ZOO
+    from tests.support.zoo import ZOO
 
     case_ids = case_ids or list(ZOO)
     off, on = _run(case_ids, OFF), _run(case_ids, {})
@@ -107,14 +107,6 @@ def main(case_ids: list[str] | None = None) -> int:
     print(f"\nBit-equal with all off: {equal} of {len(case_ids)} models.")
     print(f"Within the bound with the defaults: {len(case_ids) - failed} of them.")
     return int(failed > 0)
-
-
-def bound_of(dtype: str, num_updates: int = NUM_UPDATES) -> float:
-    """The bound for a dtype policy: rounding that adds up like a random walk.
-
-    It holds under mixed precision too, since XLA rounds to it at the same places.
-    """
-    return 1e-12 if dtype == "float64" else 1e-6 * num_updates**0.5
 
 
 if __name__ == "__main__":

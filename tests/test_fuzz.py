@@ -14,9 +14,9 @@ import keras
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from benchmarks.equality import bound_of
 from tests.fuzz import Case, cases, train
 from tests.fuzz_models import MODELS
+from tests.support.compare import bound_of
 from tests.twins import assert_engaged, assert_same
 
 SHARDS, CASES_PER_SHARD = 6, 54  # 300 and more, without what shards have in common

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks.zoo import ZOO
 from keras_sgd_plus import SGDPlus
 from keras_sgd_plus._order import visiting_order
 from tests.oracle import Oracle
+from tests.support.zoo import ZOO
 from tests.twins import Pair, assert_same, dense_data, dense_model, train_pair
 
 GROUPS: dict[str, tuple[int, int, int]] = {

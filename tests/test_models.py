@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.equality import bound_of
-from benchmarks.zoo import ZOO, Case
+from tests.support.compare import bound_of
+from tests.support.zoo import ZOO, Case
 from tests.twins import assert_same, train_pair
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks.compare import difference, snapshot
 from keras_sgd_plus import SGDPlus, _nonfinite, _update
 from tests.cases import inverse_time_schedule
+from tests.support.compare import difference, snapshot
 from tests.twins import dense_data, dense_model
 
 BAD = (0, 4, 5, 13)  # the first one, two in a row, and one in the second batch

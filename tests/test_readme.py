@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks.zoo import ZOO
 from keras_sgd_plus import SGDPlus
 from tests import test_live, test_nonfinite, test_resume, test_tables
+from tests.support.zoo import ZOO
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -14,10 +14,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from benchmarks.compare import difference, snapshot
 from keras_sgd_plus import SGDPlus, _lowering, _plan
 from tests import hlo
 from tests.replicas import mirrored
+from tests.support.compare import difference, snapshot
 from tests.twins import assert_engaged, train_pair
 
 ROWS, WIDTH, LENGTH, UPDATES = 1_100, 8, 7, 500

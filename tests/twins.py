@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.compare import Difference, Snapshot, difference, snapshot
 from keras_sgd_plus import SGDPlus
+from tests.support.compare import Difference, Snapshot, difference, snapshot
 
 Arguments = dict[str, Any] | Callable[[], dict[str, Any]] | None
 
