@@ -1,4 +1,4 @@
-"""The arm on JAX: a jitted `jax.lax.scan` over the examples, with optax's SGD in it."""
+"""The arm on JAX: a jitted `jax.lax.scan` over the examples, with optax's SGD."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from benchmarks.arms import Arm, Unsupported
+from benchmarks.arms import names
+from benchmarks.arms.arm import Arm, Unsupported
 from benchmarks.arms.jax_networks import (
     NETWORKS,
     STATISTICS,
@@ -20,7 +21,7 @@ from benchmarks.arms.jax_networks import (
     Params,
     Stochastic,
 )
-from benchmarks.workloads import Workload
+from benchmarks.arms.workloads import Workload
 
 
 def _mse(outputs: jax.Array, y: jax.Array) -> jax.Array:
@@ -122,4 +123,4 @@ def make(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) -> Arm:
     return _Scan(workload, weights, x, y)
 
 
-ARMS: dict[str, Callable[..., Arm]] = {"jax scan": make}
+ARMS: dict[str, Callable[..., Arm]] = {names.JAX: make}

@@ -1,4 +1,4 @@
-"""The benchmark's networks as Keras models (see `benchmarks/workloads.py`)."""
+"""The benchmark's networks as Keras models (`workloads` describes them)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from benchmarks.workloads import Workload
+from benchmarks.arms.workloads import Workload
 
 
 def build(workload: Workload) -> Any:

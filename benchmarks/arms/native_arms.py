@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arms import Arm, Unsupported
-from benchmarks.workloads import Workload
+from benchmarks.arms import names
+from benchmarks.arms.arm import Arm, Unsupported
+from benchmarks.arms.workloads import Workload
 
 _COMPILER = shlex.split(os.environ.get("CC") or "cc")
 if shutil.which(_COMPILER[0]) is None:
@@ -121,4 +122,4 @@ def make_unfused(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) 
     return _Native(workload, weights, x, y, fused=False)
 
 
-ARMS = {"C loop": make, "C loop, example by example": make_unfused}
+ARMS = {names.C: make, names.C_UNFUSED: make_unfused}

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.arms import Arm, Unsupported
-from benchmarks.workloads import Workload
+from benchmarks.arms import names
+from benchmarks.arms.arm import Arm, Unsupported
+from benchmarks.arms.workloads import Workload
 
 # With one example per step a second thread gave no clear gain on any network (within
 # 10% either way, on two cores), and on a busy machine waiting for it made a step up to
@@ -255,4 +256,4 @@ def make_compiled(workload: Workload, weights: list[np.ndarray], x: Any, y: Any)
     return arm
 
 
-ARMS = {"torch eager": make_eager, "torch.compile": make_compiled}
+ARMS = {names.TORCH: make_eager, "torch.compile": make_compiled}

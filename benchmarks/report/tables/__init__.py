@@ -1,0 +1,1 @@
+"""Findings and stored results as text: what a subcommand prints."""
