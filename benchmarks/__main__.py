@@ -53,7 +53,7 @@ def run(name: str, arguments: list[str]) -> int:
 
 
 def _module(path: str) -> Any:
-    # Only what a subcommand needs: the others may need packages that are not there.
+    # Only when a subcommand needs it: the others may need packages that are missing.
     return importlib.import_module(f"benchmarks.{path}")
 
 

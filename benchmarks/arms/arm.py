@@ -1,4 +1,4 @@
-"""What the module of a peer provides: `ARMS`.
+"""The interface of a peer's module: its `ARMS`.
 
 `ARMS` maps an arm's id to `make(workload, weights, x, y) -> Arm`, which raises
 `Unsupported` for a workload that the peer cannot train. An arm starts from `weights`

@@ -38,7 +38,7 @@ LOSSES = {"mse": _mse, "cross_entropy": _cross_entropy}
 
 
 class _Training(NamedTuple):
-    """All that one update changes."""
+    """Everything that one update changes."""
 
     params: Params
     optimizer: Any
@@ -71,6 +71,7 @@ def _compiled_pass(
         return (_Training(params, moments, state), total + value), None
 
     # The examples are arguments: closed over, they would be constants of the program.
+    # The weights are donated: XLA updates them in place, as in the loop of SGDPlus.
     @partial(jax.jit, donate_argnums=0)
     def run(
         training: _Training, x: jax.Array, y: jax.Array
@@ -81,14 +82,14 @@ def _compiled_pass(
 
 
 class _Scan:
-    """A network, its examples on the device, and what it has learnt so far."""
+    """A network, its examples on the device, and the state of its training."""
 
     def __init__(
         self, workload: Workload, weights: list[np.ndarray], x: Any, y: Any
     ) -> None:
-        optimizer = optax.sgd(
-            workload.learning_rate, momentum=workload.momentum or None
-        )
+        # With a momentum of 0.0, not None, optax would keep a velocity.
+        momentum = workload.momentum or None
+        optimizer = optax.sgd(workload.learning_rate, momentum=momentum)
         self._run = _compiled_pass(
             NETWORKS[workload.network], LOSSES[workload.loss], optimizer
         )

@@ -45,7 +45,7 @@ def _variables(model: Any) -> list[Any]:
 
 @dataclass
 class _Trained:
-    """A model and what one pass over the examples is."""
+    """A model, and a function that passes over the examples once."""
 
     model: Any
     run: Callable[..., Any]
@@ -76,6 +76,8 @@ class _Fitted(_Trained):
     """A model and its call of `fit`, which takes `epochs` and `callbacks`."""
 
     def timed(self) -> tuple[float, float]:
+        # A call has costs of its own, before the first epoch and in it: a pass is the
+        # second epoch.
         clock = _Clock()
         start = time.perf_counter()
         self.run(epochs=2, callbacks=[clock])
@@ -108,13 +110,12 @@ def fit(
         model = shape(compiled(workload, optimizer, **settings))
         start_from(model, weights)
         if one_batch:
+            # One element, taken as it is: Keras gathers no rows for it.
             data = tf.data.Dataset.from_tensors((x, y))
             return _Fitted(model, partial(model.fit, data, verbose=0))
-        size = min(batch_size, len(x))
-        return _Fitted(
-            model,
-            partial(model.fit, x, y, batch_size=size, shuffle=False, verbose=0),
-        )
+        # Not shuffled: arms of one algorithm must see the same order.
+        settings_of_fit = {"batch_size": min(batch_size, len(x)), "shuffle": False}
+        return _Fitted(model, partial(model.fit, x, y, verbose=0, **settings_of_fit))
 
     return make
 
@@ -146,14 +147,14 @@ def timed_loop(
         count: the number of examples.
         settings: further arguments of `SGDPlus`.
     """
-    _, walk = _by_hand(workload, *workload.data(count), **settings)
+    _, train = _by_hand(workload, *workload.data(count), **settings)
 
     def run() -> float:
         start = time.perf_counter()
-        walk()
+        train()
         return (time.perf_counter() - start) / count * 1e6
 
-    return run, walk()
+    return run, train()  # the first pass compiles
 
 
 def _given(learning_rate: float, momentum: float, **settings: Any) -> Any:
@@ -165,9 +166,10 @@ def _groups(size: int) -> Callable[..., Any]:
 
 
 class _Idle(keras.Model):
-    """Trains nothing: what `fit` costs by itself."""
+    """Trains nothing, so that its time is the cost of `fit` itself."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
+        # It reads x, which therefore has to be delivered.
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return {"loss": tf.reshape(tf.cast(x, tf.float32), [-1])[0]}
 
@@ -188,7 +190,7 @@ def _stepping(batch_size: int, steps: int) -> Callable[..., Arm]:
     return make
 
 
-# Batch sizes at which `fit` is measured beside what it costs by itself.
+# Batch sizes at which `fit` is measured beside a `fit` that trains nothing.
 SIZES = (64, 256, 1024, 4096, 8192, 16_384, 65_536)
 
 ARMS: dict[str, Callable[..., Arm]] = {

@@ -49,6 +49,7 @@ def _library() -> ctypes.CDLL:
         ("train", ctypes.c_double, [pointer] * 3 + [ctypes.c_long, integer]),
     ):
         function = getattr(library, name)
+        # Undeclared, ctypes would cut the pointer that `create` returns to an int.
         function.restype, function.argtypes = result, arguments
     return library
 
@@ -68,6 +69,7 @@ class _Native:
         cnn = workload.network == "cnn"
         sizes = np.asarray(_CNN_DENSE if cnn else workload.sizes, "int32")
         cross_entropy = workload.loss == "cross_entropy"
+        # Kept: C reads these arrays in every pass.
         self._x = np.ascontiguousarray(x, "float32")
         self._y = np.ascontiguousarray(y, "int32" if cross_entropy else "float32")
         self._shapes = [np.shape(weight) for weight in weights]
@@ -80,6 +82,7 @@ class _Native:
             workload.learning_rate,
             workload.momentum,
         )
+        # The network is C's memory, which Python does not free.
         weakref.finalize(self, self._library.destroy, self._net)
         self._exchange([np.ascontiguousarray(w, "float32") for w in weights], True)
         self.loss = float("nan")  # mean over the last pass, each before its update

@@ -248,7 +248,7 @@ def make_compiled(workload: Workload, weights: list[np.ndarray], x: Any, y: Any)
     arm = _prepare(workload, x, y, partial(torch.compile, fullgraph=True))
     try:
         arm.loss(*next(arm.examples())).backward()
-    except RuntimeError as error:  # the base of what compilation raises
+    except RuntimeError as error:  # every error of the compiler is one
         reason = str(error).splitlines()[0]
         raise Unsupported(f"torch.compile fails: {reason}") from error
     arm.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""What is trained in the speed benchmark: seeded data and networks, by permanent ids.
+"""The workloads: seeded data and networks, by permanent ids.
 
 Nothing here imports a framework: every peer builds the network that `network` and
 `sizes` describe and starts from the weights that it is handed, in Keras's order and
@@ -53,6 +53,8 @@ class Workload:
 
 def _dense(sizes: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
     inputs, outputs = sizes[0], sizes[-1]
+    # A generator per array: a shorter call gives the first rows of a longer one. Labels
+    # come from a linear teacher, so that they can be learnt.
     rng = np.random.default_rng(0)
     teacher = rng.normal(size=(inputs, outputs)).astype("float32")
     rng = np.random.default_rng(1)
@@ -114,7 +116,7 @@ WORKLOADS = {
             (784, 2048, 2048, 10),
             _CE,
             0.0002,
-            num_examples=128,
+            num_examples=128,  # each takes a millisecond and more
         ),
         Workload("cnn", "cnn", (16, 32, 10), _CE, 0.002, num_examples=2_048),
         Workload(
@@ -136,29 +138,20 @@ WORKLOADS = {
             num_examples=1_024,
             tolerance=1e-3,
         ),
-        Workload(
-            "embedding-1k",
-            "embedding_bag",
-            (1_000, 16, 10),
-            _CE,
-            0.05,
-            num_examples=32_768,
-        ),
-        Workload(
-            "embedding-100k",
-            "embedding_bag",
-            (100_000, 16, 10),
-            _CE,
-            0.05,
-            num_examples=32_768,
-        ),
-        Workload(
-            "embedding-1m",
-            "embedding_bag",
-            (1_000_000, 16, 10),
-            _CE,
-            0.05,
-            num_examples=32_768,
+        *(
+            Workload(
+                f"embedding-{name}",
+                "embedding_bag",
+                (vocabulary, 16, 10),
+                _CE,
+                0.05,
+                num_examples=32_768,
+            )
+            for name, vocabulary in (
+                ("1k", 1_000),
+                ("100k", 100_000),
+                ("1m", 1_000_000),
+            )
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""What each form of the loop wins: its time with all of them, and with all but one.
+"""The gain of each form of the loop: its time with all forms, and with all but one.
 
 `python -m benchmarks ablation [form ...]`. A form is switched off while a model is
 traced; then both models take turns, on one thread.
@@ -29,7 +29,7 @@ _LAYERS = {  # functions of Keras's backend
     "bias added once": ("add", _TRANSFORMER),
     "cross-entropy by rows": ("sparse_categorical_crossentropy", _TRANSFORMER),
 }
-_PARTS = {  # (module, attribute, what takes its place), workload
+_PARTS = {  # (module, attribute, its substitute), workload
     "kernels carried transposed": (
         ("_layout", "transposed", lambda *args: frozenset()),
         _MLP,
@@ -42,7 +42,7 @@ _PARTS = {  # (module, attribute, what takes its place), workload
     "costly parts computed once": (("_lowering", "computed_once", lambda x: x), _MIXED),
     "short dot products in four sums": (("_lowering", "_SHORT", ()), "linear-20"),
 }
-_EXAMPLES = {
+_EXAMPLES = {  # in a pass, where they are not 4,096
     _CNN: 512,
     _MIXED: 512,
     _TRANSFORMER: 128,
@@ -76,6 +76,7 @@ def measure(arguments: list[str]) -> Iterator[Form]:
     for form in parser.parse_args(arguments).forms or chosen:
         _, workload = chosen[form]
         count = _EXAMPLES.get(workload, 4_096)
+        # The form is off while this loop is traced; its passes run after the block.
         with _without(form):
             slow = loops.loop_of(WORKLOADS[workload], count)
         pair = [slow, loops.loop_of(WORKLOADS[workload], count)]

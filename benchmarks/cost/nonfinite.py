@@ -1,4 +1,4 @@
-"""What it costs to look at each loss and gradient: the loop with and without.
+"""The cost of checking each loss and gradient: the loop with and without the check.
 
 `python -m benchmarks nonfinite [workload ...]`. The models take turns, on one thread.
 """
@@ -14,9 +14,9 @@ from benchmarks.cost import loops
 from benchmarks.shared.finding import Finding
 
 REPEATS = 15
-TARGET = 1.10  # times the loop that does not look
+TARGET = 1.10  # times the loop without the check
 MODES = ("propagate", "skip", "raise")
-_EXAMPLES = {
+_EXAMPLES = {  # in a pass
     "linear-20": 65_536,
     "softmax-784-10": 8_192,
     "mlp-784-128-10": 4_096,
@@ -40,7 +40,7 @@ class Modes(Finding):
 
     @property
     def met(self) -> bool:
-        """Whether looking costs no more than the target."""
+        """Whether the check costs no more than the target."""
         return max(self.skip, self.stop) <= TARGET * self.propagate
 
     @property

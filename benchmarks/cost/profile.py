@@ -1,4 +1,4 @@
-"""Where the time of the loop goes: what XLA's operations take per example.
+"""A profile of the loop: the time per example of each of XLA's operations.
 
 `python -m benchmarks profile id [id ...]`, with workloads of `speed`. TensorFlow's
 profiler gives the times, on one thread, so that they can be added. It makes short
@@ -70,11 +70,13 @@ def _traced(run: Callable[[], Any]) -> collections.Counter[str]:
                 for line in plane.lines:
                     for event in line.events:
                         name = plane.event_metadata[event.metadata_id].name
+                        # XLA numbers operations of one kind: add.1, add.2
                         total[name.split(".")[0]] += event.duration_ps
     return total
 
 
 def _is_operation(name: str) -> bool:
-    # Not what encloses operations: C++ and Python functions, loops, ends of regions.
+    # Functions of C++ and Python, loops and ends of regions enclose operations: their
+    # times would count twice.
     encloses = name in ("step_fn", "while", "call", "BlockUntilReady")
     return not encloses and not re.search(r"[: /$]|^TFE_|^Eager", name)

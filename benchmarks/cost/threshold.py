@@ -63,6 +63,7 @@ def measure(arguments: list[str]) -> Iterator[Finding]:
             flags = {"XLA_FLAGS": f"--xla_backend_extra_options={options}"}
             runs[name].append(in_process(times_of_loops, environment=flags))
             print(".", end="", file=sys.stderr, flush=True)
+    # Medians of rounds, each of them the best of its passes: a process may be slow.
     yield Thresholds(
         {
             model: [statistics.median(r[model] for r in rs) for rs in runs.values()]
@@ -78,6 +79,7 @@ def times_of_loops() -> dict[str, float]:
     found = {}
     for name, momenta in MODELS.items():
         for momentum in momenta:
+            # A small rate: the one of the workload may diverge at another momentum.
             workload = replace(WORKLOADS[name], momentum=momentum, learning_rate=1e-4)
             count = min(NUM_EXAMPLES, workload.num_examples)
             run, _ = loops.loop_of(workload, count)

@@ -27,6 +27,8 @@ _SGD = functools.partial(keras.optimizers.SGD, momentum=0.9)
 _ADAM = keras.optimizers.Adam
 ARMS = (
     Arm("SGDPlus", SGDPlus),
+    # Batches, their source and steps per execution change the time only: such an arm
+    # takes the rate of the arm that computes the same.
     Arm("SGDPlus, an epoch is one batch", SGDPlus, whole=True, rate_of="SGDPlus"),
     Arm("SGDPlus, momentum 0.9", functools.partial(SGDPlus, momentum=0.9)),
     Arm(
@@ -70,7 +72,7 @@ _SEARCH_SEED = 100
 def _searched(name: str, arm: Arm) -> dict[float, float]:
     """Learning rates tried and their validation metric."""
     task = TASKS[name]
-    trainer = fresh(task, arm)
+    trainer = fresh(task, arm)  # one for all rates: it compiles once
     part = task.data().validation
 
     def score(rate: float) -> float:
@@ -97,11 +99,13 @@ def _trained(
             # Another arm first for each seed: the machine may slow down in a round.
             arm = ARMS[(i + seed) % len(ARMS)]
             rate = _best(tried[arm.rate_of or arm.id], task)
+            # A fresh model, so that each run has its compilation on the clock.
             run = fresh(task, arm).run(
                 rate, seed, data.test, data.validation, seconds=task.seconds
             )
             runs[arm.id].append(run)
             print(f"  seed {seed}, {arm.id}: {run.last:.4f}", flush=True)
+    # More digits would be noise, and thousands of them make the file long.
     return {
         arm.id: {
             "learning_rate": _best(tried[arm.rate_of or arm.id], task),
@@ -115,7 +119,7 @@ def _trained(
 
 
 def _stored_rates(name: str, arm: Arm) -> dict[float, float]:
-    # What an earlier search tried.
+    # The rates that an earlier search tried.
     tried = stored()[name]["arms"][arm.id]["tried"]
     return {float(rate): value for rate, value in tried.items()}
 

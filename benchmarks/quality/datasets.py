@@ -1,6 +1,6 @@
-"""Real data for the benchmarks of quality, in three parts.
+"""Real data in three parts: to train, to choose rates, and to test.
 
-All ship in packages or with Python, and are cut and shuffled with fixed seeds. With a
+All data ship in packages or with Python; fixed seeds shuffle and cut them. With a
 network, `KERAS_SGD_PLUS_FULL_MNIST=1` takes all 70,000 images of MNIST.
 """
 
@@ -34,6 +34,7 @@ def _cut(
     x: np.ndarray, y: np.ndarray, *, train: int, validation: int, test: int
 ) -> Data:
     """Shuffles with a fixed seed and cuts."""
+    # The test part comes first: it stays the same when the other sizes change.
     order = np.random.default_rng(0).permutation(len(x))
     parts = np.split(order, [test, test + validation, test + validation + train])[:3]
     cut = [(x[rows], y[rows]) for rows in parts]
@@ -72,18 +73,20 @@ def flights_table() -> Any:
 
 @functools.cache
 def flights() -> Data:
-    """Arrival delay from what is known at take-off: 32,768, 10,000, 20,000 flights.
+    """Arrival delay from the facts known at take-off: 32,768, 10,000, 20,000 flights.
 
     Delays are in units of 30 minutes, features (132) scaled by hand or one-hot.
     """
     import pandas as pd
 
+    # Cancelled and diverted flights have no delay at arrival.
     table = flights_table().dropna(subset=["arr_delay"])
     scheduled = {
         name: table[f"sched_{name}_time"] // 100 * 60
         + table[f"sched_{name}_time"] % 100
         for name in ("dep", "arr")
     }
+    # On a circle, since midnight follows 23:59 and January follows December.
     angles = {
         "hour": scheduled["dep"] / 1_440,
         "month": (table["month"] - 1) / 12,
@@ -97,6 +100,7 @@ def flights() -> Data:
     ]
     names = pd.get_dummies(table[["carrier", "origin", "dest"]])
     x = np.column_stack([*columns, names]).astype("float32")
+    # With half an hour as the unit, the Huber loss bends at half an hour.
     y = (table["arr_delay"].to_numpy("float32") / 30)[:, None]
     return _cut(x, y, train=32_768, validation=10_000, test=20_000)
 

@@ -27,7 +27,8 @@ SIZES = (1, 8, 32, 256)
 MOMENTA = (0.0, 0.9)
 RATES = tuple(rate_at(place) for place in range(-8, 1))  # 0.0001 to 1
 EPOCHS = 10
-# learning rate and momentum for one example, from those for 32
+# Learning rate and momentum for one example, from those for 32. With momentum m steps
+# add up to rate / (1 - m): all but the first cover the same distance in 32 examples.
 PORTS: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "both unchanged": lambda rate, m: (rate, m),
     "rate / 32, momentum unchanged": lambda rate, m: (rate / 32, m),
@@ -54,6 +55,7 @@ def _swept(task: Task, seeds: int) -> list[dict[str, Any]]:
     points = []
     for momentum in MOMENTA:
         for size in SIZES:
+            # One trainer for all rates and seeds: only the size makes it compile again.
             trainer = fresh(task, _arm(size, momentum))
             for rate in RATES:
                 runs = [
@@ -76,6 +78,7 @@ def _ported(task: Task, rate: float, seeds: int) -> list[dict[str, Any]]:
     for row in rows:
         trainer = fresh(task, _arm(row["size"], row["momentum"]))
         part = task.data().test
+        # Other seeds than those that chose the recipe.
         runs = [trainer.run(row["rate"], 50 + s, part) for s in range(seeds)]
         row["values"] = [round(run.last, 5) for run in runs]
         print(f"  {row['name']}: {row['values']}", flush=True)

@@ -1,4 +1,4 @@
-"""The tasks: data, a small network, and what its quality is called."""
+"""The tasks: data, a small network, and the metric of its quality."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from benchmarks.quality.datasets import IMAGES, Data, characters, flights, mnist
 
 @dataclass(frozen=True)
 class Task:
-    """Data, a network, and what its quality is called.
+    """Data, a network, and the metric of its quality.
 
-    `epochs` is what the search for a learning rate has (times three at batch size 256,
-    where epochs are short), `seconds` what every run of every arm has.
+    The search for a learning rate trains for `epochs` (three times as many at batch
+    size 256, where epochs are short); every run of every arm has `seconds`.
     """
 
     id: str
@@ -26,7 +26,7 @@ class Task:
     loss: str
     metric: str  # Keras's name of it; "" is the loss
     unit: str
-    short: tuple[str, str]  # what it is called in a small table, and its quality
+    short: tuple[str, str]  # names of the task and of its quality in a small table
     step: float  # to which goals are rounded
     epochs: int
     seconds: float

@@ -1,4 +1,4 @@
-"""One arm trains on one task: quality after each epoch, and seconds of each epoch."""
+"""One arm trains on one task: quality after each epoch, and the time of each epoch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def windows(values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Run:
-    """After each epoch: the metric on each part, and what the epoch took in seconds."""
+    """The metric on each part after each epoch, and the seconds of each epoch."""
 
     values: tuple[tuple[float, ...], ...]  # a row per part
     seconds: tuple[float, ...]  # the first has tracing and compilation in it
@@ -76,7 +76,7 @@ class _Watch(keras.callbacks.Callback):
         for (x, y), values in zip(self.parts, self.values, strict=True):
             found = self.model.evaluate(x, y, **settings)
             values.append(float(found[self.task.metric or "loss"] * self.task.scale))
-            if not math.isfinite(found["loss"]):
+            if not math.isfinite(found["loss"]):  # it does not come back
                 self.model.stop_training = True
         if sum(self.seconds) >= self.budget:
             self.model.stop_training = True
@@ -95,6 +95,7 @@ class Trainer:
             metrics=[task.metric] if task.metric else None,
             steps_per_execution=arm.steps_per_execution,
         )
+        # `run` sets the optimizer's variables to zero, before the first `fit` too.
         self.optimizer.build(self.model.trainable_variables)
 
     @property
@@ -117,7 +118,7 @@ class Trainer:
         """
         if epochs is None:
             searched = self.task.epochs * self.arm.more_epochs
-            epochs = searched if seconds is None else 1_000_000
+            epochs = searched if seconds is None else 1_000_000  # the seconds end it
         self.model.set_weights(self.task.model(seed).get_weights())
         for variable in self.optimizer.variables:
             variable.assign(np.zeros(variable.shape, variable.dtype))
@@ -137,7 +138,8 @@ class Trainer:
 
 
 def fresh(task: Task, arm: Arm) -> Trainer:
-    """A trainer whose first run compiles everything, with what was before forgotten."""
+    """A trainer whose first run compiles everything; earlier models are forgotten."""
+    # Else earlier models stay in memory.
     keras.backend.clear_session()
     gc.collect()
     return Trainer(task, arm)

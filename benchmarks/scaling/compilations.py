@@ -37,6 +37,7 @@ def by_length() -> list[Point]:
     for length in _LENGTHS:
         found = in_process(first_call_of_length, length, environment=WITHOUT_FLAGS)
         points.append(Point("batch length", length, "first call", found, "s"))
+    # SGDPlus pads a batch to one of a few sizes: some of these lengths share one.
     lengths = (1, 2, 3, 50, 64, 65, 100, 128, 500, 1000)
     for count in (1, 4, 7, len(lengths)):
         found = _compilations(compile_lengths, lengths[:count])
@@ -84,6 +85,7 @@ def first_call(depth: int, repeats: int = 3) -> dict[str, float]:
     ours, theirs = [], []
     for _ in range(repeats + 1):
         ours.append(_fit(_deep(depth, SGDPlus(0.001)), 64))
+        # Keras compiles its step of one example, which is the body of our loop.
         model = _deep(depth, keras.optimizers.SGD(0.001), jit_compile=True)
         theirs.append(_fit(model, 1))
     return {  # without the first of each, which pays what a process pays once

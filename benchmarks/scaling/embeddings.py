@@ -29,7 +29,7 @@ BOUNDS = {100_000: 5.0, 1_000_000: 25.0}
 
 
 def grown(points: list[dict[str, Any]]) -> dict[int, float]:
-    """By vocabulary, what an example takes more than at the smallest, microseconds."""
+    """Extra microseconds per example over the smallest vocabulary, by vocabulary."""
     ours = {p["at"]: p["value"] for p in points if p["arm"] == OURS}
     return {size: ours[size] - ours[VOCABULARIES[0]] for size in BOUNDS}
 
@@ -56,7 +56,7 @@ def _points(size: int, workers: list[Worker], repeats: int) -> list[Point]:
         learning_rate=0.01,
     )
     rows = measuring.measure(workload, workers, repeats, lambda arm: arm in _ARMS)
-    for row in rows:
+    for row in rows:  # an arm that fails must not end the others
         if not row.is_right:
             print(f"{size:,}: no {row.arm}: {row.missing or 'another loss'}")
     return [Point("rows", size, row.arm, row.median) for row in rows if row.is_right]

@@ -51,10 +51,10 @@ def _timed(
     workers: list[Worker],
     repeats: int,
 ) -> list[Point]:
-    # `arms` maps the arm's id to its name in the curve.
+    # `arms` maps the id of an arm to its name in the curve.
     rows = measuring.measure(workload, workers, repeats, lambda arm: arm in arms)
     wrong = [row.arm for row in rows if row.agrees is False]
-    if wrong:
+    if wrong:  # a point of another algorithm would be worse than none
         raise SystemExit(f"{curve} at {at:,}: {wrong} reached another loss")
     return [
         Point(curve, at, arms[row.arm], row.median)
@@ -63,11 +63,17 @@ def _timed(
     ]
 
 
+def _same(*arms: str) -> dict[str, str]:
+    # Arms that are named like their ids.
+    return {arm: arm for arm in arms}
+
+
 def _parameters(workers: list[Worker], repeats: int) -> list[Point]:
-    arms = (LOOP, JAX, KERAS_1, KERAS_32, TORCH)
+    arms = _same(LOOP, JAX, KERAS_1, KERAS_32, TORCH)
     points = []
     for hidden in _HIDDEN:
         count = 784 * hidden + hidden + hidden * 10 + 10
+        # With as many examples, a pass of a large network would take too long.
         size = max(256, min(65_536, 2_000_000_000 // count // 4))
         workload = replace(
             _MLP,
@@ -76,42 +82,37 @@ def _parameters(workers: list[Worker], repeats: int) -> list[Point]:
             num_examples=size,
             learning_rate=0.0005,
         )
-        named = {arm: arm for arm in arms}
-        points += _timed("parameters", count, workload, named, workers, repeats)
+        points += _timed("parameters", count, workload, arms, workers, repeats)
     return points
 
 
 def _batch(workers: list[Worker], repeats: int) -> list[Point]:
     points = []
     for workload, name in ((_MLP, "MLP"), (_LINEAR, "linear")):
-        arms = (FIT, IDLE)
         for size in _BATCHES:
-            named = {f"{arm}, batch {size:,}": f"{arm}, {name}" for arm in arms}
+            named = {f"{arm}, batch {size:,}": f"{arm}, {name}" for arm in (FIT, IDLE)}
             named[KERAS_1] = f"{KERAS_1}, {name}"  # the loss that all must reach
-            found = _timed("batch_size", size, workload, named, workers, repeats)
-            points += found
+            points += _timed("batch_size", size, workload, named, workers, repeats)
     return points
 
 
 def _dataset(workers: list[Worker], repeats: int) -> list[Point]:
-    arms = (LOOP, ONE_BATCH, SKLEARN, KERAS_1)
+    arms = _same(LOOP, ONE_BATCH, SKLEARN, KERAS_1)
     points = []
     for size in _SIZES:
         workload = replace(_LINEAR, num_examples=size)
-        named = {arm: arm for arm in arms}
-        points += _timed("examples", size, workload, named, workers, repeats)
+        points += _timed("examples", size, workload, arms, workers, repeats)
     return points
 
 
 def _vocabulary(workers: list[Worker], repeats: int) -> list[Point]:
-    arms = (LOOP, f"{FIT}, batch 256", JAX, TORCH, KERAS_1)
+    arms = _same(LOOP, f"{FIT}, batch 256", JAX, TORCH, KERAS_1)
     points = []
     for size in _VOCABULARIES:
         workload = replace(
             WORKLOADS["embedding-1k"], id=f"embedding-{size}", sizes=(size, 16, 10)
         )
-        named = {arm: arm for arm in arms}
-        points += _timed("vocabulary", size, workload, named, workers, repeats)
+        points += _timed("vocabulary", size, workload, arms, workers, repeats)
     return points
 
 
@@ -151,7 +152,7 @@ class Passes(Finding):
 
 
 def _merged(new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    # What was measured now, and the curves of earlier runs that were not.
+    # The curves of this run, and the stored ones that it left out.
     measured = {point["curve"] for point in new}
     old = storage.results_of("growth", otherwise=[])
     return new + [point for point in old if point["curve"] not in measured]
@@ -166,6 +167,7 @@ def measure(arguments: list[str]) -> Iterator[Finding]:
     repeats = 3 if options.quick else 5
     chosen = options.only.split(",") if options.only else list(CURVES)
     points: list[Point] = []
+    # All workers at once, although memory and compilations need none: most curves do.
     with started([peer for peer in PEERS if peer.name in _PEERS]) as workers:
         for name in chosen:
             found = CURVES[name](workers, repeats)

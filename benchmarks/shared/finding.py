@@ -1,4 +1,4 @@
-"""What a study yields."""
+"""Findings: a study yields them, and `report` shows them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.shared import storage
 
 
 class Finding:
-    """One part of what a study finds: `report` shows it as soon as it is there."""
+    """One part of the outcome of a study."""
 
     @property
     def missed(self) -> bool:

@@ -1,6 +1,6 @@
-"""Functions in processes of their own, for what can be measured once per process.
+"""Calls of functions in new processes, for measurements that a process allows once.
 
-XLA reads its flags once, TensorFlow its threads, and the peak of memory never falls.
+XLA reads its flags once, TensorFlow its threads, and a peak of memory never falls.
 `python -m benchmarks.shared.processes module function arguments` is the other side.
 """
 

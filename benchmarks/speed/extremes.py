@@ -1,7 +1,7 @@
-"""First calls and peaks of memory: what the time of a pass does not show.
+"""First calls and peaks of memory, which the time of a pass does not show.
 
-`python -m benchmarks extremes [--quick]`; `speed` has these targets in its own, too.
-Each figure comes from a new process.
+`python -m benchmarks extremes [--quick]`; `speed` has these targets, too, unless
+it is for some workloads only. Each figure comes from a new process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.timing.once import (
 )
 
 _FIRST_CALL = 1.5  # bound on the seconds of ours, in those of Keras
-_MEMORY = 1.2  # bound on what a batch adds, beside itself twice, in that of a small one
+_MEMORY = 1.2  # bound on memory beside two copies of the batch, in that of a small one
 _LARGE, _SMALL = 65_536, 64  # examples
 _MODELS = ("mlp-784-128-10", "cnn", "lstm-20x8", "transformer-32x64")
 

@@ -25,7 +25,7 @@ TARGET = 50  # times faster per example, momentum 0
 
 @dataclass
 class Arm:
-    """One way to train, and what was measured of it."""
+    """One way to train, and its measurements."""
 
     name: str
     make_optimizer: Callable[[], Any]
@@ -125,9 +125,10 @@ def _compared(momentum: float) -> Compared:
     ]
     models = [_model(arm.make_optimizer()) for arm in arms]
     for arm, model in zip(arms, models, strict=True):
+        # The same few examples for every arm, else their losses could not be compared.
         _seconds(model, *few, arm.batch_size)
         arm.loss = model.evaluate(*few, batch_size=NUM_SLOW, verbose=0)
-        if arm.num_examples > NUM_SLOW:
+        if arm.num_examples > NUM_SLOW:  # so that no repeat pays for a first call
             _seconds(model, x, y, arm.batch_size)
     for _ in range(REPEATS):
         for arm, model in zip(arms, models, strict=True):

@@ -24,6 +24,7 @@ from benchmarks.timing import measuring
 from benchmarks.timing.measuring import Row
 from benchmarks.timing.worker import PEERS, started
 
+# Arms that `--quick` leaves out: another setting of an arm that it has.
 _FULL_ONLY = ("64 steps per execution", "jit_compile", "torch.compile", "our XLA flags")
 _LINEAR, _MLP, _MOMENTUM = "linear-20", "mlp-784-128-10", "mlp-784-128-10-m0.9"
 _SPECIAL = {  # arms that answer one question, on the workloads that ask it

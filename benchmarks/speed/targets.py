@@ -85,6 +85,7 @@ _MLP, _MOMENTUM, _BIG = (
     "mlp-784-128-10-m0.9",
     "mlp-784-2048-2048-10",
 )
+# Of each workload: where it must not lose, and by how much it must win.
 TARGETS = (
     _ratio("linear-20", ONE_BATCH, SKLEARN, 1.0),
     _above(

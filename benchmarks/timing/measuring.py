@@ -30,7 +30,7 @@ _SAME_AS = {  # the arm whose loss must be reached, if not that of REFERENCE
 
 @dataclass
 class Row:
-    """What was measured of one arm on one workload."""
+    """The measurements of one arm on one workload."""
 
     workload: str
     arm: str
@@ -133,7 +133,7 @@ def _compare(workload: Workload, rows: list[Row]) -> None:
 
 
 def _progress(text: str) -> None:
-    """Shows on a terminal what is going on, elsewhere that something is."""
+    """Names the arm at work on a terminal; elsewhere prints a dot."""
     if sys.stderr.isatty():
         print(f"\r{text[:78]:78}", end="\r", file=sys.stderr, flush=True)
     elif text:

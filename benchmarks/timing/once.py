@@ -1,4 +1,4 @@
-"""The first call and the peak of memory, which a process shows once.
+"""The first call and the peak of memory: a process shows each of them once.
 
 The studies call these functions by `shared.processes`, each time in a new process.
 """
@@ -92,6 +92,7 @@ def peak_memory(workload_id: str, batch_size: int, how: str) -> float:
 def _repeated(rows: Any, count: int) -> Any:
     import numpy as np
 
+    # Written in place, without a second array of the size of the batch.
     result = np.empty((count, *rows.shape[1:]), rows.dtype)
     result[:] = rows[:1]
     for i, row in enumerate(rows):

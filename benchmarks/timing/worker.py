@@ -56,7 +56,10 @@ class Worker:
         os.environ.update(peer.environment)
         try:
             self._process = context.Process(
-                target=_serve, args=(theirs, peer.module), daemon=True
+                # Daemon: it must not outlive a benchmark that is stopped by hand.
+                target=_serve,
+                args=(theirs, peer.module),
+                daemon=True,
             )
             self._process.start()
         finally:
@@ -82,7 +85,7 @@ class Worker:
         """Ends the process."""
         self._pipe.close()
         self._process.join(timeout=10)
-        if self._process.is_alive():
+        if self._process.is_alive():  # in a compilation, say
             self._process.terminate()
 
 
@@ -116,6 +119,7 @@ def _serve(pipe: Connection, module: str) -> None:
         try:
             pipe.send((None, getattr(handler, request)(*arguments)))
         except Exception as error:  # an arm that fails is a row that says so
+            # One line: it goes into a cell of a table.
             text = f"{type(error).__name__}: {error}".strip().splitlines()
             pipe.send((text[0][:200], None))
 
@@ -137,7 +141,7 @@ class _Handler:
         return time.perf_counter() - start
 
     def train(self, name: str) -> tuple[float, float]:
-        """Seconds of one more pass, and of what the call took beside it."""
+        """Seconds of one more pass, and of its call beside the pass."""
         arm = self.arms[name]
         if hasattr(arm, "timed"):
             return arm.timed()

@@ -24,7 +24,7 @@ def logarithmic(axes: Any) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())  # they would overlap
 
 
 def bare(*panels: Any) -> None:

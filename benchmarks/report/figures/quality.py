@@ -38,7 +38,7 @@ def _band(axes: Any, at: Any, runs: np.ndarray, **style: Any) -> None:
 def _line(axes: Any, task: Task, arm: str, found: Found, over: str) -> None:
     """An arm against seconds or epochs, for as long as all of its seeds have run.
 
-    A run that has diverged stays where it was.
+    A run that has diverged keeps its last value.
     """
     whole = [run for run in found["seconds"] if sum(run) >= task.seconds]
     epochs = min(len(run) for run in whole)
@@ -52,7 +52,7 @@ def _line(axes: Any, task: Task, arm: str, found: Found, over: str) -> None:
 
 
 def _frame(axes: Any, task: Task, arms: dict[str, Found]) -> None:
-    """Cuts off what is worse than what every arm has left behind it in the end."""
+    """Cuts off values that are much worse than the end of every arm."""
     ends = [end for found in arms.values() for end in final(task, found)]
     starts = [run[0] for found in arms.values() for run in found["values"]]
     if task.higher_is_better:

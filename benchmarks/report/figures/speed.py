@@ -32,10 +32,11 @@ def speed(results: dict[str, Any]) -> None:
         places = [j for j, w in enumerate(workloads) if (w, arm) in found]
         values = [found[workloads[j], arm] for j in places]
         heights = [j + (i - len(_ARMS) / 2 + 0.5) * thick for j in places]
+        # Hatches tell the bars apart without colour, too.
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
         axes.barh(heights, values, thick, label=arm, **style)
     axes.set_yticks(range(len(workloads)), workloads)
-    axes.invert_yaxis()
+    axes.invert_yaxis()  # the first workload on top, as in the table
     axes.set_xscale("log")
     axes.set_xlabel("microseconds per example; 'batch 32' makes one update in 32")
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3, frameon=False)

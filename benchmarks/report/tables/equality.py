@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
-from benchmarks.equality.equality import Model
+from benchmarks.equality.equality import NUM_UPDATES, Model
 from benchmarks.report.tables import markdown
-from tests.support.compare import NUM_UPDATES
 
 
 def equality(findings: Iterable[Model]) -> Iterator[str]:

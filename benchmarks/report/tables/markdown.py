@@ -1,4 +1,4 @@
-"""Tables in Markdown, and what stands under them."""
+"""Tables in Markdown, and the line under them."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def yes(met: bool) -> str:
-    """A verdict: what is bad shall catch the eye."""
+    """A verdict; a bad one catches the eye."""
     return "yes" if met else "NO"
 
 
 def with_machine(stored: dict[str, Any], table: Callable[[Any], str]) -> str:
-    """A table of stored results, and a line on what they were measured."""
+    """A table of stored results, and a line about their machine."""
     return f"{table(stored['results'])}\n\n{machine.line(stored['environment'])}"
 
 
 def foot(text: str) -> str:
-    """The last line under a table of this run: how it was measured, and on what."""
+    """The line under a table of this run: how it was measured, and on which machine."""
     return f"{text} {machine.line(machine.environment())}"

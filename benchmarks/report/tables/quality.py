@@ -26,7 +26,7 @@ from benchmarks.shared.finding import Finding, Stored
 
 def accuracy(findings: Iterable[Stored]) -> Iterator[str]:
     """A table per task, of this run or stored by an earlier one."""
-    for _ in findings:
+    for _ in findings:  # one, when all tasks of the run are stored
         for name, found in stored().items():
             task = TASKS[name]
             yield f"\n{task.text}\n\n{of_arms(task, found['arms'])}"
@@ -64,6 +64,8 @@ def to_goal(task: Task, found: dict[str, Any], goal: float, epochs: bool = True)
         f"> {task.seconds:g}" if math.isinf(seconds) else f"{seconds:.1f}"
         for seconds, _ in times
     ]
+    # Sorted, those that do not get there last: the middle one is the median, even if
+    # others are infinite.
     middle = times[len(times) // 2]
     reached = sum(seconds < math.inf for seconds, _ in times)
     if math.isinf(middle[0]):
@@ -90,6 +92,7 @@ def of_sweep(points: list[dict[str, Any]]) -> str:
             here = means(points, size, momentum)
             top = max(here.values())
             cells = [f"{here[r]:.3f}" for r in RATES]
+            # Bold in all columns that are the best as printed, not only in one.
             cells = [f"**{c}**" if c == f"{top:.3f}" else c for c in cells]
             near = sum(mean >= top - 0.02 for mean in here.values())
             near_of = f"{near} of {len(RATES)}"

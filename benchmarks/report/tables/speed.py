@@ -42,6 +42,7 @@ def of_rows(rows: list[Row]) -> str:
     lines = []
     for row in rows:
         if row.missing:
+            # Losing and missing rows stay in the table: see the policy in README.md.
             lines.append([row.workload, row.arm, f"missing: {row.missing}"])
             continue
         times, beside = row.microseconds, statistics.median(row.call_seconds)
