@@ -3,31 +3,65 @@
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.shared.finding import Finding, Stored
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-COMMANDS = (
-    "equality",
-    "quick",
-    "threshold",
-    "speed",
-    "growth",
-    "extremes",
-    "ablation",
-    "profile",
-    "nonfinite",
-    "replicas",
-    "embeddings",
-    "accuracy",
-    "robustness",
-    "order",
-    "linear",
-    "figures",
-    "readme",
-)
+STUDIES = {  # in the room of its question
+    "equality": "equality",
+    "quick": "speed",
+    "threshold": "cost",
+    "speed": "speed",
+    "growth": "scaling",
+    "extremes": "speed",
+    "ablation": "cost",
+    "profile": "cost",
+    "nonfinite": "cost",
+    "replicas": "scaling",
+    "embeddings": "scaling",
+    "accuracy": "quality",
+    "robustness": "quality",
+    "order": "quality",
+    "linear": "quality",
+}
+REPORTS = {"figures": "report.figures.draw", "readme": "report.readme"}
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Runs a study, shows its findings as they come; 1 if one of them is missed.
+
+    The study measures while its findings are read: a table grows row by row.
+    """
+    room, seen = STUDIES[name], []
+    study, tables = _module(f"{room}.{name}"), _module(f"report.tables.{room}")
+
+    def findings() -> Iterator[Finding]:
+        for found in study.measure(arguments):
+            seen.append(found)
+            yield found
+
+    for text in getattr(tables, name)(findings()):
+        print(text, flush=True)
+    for found in seen:
+        if isinstance(found, Stored):
+            print(f"Written to benchmarks/results/{found.name}.json.")
+            _module("report.figures.draw").draw(found.name)
+    return int(any(found.missed for found in seen))
+
+
+def _module(path: str) -> Any:
+    # Only when a subcommand needs it: the others may need packages that are missing.
+    return importlib.import_module(f"benchmarks.{path}")
+
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        raise SystemExit(f"usage: python -m benchmarks {{{','.join(COMMANDS)}}}")
-    module = importlib.import_module(f"benchmarks.{sys.argv[1]}")
-    raise SystemExit(module.main(sys.argv[2:]))
+    name, *arguments = sys.argv[1:] or [""]
+    if name in STUDIES:
+        raise SystemExit(run(name, arguments))
+    if name in REPORTS:
+        raise SystemExit(_module(REPORTS[name]).main(arguments))
+    commands = ",".join([*STUDIES, *REPORTS])
+    raise SystemExit(f"usage: python -m benchmarks {{{commands}}}")

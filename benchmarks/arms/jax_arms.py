@@ -1,4 +1,4 @@
-"""The arm on JAX: a jitted `jax.lax.scan` over the examples, with optax's SGD in it."""
+"""The arm on JAX: a jitted `jax.lax.scan` over the examples, with optax's SGD."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from benchmarks.arms import Arm, Unsupported
+from benchmarks.arms import names
+from benchmarks.arms.arm import Arm, Unsupported
 from benchmarks.arms.jax_networks import (
     NETWORKS,
     STATISTICS,
@@ -20,7 +21,7 @@ from benchmarks.arms.jax_networks import (
     Params,
     Stochastic,
 )
-from benchmarks.workloads import Workload
+from benchmarks.arms.workloads import Workload
 
 
 def _mse(outputs: jax.Array, y: jax.Array) -> jax.Array:
@@ -37,7 +38,7 @@ LOSSES = {"mse": _mse, "cross_entropy": _cross_entropy}
 
 
 class _Training(NamedTuple):
-    """All that one update changes."""
+    """Everything that one update changes."""
 
     params: Params
     optimizer: Any
@@ -70,6 +71,7 @@ def _compiled_pass(
         return (_Training(params, moments, state), total + value), None
 
     # The examples are arguments: closed over, they would be constants of the program.
+    # The weights are donated: XLA updates them in place, as in the loop of SGDPlus.
     @partial(jax.jit, donate_argnums=0)
     def run(
         training: _Training, x: jax.Array, y: jax.Array
@@ -80,14 +82,14 @@ def _compiled_pass(
 
 
 class _Scan:
-    """A network, its examples on the device, and what it has learnt so far."""
+    """A network, its examples on the device, and the state of its training."""
 
     def __init__(
         self, workload: Workload, weights: list[np.ndarray], x: Any, y: Any
     ) -> None:
-        optimizer = optax.sgd(
-            workload.learning_rate, momentum=workload.momentum or None
-        )
+        # With a momentum of 0.0, not None, optax would keep a velocity.
+        momentum = workload.momentum or None
+        optimizer = optax.sgd(workload.learning_rate, momentum=momentum)
         self._run = _compiled_pass(
             NETWORKS[workload.network], LOSSES[workload.loss], optimizer
         )
@@ -122,4 +124,4 @@ def make(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) -> Arm:
     return _Scan(workload, weights, x, y)
 
 
-ARMS: dict[str, Callable[..., Arm]] = {"jax scan": make}
+ARMS: dict[str, Callable[..., Arm]] = {names.JAX: make}

@@ -25,7 +25,7 @@ STATISTICS = {"conv_bn_dropout": 2}  # arrays at the end of `weights`, not train
 
 
 class Stochastic(NamedTuple):
-    """What batch normalization and dropout carry from example to example."""
+    """The state that batch normalization and dropout carry between examples."""
 
     mean: jax.Array
     variance: jax.Array
@@ -102,6 +102,7 @@ def _moved(average: jax.Array, value: jax.Array) -> jax.Array:
 
 def _dropout(key: jax.Array, x: jax.Array) -> jax.Array:
     """Zeroes a random part and scales the rest up."""
+    # Scaled in training, as in Keras, so that predictions need no scale.
     kept = jax.random.bernoulli(key, 1 - DROPOUT, x.shape)
     return jnp.where(kept, x / (1 - DROPOUT), 0)
 
@@ -147,11 +148,13 @@ def _block(params: Params, x: jax.Array) -> jax.Array:
 
 def _attention(params: Params, x: jax.Array) -> jax.Array:
     """Causal self-attention of one sequence, with an axis for the heads."""
+    # In the sums: w is the width, h a head, d its entries; t, q and k are tokens.
     *projections, kernel, bias = params
     query, key, value = (
         jnp.einsum("tw,whd->htd", x, projections[i]) + projections[i + 1][:, None]
         for i in (0, 2, 4)
     )
+    # Keras scales the query as well, not the scores: the same rounding.
     scores = jnp.einsum("hqd,hkd->hqk", query / np.sqrt(query.shape[-1]), key)
     causal = np.tri(x.shape[0], dtype=bool)
     shares = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf))

@@ -12,9 +12,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.arms import Arm, Unsupported, keras_networks
-from benchmarks.workloads import Workload
+from benchmarks.arms import keras_networks, names
+from benchmarks.arms.arm import Arm, Unsupported
+from benchmarks.arms.workloads import Workload
 from keras_sgd_plus import SGDPlus
+
+_SGD = keras.optimizers.SGD
 
 
 def compiled(workload: Workload, optimizer: Any, **settings: Any) -> Any:
@@ -26,19 +29,23 @@ def compiled(workload: Workload, optimizer: Any, **settings: Any) -> Any:
 
 def start_from(model: Any, weights: list[np.ndarray]) -> None:
     """Sets the trainable weights, and moving statistics where `weights` has them."""
-    variables = [*model.trainable_variables, *moving_statistics(model)]
-    for variable, value in zip(variables, weights, strict=True):
+    for variable, value in zip(_variables(model), weights, strict=True):
         variable.assign(value)
 
 
-def moving_statistics(model: Any) -> list[Any]:
-    """The moving mean and variance of each BatchNormalization."""
-    return [v for v in model.non_trainable_variables if "moving" in v.path]
+def weights_of(model: Any) -> list[np.ndarray]:
+    """Trainable weights, then the moving statistics of each BatchNormalization."""
+    return [np.array(variable.numpy()) for variable in _variables(model)]
+
+
+def _variables(model: Any) -> list[Any]:
+    moving = [v for v in model.non_trainable_variables if "moving" in v.path]
+    return [*model.trainable_variables, *moving]
 
 
 @dataclass
 class _Trained:
-    """A model and what one pass over the examples is."""
+    """A model, and a function that passes over the examples once."""
 
     model: Any
     run: Callable[..., Any]
@@ -47,8 +54,7 @@ class _Trained:
         self.run()
 
     def weights(self) -> list[np.ndarray]:
-        variables = [*self.model.trainable_variables, *moving_statistics(self.model)]
-        return [np.array(v.numpy()) for v in variables]
+        return weights_of(self.model)
 
 
 class _Clock(keras.callbacks.Callback):
@@ -70,6 +76,8 @@ class _Fitted(_Trained):
     """A model and its call of `fit`, which takes `epochs` and `callbacks`."""
 
     def timed(self) -> tuple[float, float]:
+        # A call has costs of its own, before the first epoch and in it: a pass is the
+        # second epoch.
         clock = _Clock()
         start = time.perf_counter()
         self.run(epochs=2, callbacks=[clock])
@@ -102,13 +110,12 @@ def fit(
         model = shape(compiled(workload, optimizer, **settings))
         start_from(model, weights)
         if one_batch:
+            # One element, taken as it is: Keras gathers no rows for it.
             data = tf.data.Dataset.from_tensors((x, y))
             return _Fitted(model, partial(model.fit, data, verbose=0))
-        size = min(batch_size, len(x))
-        return _Fitted(
-            model,
-            partial(model.fit, x, y, batch_size=size, shuffle=False, verbose=0),
-        )
+        # Not shuffled: arms of one algorithm must see the same order.
+        settings_of_fit = {"batch_size": min(batch_size, len(x)), "shuffle": False}
+        return _Fitted(model, partial(model.fit, x, y, verbose=0, **settings_of_fit))
 
     return make
 
@@ -140,14 +147,14 @@ def timed_loop(
         count: the number of examples.
         settings: further arguments of `SGDPlus`.
     """
-    _, walk = _by_hand(workload, *workload.data(count), **settings)
+    _, train = _by_hand(workload, *workload.data(count), **settings)
 
     def run() -> float:
         start = time.perf_counter()
-        walk()
+        train()
         return (time.perf_counter() - start) / count * 1e6
 
-    return run, walk()
+    return run, train()  # the first pass compiles
 
 
 def _given(learning_rate: float, momentum: float, **settings: Any) -> Any:
@@ -159,9 +166,10 @@ def _groups(size: int) -> Callable[..., Any]:
 
 
 class _Idle(keras.Model):
-    """Trains nothing: what `fit` costs by itself."""
+    """Trains nothing, so that its time is the cost of `fit` itself."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
+        # It reads x, which therefore has to be delivered.
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return {"loss": tf.reshape(tf.cast(x, tf.float32), [-1])[0]}
 
@@ -177,34 +185,28 @@ def _stepping(batch_size: int, steps: int) -> Callable[..., Arm]:
     def make(workload: Workload, *rest: Any) -> Arm:
         if workload.num_examples < batch_size * steps:
             raise Unsupported("fewer examples than one execution has steps")
-        sgd = keras.optimizers.SGD
-        return fit(sgd, batch_size, steps_per_execution=steps)(workload, *rest)
+        return fit(_SGD, batch_size, steps_per_execution=steps)(workload, *rest)
 
     return make
 
 
-# Batch sizes at which `fit` is measured beside what it costs by itself.
+# Batch sizes at which `fit` is measured beside a `fit` that trains nothing.
 SIZES = (64, 256, 1024, 4096, 8192, 16_384, 65_536)
-NOTHING = "fit that trains nothing"
 
 ARMS: dict[str, Callable[..., Arm]] = {
-    "SGDPlus fit": fit(_given, 1024),
-    "SGDPlus loop": _loop,
-    "SGDPlus fit, batch 32": fit(_given, 32),
-    **{f"SGDPlus fit, batch {size:,}": fit(_given, size) for size in SIZES},
-    "SGDPlus fit, reshuffled, one batch": fit(SGDPlus, 0, one_batch=True),
-    "SGDPlus fit, 8 examples per update": fit(_groups(8), 4096),
-    "SGDPlus fit, 32 examples per update": fit(_groups(32), 4096),
-    "keras SGD, batch 1": fit(keras.optimizers.SGD, 1),
-    "keras SGD, batch 1, 64 steps per execution": _stepping(1, 64),
-    "keras SGD, batch 1, jit_compile": fit(keras.optimizers.SGD, 1, jit_compile=True),
-    "keras SGD, batch 8": fit(keras.optimizers.SGD, 8),
-    "keras SGD, batch 32": fit(keras.optimizers.SGD, 32),
-    "keras SGD, batch 32, 32 steps per execution": _stepping(32, 32),
-    "keras SGD, batch 32, jit_compile": fit(keras.optimizers.SGD, 32, jit_compile=True),
-    f"{NOTHING}, one batch": fit(keras.optimizers.SGD, 0, one_batch=True, shape=idle),
-    **{
-        f"{NOTHING}, batch {size:,}": fit(keras.optimizers.SGD, size, shape=idle)
-        for size in SIZES
-    },
+    names.FIT: fit(_given, 1024),
+    names.LOOP: _loop,
+    **{f"{names.FIT}, batch {size:,}": fit(_given, size) for size in (32, *SIZES)},
+    names.ONE_BATCH: fit(SGDPlus, 0, one_batch=True),
+    f"{names.FIT}, 8 examples per update": fit(_groups(8), 4096),
+    f"{names.FIT}, 32 examples per update": fit(_groups(32), 4096),
+    names.KERAS_1: fit(_SGD, 1),
+    f"{names.KERAS_1}, 64 steps per execution": _stepping(1, 64),
+    f"{names.KERAS_1}, jit_compile": fit(_SGD, 1, jit_compile=True),
+    "keras SGD, batch 8": fit(_SGD, 8),
+    names.KERAS_32: fit(_SGD, 32),
+    f"{names.KERAS_32}, 32 steps per execution": _stepping(32, 32),
+    f"{names.KERAS_32}, jit_compile": fit(_SGD, 32, jit_compile=True),
+    f"{names.IDLE}, one batch": fit(_SGD, 0, one_batch=True, shape=idle),
+    **{f"{names.IDLE}, batch {size:,}": fit(_SGD, size, shape=idle) for size in SIZES},
 }

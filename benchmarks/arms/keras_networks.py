@@ -1,4 +1,4 @@
-"""The benchmark's networks as Keras models (see `benchmarks/workloads.py`)."""
+"""The benchmark's networks as Keras models (`workloads` describes them)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from benchmarks.workloads import Workload
+from benchmarks.arms.workloads import Workload
 
 
 def build(workload: Workload) -> Any:
@@ -20,6 +20,7 @@ def loss(workload: Workload) -> Any:
     """The loss object or name that `compile` takes."""
     if workload.loss == "mse":
         return "mse"
+    # From logits: every peer fuses the softmax with the loss.
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -53,7 +54,7 @@ def _conv_bn_dropout(sizes: tuple[int, ...]) -> Any:
             layers.ReLU(),
             layers.MaxPooling2D(),
             layers.Flatten(),
-            layers.Dropout(0.25, seed=1),
+            layers.Dropout(0.25, seed=1),  # other masks than a peer's: not comparable
             layers.Dense(sizes[1]),
         ]
     )
@@ -68,6 +69,8 @@ def _lstm(sizes: tuple[int, ...]) -> Any:
 @keras.saving.register_keras_serializable("benchmarks")
 class _Positions(layers.Layer):
     """Adds a learnt embedding of each position."""
+
+    # (examples, tokens, width) + (tokens, width). Keras itself has no such layer.
 
     def build(self, input_shape: Any) -> None:
         self.table = self.add_weight(shape=input_shape[1:], name="positions")

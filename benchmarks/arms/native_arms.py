@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arms import Arm, Unsupported
-from benchmarks.workloads import Workload
+from benchmarks.arms import names
+from benchmarks.arms.arm import Arm, Unsupported
+from benchmarks.arms.workloads import Workload
 
 _COMPILER = shlex.split(os.environ.get("CC") or "cc")
 if shutil.which(_COMPILER[0]) is None:
@@ -48,6 +49,7 @@ def _library() -> ctypes.CDLL:
         ("train", ctypes.c_double, [pointer] * 3 + [ctypes.c_long, integer]),
     ):
         function = getattr(library, name)
+        # Undeclared, ctypes would cut the pointer that `create` returns to an int.
         function.restype, function.argtypes = result, arguments
     return library
 
@@ -67,6 +69,7 @@ class _Native:
         cnn = workload.network == "cnn"
         sizes = np.asarray(_CNN_DENSE if cnn else workload.sizes, "int32")
         cross_entropy = workload.loss == "cross_entropy"
+        # Kept: C reads these arrays in every pass.
         self._x = np.ascontiguousarray(x, "float32")
         self._y = np.ascontiguousarray(y, "int32" if cross_entropy else "float32")
         self._shapes = [np.shape(weight) for weight in weights]
@@ -79,6 +82,7 @@ class _Native:
             workload.learning_rate,
             workload.momentum,
         )
+        # The network is C's memory, which Python does not free.
         weakref.finalize(self, self._library.destroy, self._net)
         self._exchange([np.ascontiguousarray(w, "float32") for w in weights], True)
         self.loss = float("nan")  # mean over the last pass, each before its update
@@ -121,4 +125,4 @@ def make_unfused(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) 
     return _Native(workload, weights, x, y, fused=False)
 
 
-ARMS = {"C loop": make, "C loop, example by example": make_unfused}
+ARMS = {names.C: make, names.C_UNFUSED: make_unfused}

@@ -10,8 +10,9 @@ import numpy as np
 from sklearn import config_context
 from sklearn.linear_model import SGDRegressor
 
-from benchmarks.arms import Arm, Unsupported
-from benchmarks.workloads import Workload
+from benchmarks.arms import names
+from benchmarks.arms.arm import Arm, Unsupported
+from benchmarks.arms.workloads import Workload
 
 
 @dataclass
@@ -64,5 +65,5 @@ def _check(workload: Workload) -> None:
 
 ARMS: dict[str, Callable[..., Arm]] = {
     "scikit-learn SGD": _arm(shuffle=False),
-    "scikit-learn SGD, shuffled": _arm(shuffle=True),
+    names.SKLEARN: _arm(shuffle=True),
 }

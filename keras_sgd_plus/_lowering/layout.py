@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._lowering.scope import computed_once, is_costly, views
+from keras_sgd_plus._lowering import scope
 from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private.types import Layer, Model, Tensor, Variable
 
@@ -29,13 +29,13 @@ _SHORT = range(16, 64)  # lengths of dot products that gain from partial sums
 def to_model_layout(matrix: Tensor) -> Tensor:
     """The transpose of a matrix of the loop; `matmul` knows it again."""
     view = tf.transpose(matrix)
-    views()[id(view)] = view, matrix
+    scope.views()[id(view)] = view, matrix
     return view
 
 
 def to_loop_layout(view: Tensor) -> Tensor:
     """The matrix that `to_model_layout` was given for it, or else the transpose."""
-    _, matrix = views().get(id(view), (None, None))
+    _, matrix = scope.views().get(id(view), (None, None))
     return tf.transpose(view) if matrix is None else matrix
 
 
@@ -61,12 +61,12 @@ def matmul(x: Tensor, matrix: Tensor) -> Tensor:
 
     None if it is not. XLA would undo a transpose beside the product.
     """
-    _, transposed = views().get(id(matrix), (None, None))
+    _, transposed = scope.views().get(id(matrix), (None, None))
     if transposed is None or x.dtype != matrix.dtype or x.shape.rank < 2:
         return None
     rows = x if x.shape.rank == 2 else tf.reshape(x, (-1, x.shape[-1]))
-    if is_costly(rows):
-        rows = computed_once(rows)
+    if scope.is_costly(rows):
+        rows = scope.computed_once(rows)
     elif x.shape == transposed.shape and x.shape[0] == 1 and x.shape[1] in _SHORT:
         return _dot(rows, transposed)
     product = tf.matmul(rows, transposed, transpose_b=True)

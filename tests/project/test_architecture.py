@@ -61,6 +61,29 @@ ALLOWED = {
     "_rule": {"_private"},
     "_private": set(),
 }
+# The same for the benchmarks; "" is `python -m benchmarks` itself.
+ALLOWED_BENCHMARKS = {
+    "": {"shared"},  # it loads a study, and the report on it, by name
+    "report": {
+        "arms",
+        "cost",
+        "equality",
+        "quality",
+        "scaling",
+        "shared",
+        "speed",
+        "timing",
+    },
+    "speed": {"arms", "shared", "timing"},
+    "scaling": {"arms", "shared", "timing"},
+    "cost": {"arms", "shared"},
+    "quality": {"shared"},
+    "equality": {"shared"},
+    "timing": {"arms"},
+    "arms": set(),
+    "shared": set(),
+}
+ROOMS = {PACKAGE: ALLOWED, BENCHMARKS: ALLOWED_BENCHMARKS}
 
 
 def _modules(root: Path) -> list[Path]:
@@ -80,7 +103,7 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _folder(path: Path, root: Path) -> str:
-    return path.parent.relative_to(root).as_posix().replace(".", "")
+    return (*path.parent.relative_to(root).parts, "")[0]
 
 
 def imported(tree: ast.AST, package: str = "keras_sgd_plus") -> set[str]:
@@ -172,17 +195,19 @@ def docstring_lines(node: ast.AST) -> int:
     return (first.end_lineno or 0) - first.lineno + 1
 
 
-def test_arrows_between_folders() -> None:
-    arrows = _arrows(PACKAGE)
-    assert set(arrows) == set(ALLOWED)
-    new = {f: needs - ALLOWED[f] for f, needs in arrows.items() if needs - ALLOWED[f]}
+@pytest.mark.parametrize("root", ROOMS, ids=lambda root: root.name)
+def test_arrows_between_folders(root: Path) -> None:
+    arrows, allowed = _arrows(root), ROOMS[root]
+    assert set(arrows) == set(allowed)
+    new = {f: needs - allowed[f] for f, needs in arrows.items() if needs - allowed[f]}
     assert new == {}
-    gone = {f: ALLOWED[f] - needs for f, needs in arrows.items() if ALLOWED[f] - needs}
+    gone = {f: allowed[f] - needs for f, needs in arrows.items() if allowed[f] - needs}
     assert gone == {}, "arrows that nobody needs"
 
 
-def test_no_circle_of_folders() -> None:
-    assert _circle(_arrows(PACKAGE)) == set()
+@pytest.mark.parametrize("root", ROOMS, ids=lambda root: root.name)
+def test_no_circle_of_folders(root: Path) -> None:
+    assert _circle(_arrows(root)) == set()
 
 
 def test_a_circle_would_be_found() -> None:
@@ -194,10 +219,14 @@ def test_the_top_has_only_the_public_names() -> None:
     assert files == {"__init__.py", "py.typed"}
 
 
-@pytest.mark.parametrize("folder", sorted(set(ALLOWED) - {""}))
-def test_every_folder_has_a_face(folder: str) -> None:
-    """Other rooms and a reader learn from it what the room is for."""
-    text = ast.get_docstring(_tree(PACKAGE / folder / "__init__.py")) or ""
+@pytest.mark.parametrize(
+    "folder",
+    [root / name for root, allowed in ROOMS.items() for name in allowed if name],
+    ids=_id,
+)
+def test_every_folder_has_a_face(folder: Path) -> None:
+    """Its docstring tells a reader what the room is for."""
+    text = ast.get_docstring(_tree(folder / "__init__.py")) or ""
     assert len(text) > 60
 
 

@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks import embeddings, measuring, record, replicas, speed, targets
-from benchmarks.worker import Peer, Worker
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.arms import names
+from benchmarks.arms.workloads import WORKLOADS, Workload
+from benchmarks.report.tables import speed as speed_tables
+from benchmarks.scaling import embeddings, replicas
+from benchmarks.shared import storage
+from benchmarks.speed import targets
+from benchmarks.timing import measuring
+from benchmarks.timing.worker import Peer, Worker
 
 
 class FakeWorker:
@@ -36,8 +41,8 @@ class FakeWorker:
 
 def _rows() -> list[measuring.Row]:
     workers: list[Any] = [
-        FakeWorker("keras", {targets.REFERENCE: 1.0, targets.LOOP: 1.00001}),
-        FakeWorker("jax", {targets.JAX: 1.1, "broken": 1.0}),
+        FakeWorker("keras", {names.REFERENCE: 1.0, names.LOOP: 1.00001}),
+        FakeWorker("jax", {names.JAX: 1.1, "broken": 1.0}),
     ]
     workload = WORKLOADS["mlp-784-128-10"]
     return measuring.measure(workload, workers, 3, lambda arm: True)
@@ -45,20 +50,20 @@ def _rows() -> list[measuring.Row]:
 
 def test_rows_that_are_wrong_or_missing_say_so() -> None:
     rows = {row.arm: row for row in _rows()}
-    assert rows[targets.LOOP].agrees is True
-    assert rows[targets.JAX].agrees is False
+    assert rows[names.LOOP].agrees is True
+    assert rows[names.JAX].agrees is False
     assert rows["broken"].missing == "it does not work"
-    text = measuring.table(list(rows.values()))
+    text = speed_tables.of_rows(list(rows.values()))
     assert "NO: row is wrong" in text
     assert "missing: it does not work" in text
-    assert set(speed.medians(list(rows.values()))) == {
-        ("mlp-784-128-10", targets.LOOP),
-        ("mlp-784-128-10", targets.REFERENCE),
+    assert set(targets.medians(list(rows.values()))) == {
+        ("mlp-784-128-10", names.LOOP),
+        ("mlp-784-128-10", names.REFERENCE),
     }
 
 
 def test_a_target_without_a_right_row_is_not_met() -> None:
-    lines = speed.verdicts(speed.medians(_rows()), {"mlp-784-128-10"})
+    lines = targets.verdicts(targets.medians(_rows()), {"mlp-784-128-10"})
     (line,) = [line for line in lines if line[1] == "SGDPlus loop / jax scan"]
     assert line[2] == "no figure"
     assert line[4].startswith("no")
@@ -66,8 +71,8 @@ def test_a_target_without_a_right_row_is_not_met() -> None:
 
 @pytest.mark.parametrize(("ours", "met"), [(1.0, "yes"), (1.1, "NO")])
 def test_a_target_is_met_or_not(ours: float, met: str) -> None:
-    found = {("cnn", targets.LOOP): ours, ("cnn", "torch eager"): 2.6}
-    (line,) = [v for v in speed.verdicts(found, {"cnn"}) if v[2] != "no figure"]
+    found = {("cnn", names.LOOP): ours, ("cnn", "torch eager"): 2.6}
+    (line,) = [v for v in targets.verdicts(found, {"cnn"}) if v[2] != "no figure"]
     assert line == ("cnn", "SGDPlus loop / torch eager", line[2], "<= 0.4x", met)
 
 
@@ -95,8 +100,8 @@ def _assert_prefix(workload: Workload) -> None:
 
 def test_what_the_readme_says_of_small_networks() -> None:
     """An epoch is faster than Keras's at batch 32, except with layers of thousands."""
-    recorded = record.read("speed")["results"]
-    found = speed.medians([measuring.Row(**row) for row in recorded["rows"]])
+    recorded = storage.read("speed")["results"]
+    found = targets.medians([measuring.Row(**row) for row in recorded["rows"]])
     slower = [
         workload
         for workload in WORKLOADS
@@ -109,7 +114,7 @@ def test_what_the_readme_says_of_linear_regression() -> None:
     """An epoch is faster than scikit-learn's on large data, slower on small data."""
     ours: dict[int, float] = {}
     theirs: dict[int, float] = {}
-    for point in record.read("growth")["results"]:
+    for point in storage.read("growth")["results"]:
         if point["arm"] == "SGDPlus fit, reshuffled, one batch":
             ours[point["at"]] = point["value"]
         if point["arm"] == "scikit-learn SGD, shuffled":
@@ -118,14 +123,14 @@ def test_what_the_readme_says_of_linear_regression() -> None:
     assert sooner == [100_000, 1_000_000]
     medians = {
         name: {way: statistics.median(found[way]) for way in ("dataset", "theirs")}
-        for name, found in record.read("linear")["results"].items()
+        for name, found in storage.read("linear")["results"].items()
     }
     faster = [name for name, row in medians.items() if row["dataset"] < row["theirs"]]
     assert faster == ["flights, 32,768 x 132"]
 
 
 def test_what_is_said_of_replicas_on_paper() -> None:
-    results = record.read("replicas")["results"]
+    results = storage.read("replicas")["results"]
     times = {r: replicas.on_paper(results, 500, r) for r in replicas.FAR}
     assert min(times, key=lambda r: times[r]) == 4
     times = {r: replicas.on_paper(results, 2_000, r) for r in replicas.FAR}
@@ -133,5 +138,5 @@ def test_what_is_said_of_replicas_on_paper() -> None:
 
 
 def test_embeddings_keep_their_bounds() -> None:
-    found = embeddings.grown(record.read("embeddings")["results"])
+    found = embeddings.grown(storage.read("embeddings")["results"])
     assert all(more <= embeddings.BOUNDS[size] for size, more in found.items())

@@ -12,9 +12,13 @@ from typing import Any
 import matplotlib
 import pytest
 
-from benchmarks import accuracy, curves, linear, readme, record, robustness
-from benchmarks.tasks import TASKS
-from benchmarks.training import Arm, Run, Trainer, climb, rate_at
+from benchmarks.quality import accuracy, goals, linear, robustness
+from benchmarks.quality.tasks import TASKS
+from benchmarks.quality.training import Arm, Run, Trainer, climb, rate_at
+from benchmarks.report import readme
+from benchmarks.report.figures import quality as curves
+from benchmarks.report.tables import quality as quality_tables
+from benchmarks.shared import storage
 from keras_sgd_plus import SGDPlus
 
 
@@ -49,38 +53,38 @@ FOUND: dict[str, Any] = {  # of the first seed a run of 6 s, of the second one o
 def test_times_to_a_goal() -> None:
     task = dataclasses.replace(TASKS["mlp"], seconds=6)
     # Means of three epochs: 0.7, 0.8 of the first seed; 0.6, 0.7, 0.6 of the second.
-    assert accuracy.times_to(task, FOUND, 0.55) == [(3.0, 1), (5.0, 1)]
-    assert accuracy.times_to(task, FOUND, 0.69) == [(3.0, 1), (6.0, 2)]
-    assert accuracy.times_to(task, FOUND, 0.75) == [(4.0, 2), (math.inf, 0)]
-    assert accuracy.to_goal(task, FOUND, 0.69) == "6.0 s (3.0 to 6.0), 2 epochs"
-    assert accuracy.to_goal(task, FOUND, 0.75) == "> 6 s (1 of 2)"
+    assert goals.times_to(task, FOUND, 0.55) == [(3.0, 1), (5.0, 1)]
+    assert goals.times_to(task, FOUND, 0.69) == [(3.0, 1), (6.0, 2)]
+    assert goals.times_to(task, FOUND, 0.75) == [(4.0, 2), (math.inf, 0)]
+    assert quality_tables.to_goal(task, FOUND, 0.69) == "6.0 s (3.0 to 6.0), 2 epochs"
+    assert quality_tables.to_goal(task, FOUND, 0.75) == "> 6 s (1 of 2)"
     three = {k: v if k == "learning_rate" else v[:1] + v for k, v in FOUND.items()}
-    cell = accuracy.to_goal(task, three, 0.75, epochs=False)
+    cell = quality_tables.to_goal(task, three, 0.75, epochs=False)
     assert cell == "4.0 s (4.0 to > 6)"
     lower = dataclasses.replace(task, higher_is_better=False)
-    assert accuracy.times_to(lower, FOUND, 0.65) == [(5.0, 1), (math.inf, 0)]
-    assert accuracy.epoch_seconds(FOUND) == 1.0
-    assert accuracy.first_calls(FOUND) == 3.0  # of the medians of 4 and 6 seconds
+    assert goals.times_to(lower, FOUND, 0.65) == [(5.0, 1), (math.inf, 0)]
+    assert goals.epoch_seconds(FOUND) == 1.0
+    assert goals.first_calls(FOUND) == 3.0  # of the medians of 4 and 6 seconds
 
 
 def test_the_end_is_where_validation_says() -> None:
     """Validation chooses the end, not the test part; goals follow from it by a rule."""
     task = TASKS["mlp"]
     # All windows of the second seed hold the 0.9 of the third epoch: the first counts.
-    assert accuracy.final(task, FOUND) == pytest.approx([0.8, 0.6])
+    assert goals.final(task, FOUND) == pytest.approx([0.8, 0.6])
     worse = {**FOUND, "values": [[0.55] * 4, [0.555] * 5]}
     arms = {"a": FOUND, "b": worse, "c": {**FOUND, "values": [[1.0] * 4, [1.0] * 5]}}
-    assert accuracy.goals(task, arms) == [0.55, 0.7]
+    assert goals.goals(task, arms) == [0.55, 0.7]
     lower = dataclasses.replace(task, higher_is_better=False, step=0.25)
-    assert accuracy.final(lower, FOUND) == pytest.approx([0.7, 0.6])
-    assert accuracy.goals(lower, arms) == [1.0, 0.75]
+    assert goals.final(lower, FOUND) == pytest.approx([0.7, 0.6])
+    assert goals.goals(lower, arms) == [1.0, 0.75]
 
 
 @pytest.mark.matrix
 def test_a_trainer_can_be_used_again() -> None:
     from sklearn.datasets import load_digits
 
-    from benchmarks.datasets import Data
+    from benchmarks.quality.datasets import Data
 
     digits = load_digits()
     x, y = (digits.images / 16).astype("float32"), digits.target.astype("int32")
@@ -117,17 +121,17 @@ def test_coefficients_are_those_of_scikit_learn(problem: linear.Problem) -> None
 
 def _medians(task: str, which: int) -> dict[str, float]:
     # Seconds to the lower or the higher goal, by arm.
-    arms = accuracy.stored()[task]["arms"]
-    goal = accuracy.goals(TASKS[task], arms)[which]
+    arms = goals.stored()[task]["arms"]
+    goal = goals.goals(TASKS[task], arms)[which]
     times = {
-        arm: accuracy.times_to(TASKS[task], found, goal) for arm, found in arms.items()
+        arm: goals.times_to(TASKS[task], found, goal) for arm, found in arms.items()
     }
     return {arm: row[len(row) // 2][0] for arm, row in times.items()}
 
 
 def test_what_is_said_of_time_to_quality() -> None:
     """The sentences under the tables hold, and the README's, also of losses."""
-    stored = {name: found["arms"] for name, found in accuracy.stored().items()}
+    stored = {name: found["arms"] for name, found in goals.stored().items()}
     adam = "Keras Adam, batch 32"
     fast_adam = f"{adam}, 32 steps per execution"
     keras_arms = [arm for arm in stored["mlp"] if arm.startswith("Keras")]
@@ -141,16 +145,14 @@ def test_what_is_said_of_time_to_quality() -> None:
         assert times["cnn"][adam] < min(times["cnn"][arm] for arm in ours)
         assert times["text"][fast_adam] < min(times["text"][arm] for arm in ours)
     ends = {
-        arm: statistics.mean(accuracy.final(TASKS["text"], found))
+        arm: statistics.mean(goals.final(TASKS["text"], found))
         for arm, found in stored["text"].items()
     }
     assert min(ends, key=lambda arm: ends[arm]) in ours
-    first = {
-        name: accuracy.first_calls(arms["SGDPlus"]) for name, arms in stored.items()
-    }
+    first = {name: goals.first_calls(arms["SGDPlus"]) for name, arms in stored.items()}
     assert 0.5 < first["mlp"] < 2 < first["cnn"] < 3 < first["text"] < 10
     epochs = {
-        name: {arm: accuracy.epoch_seconds(found) for arm, found in arms.items()}
+        name: {arm: goals.epoch_seconds(found) for arm, found in arms.items()}
         for name, arms in stored.items()
     }
     assert (
@@ -162,7 +164,7 @@ def test_what_is_said_of_time_to_quality() -> None:
 
 
 def test_what_is_said_of_rates() -> None:
-    points = record.read("robustness")["results"]["sweep"]
+    points = storage.read("robustness")["results"]["sweep"]
     means: dict[tuple[float, int], dict[float, float]] = {}
     for p in points:
         mean = statistics.mean(p["values"])
@@ -197,8 +199,8 @@ def test_every_table_stands_somewhere() -> None:
 
 
 def test_every_arm_has_five_seeds() -> None:
-    assert set(accuracy.stored()) == set(TASKS)
-    for found in accuracy.stored().values():
+    assert set(goals.stored()) == set(TASKS)
+    for found in goals.stored().values():
         assert list(found["arms"]) == [arm.id for arm in accuracy.ARMS]
         for arm in found["arms"].values():
             assert len(arm["values"]) == len(arm["seconds"]) == 5
@@ -207,7 +209,7 @@ def test_every_arm_has_five_seeds() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_results_are_those_of_the_code(name: str) -> None:
     """Each run has had its seconds and no epoch more, or has diverged."""
-    for arm in accuracy.stored()[name]["arms"].values():
+    for arm in goals.stored()[name]["arms"].values():
         for run, values in zip(arm["seconds"], arm["values"], strict=True):
             assert sum(run[:-1]) < TASKS[name].seconds
             assert sum(run) >= TASKS[name].seconds or not math.isfinite(values[-1])
@@ -217,15 +219,15 @@ def test_results_are_those_of_the_code(name: str) -> None:
 def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The results have a run that diverged and stopped early."""
     matplotlib.use("svg")
-    results = {"mlp": json.loads(json.dumps(accuracy.stored()["mlp"]))}
+    results = {"mlp": json.loads(json.dumps(goals.stored()["mlp"]))}
     for kind in ("values", "checks", "seconds"):
         results["mlp"]["arms"]["SGDPlus"][kind][0] = [1.0]
     saved: list[str] = []
     monkeypatch.setattr(curves, "save", lambda figure, name: saved.append(name))
     curves.accuracy(results)
-    robust = record.read("robustness")
+    robust = storage.read("robustness")
     curves.robustness(robust["results"])
-    curves.order(record.read("order")["results"])
+    curves.order(storage.read("order")["results"])
     assert saved == ["accuracy", "first", "robustness", "order"]
     assert set(curves._STYLES) == {arm.id for arm in accuracy.ARMS}
 

@@ -75,7 +75,10 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(a.astype("float64") - b.astype("float64")), initial=0.0))
 
 
-def bound_of(dtype: str, num_updates: int = 300) -> float:
+NUM_UPDATES = 300  # of `python -m benchmarks equality`
+
+
+def bound_of(dtype: str, num_updates: int = NUM_UPDATES) -> float:
     """The bound for a dtype policy: rounding that adds up like a random walk.
 
     It holds under mixed precision too, since XLA rounds to it at the same places.

@@ -1,0 +1,176 @@
+"""One arm trains on one task: quality after each epoch, and the time of each epoch."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.quality.datasets import Part
+from benchmarks.quality.tasks import Task
+
+Optimizer = keras.optimizers.Optimizer
+WINDOW = 3  # epochs
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An optimizer by its learning rate, and how it is fed.
+
+    `batch_size` None is the task's own, for SGDPlus. With `whole`, `fit` gets a
+    `tf.data.Dataset` of one element, all examples. `rate_of` names the arm whose tuned
+    rate is taken over, where only speed differs. `more_epochs` is for the search.
+    """
+
+    id: str
+    optimizer: Callable[[float], Optimizer]
+    batch_size: int | None = None
+    steps_per_execution: int = 1
+    whole: bool = False
+    rate_of: str = ""
+    more_epochs: int = 1  # times as many
+
+
+def windows(values: Sequence[float]) -> list[float]:
+    """At each epoch the mean with the next two; it ends two epochs before the run.
+
+    Single epochs are noisy. Of a run that is shorter than that, its mean.
+    """
+    last = max(0, len(values) - WINDOW)
+    return [statistics.mean(values[e : e + WINDOW]) for e in range(last + 1)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The metric on each part after each epoch, and the seconds of each epoch."""
+
+    values: tuple[tuple[float, ...], ...]  # a row per part
+    seconds: tuple[float, ...]  # the first has tracing and compilation in it
+
+    @property
+    def last(self) -> float:
+        """The metric of the first part at the end: the mean of three epochs."""
+        return windows(self.values[0])[-1]
+
+
+class _Watch(keras.callbacks.Callback):
+    """Evaluates after each epoch, with the clock stopped; stops when it has run out."""
+
+    def __init__(self, task: Task, parts: Sequence[Part], budget: float) -> None:
+        super().__init__()
+        self.task, self.parts, self.budget = task, parts, budget
+        self.values: list[list[float]] = [[] for _ in parts]
+        self.seconds: list[float] = []
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+        settings = {"batch_size": 1_000, "verbose": 0, "return_dict": True}
+        for (x, y), values in zip(self.parts, self.values, strict=True):
+            found = self.model.evaluate(x, y, **settings)
+            values.append(float(found[self.task.metric or "loss"] * self.task.scale))
+            if not math.isfinite(found["loss"]):  # it does not come back
+                self.model.stop_training = True
+        if sum(self.seconds) >= self.budget:
+            self.model.stop_training = True
+        self.start = time.perf_counter()
+
+
+class Trainer:
+    """A compiled model of a task and an arm, which can be trained again and again."""
+
+    def __init__(self, task: Task, arm: Arm) -> None:
+        self.task, self.arm = task, arm
+        self.model = task.model(0)
+        self.model.compile(
+            arm.optimizer(0.01),
+            task.loss,
+            metrics=[task.metric] if task.metric else None,
+            steps_per_execution=arm.steps_per_execution,
+        )
+        # `run` sets the optimizer's variables to zero, before the first `fit` too.
+        self.optimizer.build(self.model.trainable_variables)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of the model."""
+        return self.model.optimizer
+
+    def run(
+        self,
+        rate: float,
+        seed: int,
+        *parts: Part,
+        epochs: int | None = None,
+        seconds: float | None = None,
+    ) -> Run:
+        """Trains from fresh weights; the metric is that on each of `parts`.
+
+        The run ends with the epoch in which `seconds` have passed, or after `epochs`;
+        with neither, after those of the search.
+        """
+        if epochs is None:
+            searched = self.task.epochs * self.arm.more_epochs
+            epochs = searched if seconds is None else 1_000_000  # the seconds end it
+        self.model.set_weights(self.task.model(seed).get_weights())
+        for variable in self.optimizer.variables:
+            variable.assign(np.zeros(variable.shape, variable.dtype))
+        self.optimizer.learning_rate = rate
+        if hasattr(self.optimizer, "seed"):
+            self.optimizer.seed = seed
+        keras.utils.set_random_seed(seed)  # of the order in which fit shuffles
+        x, y = self.task.data().train
+        watch = _Watch(self.task, parts, math.inf if seconds is None else seconds)
+        settings = {"epochs": epochs, "callbacks": [watch], "verbose": 0}
+        if self.arm.whole:
+            self.model.fit(tf.data.Dataset.from_tensors((x, y)), **settings)
+        else:
+            size = self.arm.batch_size or self.task.batch_size
+            self.model.fit(x, y, batch_size=size, **settings)
+        return Run(tuple(map(tuple, watch.values)), tuple(watch.seconds))
+
+
+def fresh(task: Task, arm: Arm) -> Trainer:
+    """A trainer whose first run compiles everything; earlier models are forgotten."""
+    # Else earlier models stay in memory.
+    keras.backend.clear_session()
+    gc.collect()
+    return Trainer(task, arm)
+
+
+def climb(
+    score: Callable[[float], float], higher_is_better: bool, start: int = -4
+) -> dict[float, float]:
+    """Learning rates and scores: 0.01 and its neighbours, half a decade apart.
+
+    It goes up and down from the start for as long as the score gets better, so the best
+    has one that is no better on either side. A score that is not finite is the worst.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    tried: dict[int, float] = {}
+
+    def at(place: int) -> float:
+        if place not in tried:
+            value = score(rate_at(place))
+            tried[place] = sign * value if math.isfinite(value) else -math.inf
+        return tried[place]
+
+    while at(start) == -math.inf and start > -16:
+        start -= 1
+    for step in (-1, 1):
+        place = start
+        while at(place + step) > at(place):
+            place += step
+    return {rate_at(place): sign * tried[place] for place in sorted(tried)}
+
+
+def rate_at(place: int) -> float:
+    """Rates half a decade apart: -4 is 0.01, -3 is 0.032, with two digits."""
+    return float(f"{10 ** (place / 2):.1e}")

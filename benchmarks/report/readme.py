@@ -1,0 +1,165 @@
+"""Writes the tables of both READMEs from stored results: `python -m benchmarks readme`.
+
+A table stands between `<!-- table: name -->` and `<!-- end -->`. This module makes the
+text between the two; a test fails if a README has another text there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.arms.names import FIT, KERAS_32, REFERENCE
+from benchmarks.quality.accuracy import FIRST
+from benchmarks.quality.goals import goals, stored
+from benchmarks.quality.tasks import TASKS
+from benchmarks.report.tables import markdown, quality, scaling, speed
+from benchmarks.shared import machine, storage
+from benchmarks.shared.machine import ROOT
+from benchmarks.speed.targets import Medians, medians
+from benchmarks.timing.measuring import Row
+
+FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+_REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def first() -> str:
+    """Seconds to a fixed quality, a row per task: the README's first table."""
+    results = stored()
+    rows = []
+    for name, found in results.items():
+        task, arms = TASKS[name], found["arms"]
+        goal = goals(task, arms)[-1]
+        cells = [quality.to_goal(task, arms[arm], goal, epochs=False) for arm in FIRST]
+        rows.append([f"{task.short[0]}: {task.short[1]} {goal:g}", *cells])
+    table = markdown.table(["to reach", *FIRST.values()], rows)
+    seeds = len(next(iter(results.values()))["arms"]["SGDPlus"]["values"])
+    foot = (
+        "Seconds from the call of `fit`, compilation in them: median and range of "
+        f"{seeds} seeds. `>`: not within the time that all arms had (in brackets: how "
+        "many seeds were). SGD, with momentum 0.9, and Adam are Keras's; '32 steps a "
+        "call' is `steps_per_execution=32`; SGDPlus has no momentum. Learning rates "
+        "are tuned by one search. Goals: what the median arm of the benchmark ends "
+        "with. "
+    )
+    here = _short([found["environment"] for found in results.values()])
+    return f"{table}\n\n{foot}{here}"
+
+
+def throughput() -> str:
+    """Examples per second beside Keras at batch size 1, fastest too, and 32."""
+    run = storage.read("speed")
+    found = _medians(run["results"])
+    names = {  # workload -> its name in this table
+        "mlp-784-128-10": "MLP 784-128-10",
+        "cnn": "CNN, 28 x 28",
+        "lstm-20x8": "LSTM, 20 steps",
+        "transformer-32x64": "transformer, 32 tokens",
+        "mlp-784-2048-2048-10": "MLP 784-2048-2048-10",
+    }
+    head = [
+        "examples per second",
+        "**SGDPlus**",
+        "Keras SGD, batch 1",
+        "its fastest setting",
+        "SGDPlus against that",
+        "Keras SGD, batch 32",
+    ]
+    settings = ("", ", 64 steps per execution", ", jit_compile")
+    rows = []
+    for workload, name in names.items():
+        ours, plain, batch = (found[workload, a] for a in (FIT, REFERENCE, KERAS_32))
+        arms = [(workload, REFERENCE + setting) for setting in settings]
+        fastest = min(found[arm] for arm in arms if arm in found)
+        cells = [f"{1e6 / us:,.0f}" for us in (ours, plain, fastest)]
+        times = f"{fastest / ours:.1f} times"
+        rows.append([name, *cells, times, f"{1e6 / batch:,.0f}"])
+    return f"{markdown.table(head, rows)}\n\n{_short([run['environment']])}"
+
+
+def workloads() -> str:
+    """Microseconds per example of every workload and the main arms."""
+    run = storage.read("speed")
+    passes = max(len(row["seconds"]) for row in run["results"]["rows"])
+    foot = f"Medians of {passes} passes, compilation apart. "
+    table = speed.summary(_medians(run["results"]))
+    return f"{table}\n\n{foot}{machine.line(run['environment'])}"
+
+
+def targets() -> str:
+    """The bounds of the speed benchmark, and whether they are kept."""
+    return speed.of_verdicts(storage.read("speed")["results"]["targets"])
+
+
+def port() -> str:
+    """A recipe for batches of 32, carried over to one example."""
+    return quality.of_port(storage.read("robustness")["results"]["port"])
+
+
+def _whole(name: str, table: Callable[[Any], str]) -> Callable[[], str]:
+    # A table of stored results, and the machine that measured them.
+    return lambda: markdown.with_machine(storage.read(name), table)
+
+
+def _task(name: str) -> Callable[[], str]:
+    # Each task of `accuracy` has been measured by a run of its own.
+    def table() -> str:
+        found = stored()[name]
+        text = quality.of_arms(TASKS[name], found["arms"])
+        return f"{text}\n\n{machine.line(found['environment'])}"
+
+    return table
+
+
+def _short(environments: list[dict[str, Any]]) -> str:
+    # The first and the last day, TensorFlow, and the machines, for the first screen.
+    days = sorted({here["date"] for here in environments if "date" in here})
+    machines = {
+        f"{here['cores']} cores of {here['processor']}" for here in environments
+    }
+    versions = {here["packages"]["tensorflow"] for here in environments}
+    words = [
+        *days[:1],
+        *days[1:][-1:],
+        *(f"TensorFlow {version}" for version in sorted(versions)),
+        *sorted(machines),
+    ]
+    return f"{', '.join(words)}."
+
+
+def _medians(results: dict[str, Any]) -> Medians:
+    return medians(Row(**row) for row in results["rows"])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "throughput": throughput,
+    "first": first,
+    "workloads": workloads,
+    "targets": targets,
+    "growth": _whole("growth", scaling.of_curves),
+    "embeddings": _whole("embeddings", scaling.of_vocabularies),
+    "replicas": _whole("replicas", scaling.of_workers),
+    **{name: _task(name) for name in TASKS},
+    "rates": _whole("robustness", lambda results: quality.of_sweep(results["sweep"])),
+    "port": port,
+    "order": _whole("order", quality.of_orders),
+    "linear": _whole("linear", quality.of_problems),
+}
+
+
+def filled(text: str) -> str:
+    """The text with every marked region made from the results."""
+    return _REGION.sub(
+        lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrites both files."""
+    argparse.ArgumentParser(prog="python -m benchmarks readme").parse_args(arguments)
+    for path in FILES:
+        path.write_text(filled(path.read_text()))
+        print(f"Written: {path.relative_to(ROOT)}")
+    return 0

@@ -1,0 +1,1 @@
+"""Findings and stored results as text, for the terminal and for both READMEs."""

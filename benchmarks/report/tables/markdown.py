@@ -1,0 +1,57 @@
+"""Tables in Markdown, and the line under them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from benchmarks.shared import machine
+
+
+def lines(
+    head: list[str], rows: Iterable[list[str]], right: Iterable[int] = ()
+) -> Iterator[str]:
+    """The lines of a table, each row as soon as it is there.
+
+    Args:
+        head: the names of the columns.
+        rows: the cells.
+        right: the columns to align on the right.
+    """
+    yield _line(head)
+    yield _line(["---:" if i in right else "---" for i in range(len(head))])
+    for row in rows:
+        yield _line(row)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def table(head: list[str], rows: Iterable[list[str]], right: Iterable[int] = ()) -> str:
+    """All lines of a table as one text."""
+    return "\n".join(lines(head, rows, right))
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation; of one value the value alone."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def yes(met: bool) -> str:
+    """A verdict; a bad one catches the eye."""
+    return "yes" if met else "NO"
+
+
+def with_machine(stored: dict[str, Any], table: Callable[[Any], str]) -> str:
+    """A table of stored results, and a line about their machine."""
+    return f"{table(stored['results'])}\n\n{machine.line(stored['environment'])}"
+
+
+def foot(text: str) -> str:
+    """The line under a table of this run: how it was measured, and on which machine."""
+    return f"{text} {machine.line(machine.environment())}"

@@ -1,0 +1,152 @@
+"""Tables of `accuracy`, `robustness`, `order` and `linear`."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from benchmarks.quality.goals import (
+    epoch_seconds,
+    final,
+    first_calls,
+    goals,
+    stored,
+    times_to,
+)
+from benchmarks.quality.linear import WAYS, Compared
+from benchmarks.quality.order import EPOCHS
+from benchmarks.quality.robustness import MOMENTA, RATES, SIZES, means
+from benchmarks.quality.tasks import TASKS, Task
+from benchmarks.report.tables import markdown
+from benchmarks.shared import machine
+from benchmarks.shared.finding import Finding, Stored
+
+
+def accuracy(findings: Iterable[Stored]) -> Iterator[str]:
+    """A table per task, of this run or stored by an earlier one."""
+    for _ in findings:  # one, when all tasks of the run are stored
+        for name, found in stored().items():
+            task = TASKS[name]
+            yield f"\n{task.text}\n\n{of_arms(task, found['arms'])}"
+            yield f"\n{machine.line(found['environment'])}"
+
+
+def of_arms(task: Task, arms: dict[str, Any]) -> str:
+    """A row per arm of a task."""
+    compared = "at least" if task.higher_is_better else "at most"
+    aims = goals(task, arms)
+    head = ["arm", "rate", "epochs", "first calls", "epoch", task.unit]
+    head += [f"to {compared} {goal:g}" for goal in aims]
+    rows = [
+        [
+            arm,
+            f"{found['learning_rate']:g}",
+            f"{statistics.median(len(values) for values in found['values']):g}",
+            f"{first_calls(found):.1f} s",
+            f"{epoch_seconds(found):.3f} s",
+            markdown.spread(final(task, found), 3 if task.higher_is_better else 2),
+            *(to_goal(task, found, goal) for goal in aims),
+        ]
+        for arm, found in arms.items()
+    ]
+    return markdown.table(head, rows)
+
+
+def to_goal(task: Task, found: dict[str, Any], goal: float, epochs: bool = True) -> str:
+    """The seconds to a goal as a cell of a table: median over seeds, and range.
+
+    `> 5` stands for a run that does not reach the goal in its 5 seconds.
+    """
+    times = times_to(task, found, goal)
+    shown = [
+        f"> {task.seconds:g}" if math.isinf(seconds) else f"{seconds:.1f}"
+        for seconds, _ in times
+    ]
+    # Sorted, those that do not get there last: the middle one is the median, even if
+    # others are infinite.
+    middle = times[len(times) // 2]
+    reached = sum(seconds < math.inf for seconds, _ in times)
+    if math.isinf(middle[0]):
+        return f"{shown[-1]} s ({reached} of {len(times)})"
+    after = f", {middle[1]} epoch{'s' * (middle[1] > 1)}" if epochs else ""
+    return f"{shown[len(times) // 2]} s ({shown[0]} to {shown[-1]}){after}"
+
+
+def robustness(findings: Iterable[Stored]) -> Iterator[str]:
+    """The learning rates, and the recipe carried over."""
+    for stored_run in findings:
+        found = stored_run.read()
+        yield f"\n{of_sweep(found['results']['sweep'])}"
+        yield f"\n{of_port(found['results']['port'])}"
+        yield f"\n{machine.line(found['environment'])}"
+
+
+def of_sweep(points: list[dict[str, Any]]) -> str:
+    """A row per momentum and size, a column per learning rate; means over seeds."""
+    head = ["momentum", "per update", *(f"{rate:g}" for rate in RATES), "within 0.02"]
+    rows = []
+    for momentum in MOMENTA:
+        for size in SIZES:
+            here = means(points, size, momentum)
+            top = max(here.values())
+            cells = [f"{here[r]:.3f}" for r in RATES]
+            # Bold in all columns that are the best as printed, not only in one.
+            cells = [f"**{c}**" if c == f"{top:.3f}" else c for c in cells]
+            near = sum(mean >= top - 0.02 for mean in here.values())
+            near_of = f"{near} of {len(RATES)}"
+            rows.append([f"{momentum:g}", str(size), *cells, near_of])
+    return markdown.table(head, rows)
+
+
+def of_port(rows: list[dict[str, Any]]) -> str:
+    """A row per way of carrying a recipe over."""
+    head = ["what is done", "learning rate", "momentum", "test accuracy"]
+    cells = [
+        [
+            row["name"],
+            f"{row['rate']:.2g}",
+            f"{row['momentum']:.4g}",
+            markdown.spread(row["values"], 3),
+        ]
+        for row in rows
+    ]
+    return markdown.table(head, cells)
+
+
+def order(findings: Iterable[Stored]) -> Iterator[str]:
+    """Test accuracy by order."""
+    for stored_run in findings:
+        yield "\n" + markdown.with_machine(stored_run.read(), of_orders)
+
+
+def of_orders(results: dict[str, list[list[float]]]) -> str:
+    """Test accuracy after some epochs, a row per order."""
+    epochs = (1, 2, 4, EPOCHS)
+    head = ["order", *(f"after {e} epoch{'s' * (e > 1)}" for e in epochs)]
+    rows = [
+        [name, *(markdown.spread([run[e - 1] for run in runs], 3) for e in epochs)]
+        for name, runs in results.items()
+    ]
+    return markdown.table(head, rows)
+
+
+def linear(findings: Iterable[Finding]) -> Iterator[str]:
+    """A line per problem, then all of them with the times."""
+    for each in findings:
+        if isinstance(each, Compared):
+            yield f"  {each.problem}: {each.difference:.1e} of {each.largest:.2g}"
+        elif isinstance(each, Stored):
+            yield "\n" + markdown.with_machine(each.read(), of_problems)
+
+
+def of_problems(results: dict[str, Any]) -> str:
+    """A row per problem."""
+    head = ["data", "largest difference", "largest coefficient", *WAYS.values()]
+    rows = []
+    for name, found in results.items():
+        times = [statistics.median(found[k]) * 1e3 for k in WAYS]
+        cells = [f"{found['difference']:.0e}", f"{found['largest']:.2g}"]
+        rows.append([name, *cells, *(f"{ms:.2f} ms" for ms in times)])
+    return markdown.table(head, rows)

@@ -1,0 +1,1 @@
+"""How fast is SGDPlus, beside its peers and against its targets?"""
