@@ -20,6 +20,7 @@ STUDIES = {  # in the room of its question
     "ablation": "cost",
     "profile": "cost",
     "nonfinite": "cost",
+    "clipping": "cost",
     "replicas": "scaling",
     "embeddings": "scaling",
     "accuracy": "quality",

@@ -16,20 +16,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Tensor
 
 ops: Any = keras.ops  # its annotations name tensors of every backend
 Map = Callable[[Tensor], Tensor]
 
 _SAME_ENTRIES = ("Reshape", "Transpose", "Identity", "ExpandDims", "Squeeze")
-_LANES = 16  # partial sums that a processor adds up at once
-_MIN_LANES = 4 * _LANES  # entries of a vector that is worth them
-# Of a float, the bits without the sign: as integers they are in the order of size, and
-# those of infinity and NaN are the largest.
-_BITS = {
-    tf.float32: (tf.int32, 0x7FFFFFFF, 0x7F800000),
-    tf.float64: (tf.int64, 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
-}
 
 
 @dataclass(frozen=True)
@@ -153,12 +146,22 @@ class OuterGradient:
     def all_finite(self) -> Tensor:
         """As `DenseGradient.all_finite`.
 
-        Entries are finite if those of both vectors are, and the product of their
-        largest magnitudes, which is one of the entries.
+        No entry exceeds the product of the sums of magnitudes. Only where that is not
+        finite, the entries are looked at: they are finite if those of both vectors are,
+        and the product of their largest magnitudes, which is one of the entries.
         """
-        finite, largest = zip(*map(_magnitude, (self.left, self.right)), strict=True)
+        factors = (self.left, self.right)
+        sums = [_dot(tf.abs(factor), tf.ones_like(factor)) for factor in factors]
+        bound = tf.math.is_finite(sums[0] * sums[1])
+        every = tf.constant(True)
+        return tf.cond(bound, lambda: every, self._finite, name=xla.TAKEN)
+
+    def _finite(self) -> Tensor:
+        factors = (self.left, self.right)
+        largest = [tf.reduce_max(tf.abs(factor)) for factor in factors]
+        known = [_all_finite(factor) for factor in factors]
         product = tf.math.is_finite(largest[0] * largest[1])
-        return tf.logical_and(product, tf.logical_and(*finite))
+        return tf.logical_and(product, tf.logical_and(*known))
 
     def _norm(self) -> Tensor:
         # Norms and not squares are multiplied: those would overflow sooner.
@@ -199,31 +202,17 @@ def _factors(tensor: Tensor) -> list[Any] | None:
 
 
 def _norm(vector: Tensor) -> Tensor:
-    # XLA:CPU adds one entry after the other, but the rows of a matrix side by side.
-    vector = tf.reshape(vector, (-1,))
-    size = vector.shape[0]
-    if size is None or size < _MIN_LANES:
-        return tf.sqrt(tf.reduce_sum(tf.square(vector)))
-    whole = size // _LANES * _LANES
-    squares = tf.square(vector)
-    total = tf.reduce_sum(tf.reduce_sum(tf.reshape(squares[:whole], (-1, _LANES)), 0))
-    if whole < size:
-        total += tf.reduce_sum(squares[whole:])
-    return tf.sqrt(total)
+    return tf.sqrt(_dot(vector, vector))
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    # As a product of matrices: XLA:CPU computes that in many partial sums, where it
+    # would add the entries of a vector one after the other.
+    row, column = tf.reshape(one, (1, -1)), tf.reshape(other, (-1, 1))
+    return tf.reshape(tf.matmul(row, column), ())
 
 
 def _all_finite(tensor: Tensor) -> Tensor:
     if not tensor.dtype.is_floating:
         return tf.constant(True)
     return tf.reduce_all(tf.math.is_finite(tensor))
-
-
-def _magnitude(vector: Tensor) -> tuple[Tensor, Tensor]:
-    # Whether all are finite, and the largest magnitude: in one pass, over integers,
-    # whose maxima a processor finds side by side.
-    if vector.dtype not in _BITS:
-        return _all_finite(vector), tf.reduce_max(tf.abs(vector))
-    integer, magnitude, infinity = _BITS[vector.dtype]
-    bits = tf.bitcast(vector, integer) & tf.constant(magnitude, integer)
-    largest = tf.reduce_max(bits)
-    return largest < infinity, tf.bitcast(largest, vector.dtype)

@@ -1,10 +1,11 @@
-"""Tables of `ablation`, `profile`, `nonfinite` and `threshold`."""
+"""Tables of `ablation`, `profile`, `nonfinite`, `clipping` and `threshold`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from benchmarks.cost import ablation as forms
+from benchmarks.cost import clipping as clips
 from benchmarks.cost import nonfinite as modes
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.threshold import SETTINGS, Order, Thresholds
@@ -48,6 +49,25 @@ def nonfinite(findings: Iterable[modes.Modes]) -> Iterator[str]:
     )
     yield from markdown.lines(head, rows)
     yield _foot(modes.REPEATS)
+
+
+def clipping(findings: Iterable[clips.Clipped]) -> Iterator[str]:
+    """A row per workload."""
+    head = ["workload", *clips.OPTIONS, "clipnorm, times", "global, times", "met"]
+    rows = (
+        [
+            found.workload,
+            f"{found.none:.3g}",
+            f"{found.clipnorm:.3g}",
+            f"{found.global_clipnorm:.3g}",
+            f"{found.clipnorm / found.none:.2f}",
+            f"{found.global_clipnorm / found.none:.2f}",
+            markdown.yes(found.met),
+        ]
+        for found in findings
+    )
+    yield from markdown.lines(head, rows)
+    yield _foot(clips.REPEATS)
 
 
 def _foot(repeats: int) -> str:
