@@ -26,7 +26,7 @@ _LAYERS = {  # functions of Keras's backend
     "dropout's bits in a loop": ("dropout", _MIXED),
     "batch normalization by channels": ("batch_normalization", _MIXED),
     "moments by channels": ("moments", _MIXED),
-    "bias added once": ("add", _TRANSFORMER),
+    "bias added once": ("add", _CNN),
     "cross-entropy by rows": ("sparse_categorical_crossentropy", _TRANSFORMER),
 }
 _PARTS = {  # (module, attribute, its substitute), workload

@@ -137,3 +137,13 @@ def test_docstring_example_runs(
     script.write_text("\n".join(line[4:] for line in block.splitlines()))
     runpy.run_path(str(script))
     assert printed in capsys.readouterr().out
+
+
+def test_the_tests_that_it_names_exist() -> None:
+    table = README[README.index("## What is promised") : README.index("## Inside")]
+    named = re.findall(r"`(\w+/(?:test_\w+\.py)?)(?:::(\w+))?`", table)
+    assert len(named) >= 15
+    for path, function in named:
+        found = ROOT / "tests" / path
+        assert found.exists(), path
+        assert not function or f"def {function}(" in found.read_text(), function
