@@ -17,7 +17,7 @@ from keras_sgd_plus import SGDPlus
 from tests.support import resume_run
 from tests.support.paths import ROOT
 from tests.support.resume_run import EPOCHS, KINDS, NUM_BATCHES, fit_small, small_model
-from tests.support.tiers import matrix
+from tests.support.tiers import tiered_keys
 from tests.support.twins import Interrupt, Interrupted, dense_data
 
 NUM_KILLS = 20
@@ -64,7 +64,7 @@ def test_killed_at_more_moments(kind: str, seed: int, tmp_path: Path) -> None:
 PLACES = [(0, 1), (1, 4), (2, NUM_BATCHES - 1)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tiered_keys(KINDS, "arrays", "seeded_arrays"))
 def test_interrupted_in_one_process(kind: str, tmp_path: Path) -> None:
     # One kind with XLA, with which test_killed_at_random_moments runs, too.
     jit_compile = "auto" if kind == "arrays" else False
@@ -84,9 +84,10 @@ def test_interrupted_in_one_process(kind: str, tmp_path: Path) -> None:
     assert any(differs) == (kind != "arrays")  # the kinds do differ
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "settings",
-    [*matrix({"examples_per_update": 5}), {"order": "given", "jit_compile": False}],
+    [{"examples_per_update": 5}, {"order": "given", "jit_compile": False}],
 )
 def test_interrupted_with_other_settings(
     settings: dict[str, Any], tmp_path: Path

@@ -19,6 +19,7 @@ from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
 
+@pytest.mark.matrix
 def test_skip_on_replicas() -> None:
     x, y = dense_data(28)
     x[1], y[12] = np.nan, np.inf  # replica 0 of batch 0, replica 1 of batch 1

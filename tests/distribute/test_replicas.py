@@ -66,7 +66,7 @@ def _float64_run(
             for k, a in SGD_ARGS.items()
             if k in SHARED
         ),
-        pytest.param(3, 30, {"momentum": 0.875}, id="three"),
+        pytest.param(3, 30, {"momentum": 0.875}, id="three", marks=MATRIX),
         pytest.param(
             4, 29, {"momentum": 0.875}, id="four-three-of-them-idle", marks=MATRIX
         ),

@@ -19,7 +19,6 @@ from tests.support.replicas import (
     state,
     together,
 )
-from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
 layers = keras.layers
@@ -110,9 +109,8 @@ def _scope(num_replicas: int) -> Any:
     return mirrored(num_replicas).scope() if several else contextlib.nullcontext()
 
 
-@pytest.mark.parametrize(
-    "in_function", [True, *matrix(False)], ids=["tf.function", "eager"]
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize("in_function", [True, False], ids=["tf.function", "eager"])
 def test_by_hand(in_function: bool) -> None:
     """`strategy.run` of `optimizer.train_step` trains as `fit` does."""
     x, y = dense_data(8)

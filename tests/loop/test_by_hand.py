@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.cases import OPTIONS
-from tests.support.tiers import matrix, tiered_rows
+from tests.support.tiers import matrix, tiered_keys, tiered_rows
 from tests.support.twins import dense_data, dense_model
 
 SGD = keras.optimizers.SGD
@@ -139,7 +139,10 @@ def test_equals_sgd_in_a_graph(name: str) -> None:
     assert_bit_equal(*results)
 
 
-@pytest.mark.parametrize("name", sorted(set(OPTIONS) - {"plain", "momentum"}))
+@pytest.mark.parametrize(
+    "name",
+    tiered_keys(sorted(set(OPTIONS) - {"plain", "momentum"}), "nesterov", "everything"),
+)
 def test_every_option_does_something(name: str) -> None:
     # Otherwise the rows above would compare plain momentum with itself.
     option = loop_by_hand(make(SGDPlus, **OPTIONS[name]), dense_model)
@@ -223,7 +226,7 @@ def _quiet(cls: type) -> dict[str, Any]:
     return {"examples_per_update": None} if cls is SGDPlus else {}
 
 
-@pytest.mark.parametrize("name", ["plain", "everything"])
+@pytest.mark.parametrize("name", ["plain", *matrix("everything")])
 @pytest.mark.parametrize("run_eagerly", [False, True], ids=["graph", "eager"])
 def test_none_in_fit_equals_sgd(
     name: str, run_eagerly: bool, engagements: list[str]

@@ -35,9 +35,7 @@ def _pair(size: int, group: int, x: Any, y: Any, **options: Any) -> Pair:
 
 
 @pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)], ids=["xla", "no_xla"])
-@pytest.mark.parametrize(
-    "sizes", tiered_rows(GROUPS, "short last group", "group is the batch")
-)
+@pytest.mark.parametrize("sizes", tiered_rows(GROUPS, "short last group"))
 def test_groups_equal_keras(
     sizes: tuple[int, int, int], jit_compile: Any, engagements: list[str]
 ) -> None:

@@ -102,9 +102,7 @@ def test_reshuffled_updates_equal_numpy_in_that_order() -> None:
     _assert_equals_oracle(model, oracle)
 
 
-@pytest.mark.parametrize(
-    "arguments", tiered_rows(SGD_ARGS, "momentum", "ema_overwrite", "everything")
-)
+@pytest.mark.parametrize("arguments", tiered_rows(SGD_ARGS, "momentum", "everything"))
 def test_option_equals_keras(arguments: dict[str, Any], engagements: list[str]) -> None:
     x, y = dense_data()
     sgd = {"learning_rate": 0.05, **arguments}

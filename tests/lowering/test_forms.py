@@ -235,7 +235,7 @@ def test_other_axes_keep_the_native_form() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("bias", [(3,), (1, 3), (1, 1, 3)], ids=str)
+@pytest.mark.parametrize("bias", [(3,), *matrix((1, 3), (1, 1, 3))], ids=str)
 def test_bias_equals_the_native_form(shape: Any, bias: Any) -> None:
     arguments = _random_(*shape[:-1], 3), _random_(*bias, seed=1)
     ours, _ = _traced(keras.ops.add, *arguments, lowered=True)
@@ -252,7 +252,7 @@ def test_other_sums_keep_the_native_form(x: Any, bias: Any) -> None:
 
 
 @pytest.mark.parametrize("labels", ["valid", "out_of_range"])
-@pytest.mark.parametrize("column", [False, True], ids=["vector", "column"])
+@pytest.mark.parametrize("column", [False, *matrix(True)], ids=["vector", "column"])
 def test_cross_entropy_equals_the_native_form(labels: str, column: bool) -> None:
     rng = np.random.default_rng(0)
     target = rng.integers(0, 600, size=(2, 4))
@@ -286,7 +286,7 @@ def test_probabilities_and_few_classes_keep_the_native_form() -> None:
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("length", [15, 16, 21, 63, 64])
+@pytest.mark.parametrize("length", [15, 16, *matrix(21, 63), 64])
 def test_a_short_dot_product_equals_the_native_form(length: int) -> None:
     def product(x: Any, stored: Any) -> Any:
         matrix = layout.to_model_layout(stored)

@@ -140,6 +140,7 @@ def test_no_kernel_is_copied_or_transposed_in_the_loop(
     assert "f32[80,72]" not in "".join(bodies)  # as Keras stores it
 
 
+@pytest.mark.matrix
 def test_without_the_dependency_kernels_are_copied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -72,8 +72,8 @@ def test_more_than_are_remembered_are_counted() -> None:
 
 def test_counts_are_no_variables() -> None:
     x, y = data()
-    plain = compiled(dense, SGDPlus(0.02))
-    model = compiled(dense, SGDPlus(0.02, nonfinite="skip"))
+    plain = compiled(dense, SGDPlus(0.02, jit_compile=False))
+    model = compiled(dense, SGDPlus(0.02, nonfinite="skip", jit_compile=False))
     quiet_fit(plain, x, y)
     quiet_fit(model, x, y)
     for ours, theirs in ((model, plain), (model.optimizer, plain.optimizer)):

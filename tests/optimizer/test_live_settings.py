@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from keras_sgd_plus import SGDPlus
 from tests.support.cases import inverse_time_schedule
 from tests.support.messages import ErrorRow, Row, assert_refused, error_rows, fit
-from tests.support.tiers import matrix
+from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import dense_data, dense_model, linear_model
 
 START: dict[str, Any] = {
@@ -77,34 +78,44 @@ def _between_steps(model: Any, name: str, value: Any) -> None:
     _steps(model)
 
 
-def _afresh(name: str, value: Any, **settings: Any) -> list[np.ndarray]:
+@functools.cache
+def _unchanged(epochs: int, jit_compile: Any) -> tuple[list[Any], list[Any]]:
+    """Weights and the optimizer's variables after epochs without a change."""
+    model = _model(jit_compile=jit_compile)
+    _fit(model, epochs)
+    return model.get_weights(), [v.numpy() for v in model.optimizer.variables]
+
+
+def _afresh(name: str, value: Any, jit_compile: Any) -> list[np.ndarray]:
     """A new optimizer with the setting takes over the state and trains on."""
-    first = _model(**settings)
-    _fit(first)
-    second = _model(**{**settings, name: value})
-    second.optimizer.build(second.trainable_variables)
-    second.set_weights(first.get_weights())
-    rate = second.optimizer.learning_rate.numpy()
-    second.optimizer.set_weights([v.numpy() for v in first.optimizer.variables])
-    second.optimizer.learning_rate = rate
-    _fit(second)
-    return second.get_weights()
+    weights, variables = _unchanged(1, jit_compile)
+    model = _model(**{"jit_compile": jit_compile, name: value})
+    model.optimizer.build(model.trainable_variables)
+    model.set_weights(weights)
+    rate = model.optimizer.learning_rate.numpy()
+    model.optimizer.set_weights(variables)
+    model.optimizer.learning_rate = rate
+    _fit(model)
+    return model.get_weights()
 
 
 WAYS: list[Callable[..., None]] = [_between_fits, _inside_a_fit, _between_steps]
+DEFAULT = (
+    *("learning_rate", "momentum", "weight_decay", "clipnorm"),
+    *("examples_per_update", "order", "jit_compile"),
+)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", tiered_keys(CHANGES, *DEFAULT))
 def test_a_change_takes_effect(name: str, engagements: list[str]) -> None:
-    settings = {"jit_compile": "auto"} if name in WITH_XLA else {}
-    expected = _afresh(name, CHANGES[name], **settings)
-    unchanged = _model(**settings)
-    _fit(unchanged, epochs=2)
+    jit_compile = "auto" if name in WITH_XLA else False
+    expected = _afresh(name, CHANGES[name], jit_compile)
+    unchanged, _ = _unchanged(2, jit_compile)
     matters = name != "jit_compile"  # all others give other weights
-    for weight, value in zip(unchanged.get_weights(), expected, strict=True):
+    for weight, value in zip(unchanged, expected, strict=True):
         assert (np.abs(weight - value).max() > 1e-4) == matters
     for way in WAYS:
-        model = _model(**settings)
+        model = _model(jit_compile=jit_compile)
         way(model, name, CHANGES[name])
         assert model.name in engagements
         for weight, value in zip(model.get_weights(), expected, strict=True):
@@ -113,7 +124,9 @@ def test_a_change_takes_effect(name: str, engagements: list[str]) -> None:
             )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [*matrix(_between_fits), _inside_a_fit, *matrix(_between_steps)]
+)
 def test_a_schedule_in_place_of_a_number(way: Callable[..., None]) -> None:
     model = _model()
     way(model, "learning_rate", inverse_time_schedule())

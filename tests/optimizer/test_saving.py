@@ -80,6 +80,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {name: (whole[name], split[name]) for name in RESUMED}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", RESUMED)
 def test_load_model_in_a_new_process_goes_on(
     name: str, resumed: dict[str, Any]
@@ -197,7 +198,7 @@ def _sgd_throughout(name: str) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "name", tiered_keys(MIGRATED, "momentum", "nesterov_and_averages", "accumulation")
+    "name", tiered_keys(MIGRATED, "momentum", "nesterov_and_averages")
 )
 @pytest.mark.parametrize(
     ("before", "after"), [(SGD, SGDPlus), (SGDPlus, SGD)], ids=["to_plus", "back"]

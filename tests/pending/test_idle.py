@@ -28,7 +28,7 @@ PAIRS = [
     (1.0, 0.0),  # momentum = a = 1
     (1.0, 0.125),
 ]
-DEFAULT = [(0.5, 0.5), (0.875, 0.01)]
+DEFAULT = [(0.875, 0.01)]
 
 
 def _single(momentum: float, nesterov: bool, decay: float) -> Any:

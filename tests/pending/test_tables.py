@@ -120,9 +120,7 @@ def _pair(name: str, **changes: Any) -> Any:
     return train_pair(model, **arguments)
 
 
-@pytest.mark.parametrize(
-    "name", tiered_keys(CASES, "momentum", "all", "two tables", "own layer")
-)
+@pytest.mark.parametrize("name", tiered_keys(CASES, "momentum", "all", "two tables"))
 def test_equals_keras(name: str, tables: list[int], engagements: list[str]) -> None:
     pair = _pair(name)
     assert_engaged(pair, engagements, UPDATES)
@@ -201,6 +199,7 @@ def _stopped() -> keras.Model:
     return keras.Model(inputs, layers.Dense(4)(layers.Concatenate()(both)))
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_a_table_without_gradient_stays(tables: list[int]) -> None:
     """As in Keras, not even weight decay moves it; the other table moves."""

@@ -68,12 +68,13 @@ def _assert_whole_is_same(
     assert difference(before, in_parts, whole).relative <= 1e-5
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "settings",
     [
-        *matrix({"loss_scale_factor": 8.0}),  # Keras cannot divide these gradients
+        {"loss_scale_factor": 8.0},  # Keras cannot divide these gradients
         {"examples_per_update": 4},
-        *matrix({"examples_per_update": 3, "nonfinite": "skip"}),
+        {"examples_per_update": 3, "nonfinite": "skip"},
     ],
     ids=lambda s: " ".join(s),
 )
@@ -112,7 +113,8 @@ def test_loss_scale_that_skips(
     _assert_whole_is_same(tables, monkeypatch, *arguments, scaled=True)
 
 
-@pytest.mark.parametrize("schedule", [False, *matrix(True)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("schedule", [False, True])
 def test_skipped_examples(
     schedule: bool, tables: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

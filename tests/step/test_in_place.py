@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import Carry, xla
 from tests.support.internals import strategy as current
-from tests.support.tiers import matrix
+from tests.support.tiers import matrix, tiered_keys
 
 ROWS = 1_000
 STEPS: dict[str, Callable[..., Any]] = {
@@ -63,7 +63,7 @@ def test_a_batch_copies_no_table(step: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert 2 * seconds[True] < seconds[False]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", tiered_keys(STEPS, "fit"))
 def test_what_others_hold_keeps_its_values(step: str) -> None:
     """A NumPy view or a tensor of a weight, taken between batches, is a snapshot."""
     model = _model()

@@ -173,7 +173,7 @@ def _trained(seed: int | None, set_seed: int = 0) -> list[np.ndarray]:
     keras.utils.set_random_seed(set_seed)
     model = dense_model()
     model.set_weights([np.full(w.shape, 0.1) for w in model.get_weights()])
-    model.compile(SGDPlus(0.05, 0.9, seed=seed), "mse")
+    model.compile(SGDPlus(0.05, 0.9, seed=seed, jit_compile=False), "mse")
     model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
     return model.get_weights()
 

@@ -82,7 +82,10 @@ def test_what_xla_refuses_runs_without_it(
 
 @pytest.mark.parametrize(
     ("plus", "compile"),
-    [({"jit_compile": False}, {}), ({}, {"run_eagerly": True})],
+    [
+        ({"jit_compile": False}, {}),
+        pytest.param({}, {"run_eagerly": True}, marks=pytest.mark.matrix),
+    ],
     ids=["jit_compile=False", "run_eagerly"],
 )
 def test_without_xla_the_result_is_the_same(

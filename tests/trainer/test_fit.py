@@ -47,10 +47,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-DEFAULT = (
-    *("steps_per_execution", "validation_split", "schedule", "run_eagerly"),
-    *("loop_without_xla", "loop_must_xla", "model_with_xla"),
-)
+DEFAULT = ("steps_per_execution", "run_eagerly", "loop_without_xla", "model_with_xla")
 
 
 @pytest.mark.parametrize("arguments", tiered_rows(ARGUMENTS, *DEFAULT))

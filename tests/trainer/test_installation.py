@@ -44,6 +44,7 @@ assert "xla_cpu_small_while_loop_byte_threshold" in os.environ["XLA_FLAGS"]
 """
 
 
+@pytest.mark.matrix
 def test_import_alone_changes_nothing() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     run = subprocess.run(

@@ -134,8 +134,8 @@ STORIES = {
 
 
 DEFAULT = (
-    *("two_fits", "unfreeze", "freeze_keeping_optimizer", "other_optimizer_and_back"),
-    *("other_loss_same_optimizer", "rate_between_fits", "weights_between_fits"),
+    *("two_fits", "unfreeze", "freeze_keeping_optimizer", "rate_between_fits"),
+    "other_optimizer_and_back",
 )
 
 
@@ -275,6 +275,7 @@ def test_two_models_that_share_layers(engagements: list[str]) -> None:
         assert int(model.optimizer.iterations) == 2 * N
 
 
+@pytest.mark.matrix
 def test_two_models_in_turns(engagements: list[str]) -> None:
     """Two models and optimizers do not disturb each other."""
     x, y = dense_data(N)

@@ -157,9 +157,7 @@ OUTPUTS: dict[str, tuple[bool, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "as_dict, compile", tiered_rows(OUTPUTS, "list", "dict", unpack=True)
-)
+@pytest.mark.parametrize("as_dict, compile", tiered_rows(OUTPUTS, "dict", unpack=True))
 def test_several_outputs(
     as_dict: bool, compile: dict[str, Any], engagements: list[str]
 ) -> None:
