@@ -2,6 +2,7 @@
 
 from keras_sgd_plus import _callbacks, _nonfinite
 from keras_sgd_plus._callbacks import ExactResume, SeededArrays
+from keras_sgd_plus._nonfinite import Skipped as Skipped
 from keras_sgd_plus._optimizer import SGDPlus
 from keras_sgd_plus._private import former_modules
 

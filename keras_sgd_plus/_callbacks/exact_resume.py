@@ -1,4 +1,4 @@
-"""ExactResume: a callback after whose restart a run ends with the same bits."""
+"""ExactResume: a callback with which a restarted run ends with the same bits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ExactResume(keras.callbacks.Callback):
     complete, so a kill inside a save costs nothing but that save.
 
     Args:
-        directory: Str or path, for this run alone. What is in it is taken up.
+        directory: Str or path, for this run alone. A save in it is restored.
         save_freq: `"epoch"`, or int: every so many batches, and after each epoch.
             Defaults to `"epoch"`.
         max_to_keep: Int >= 1. Older saves are deleted. Defaults to `3`.
@@ -146,7 +146,7 @@ class ExactResume(keras.callbacks.Callback):
         self._save(epoch + 1, 0)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Leaves nothing for a `fit` without this callback."""
+        """Resets the initial epoch, so that a later `fit` begins at its own."""
         del logs
         keras_trainer.set_initial_epoch(self.model, None)
         if not self._is_chief:

@@ -63,13 +63,13 @@ class Averaged(NamedTuple):
 
     changed: dict[int, Tensor]  # values by position, to be committed
     sizes: Tensor  # (replicas,) int64, the examples that each has walked
-    others: Tensor  # (replicas, columns) int64, the notes of each
+    notes: Tensor  # (replicas, columns) int64, one of each replica
     sums: list[Tensor]  # of the tensors that were handed over to be added up
 
 
 def average(
     shard: ShardResult,
-    own: Tensor,
+    note: Tensor,
     parts: Sequence[Tensor],
     smallest: Collection[Variable],
 ) -> Averaged:
@@ -84,7 +84,7 @@ def average(
 
     Args:
         shard: what this replica has walked.
-        own: (columns,) int64, a note to the others.
+        note: (columns,) int64, for all replicas.
         parts: tensors to be added up, too.
         smallest: variables that get the smallest value that a replica has come to.
     """
@@ -97,7 +97,7 @@ def average(
     changes = [_change(changed[i], shard.start.get(i, before[i]), size) for i in shared]
     columns = [_row(tf.cast(changed[i], tf.float64)[None]) for i in compared]
     wide = [_wide(part) for part in parts]
-    found = iter(_sum([_row(tf.concat([[size], own], 0)), *changes, *columns, *wide]))
+    found = iter(_sum([_row(tf.concat([[size], note], 0)), *changes, *columns, *wide]))
     table = next(found)
     sizes, new = table[:, 0], dict(changed)
     for i in shared:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus._private import tensorflow
+from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Model, Strategy, Variable
 
 
@@ -32,7 +32,7 @@ def check() -> None:
 
 
 def check_replica() -> None:
-    """Raises RuntimeError where several replicas train, and the caller is none."""
+    """Raises RuntimeError if several replicas train and the caller is none of them."""
     if num_replicas() > 1 and tf.distribute.in_cross_replica_context():
         raise RuntimeError(
             "train_step must be called by each replica. Received: a call inside "
@@ -42,7 +42,7 @@ def check_replica() -> None:
 
 
 def is_open() -> bool:
-    """Whether there is one; variables under it cannot be written inside XLA."""
+    """Whether a strategy is open; variables under it cannot be written inside XLA."""
     return tf.distribute.has_strategy()
 
 
@@ -57,14 +57,14 @@ def num_replicas_of(model: Model) -> int:
 
 
 def num_local_replicas() -> int:
-    """Those of this process."""
+    """The number of replicas in this process."""
     extended: Any = tf.distribute.get_strategy().extended
     return len(extended.worker_devices)
 
 
 def has_workers(strategy: Strategy) -> bool:
     """Whether a strategy trains with other processes."""
-    return tensorflow.has_workers(strategy)
+    return private_tensorflow.has_workers(strategy)
 
 
 def is_chief(strategy: Strategy) -> bool:
@@ -104,6 +104,7 @@ def lost_workers(strategy: Strategy) -> Iterator[None]:
     try:
         yield
     except lost as error:
+        # TensorFlow has one class for many causes; its text alone names a lost worker.
         lines = [line for line in str(error).splitlines() if "aborted by" in line]
         if not lines or not has_workers(strategy):
             raise
@@ -135,5 +136,5 @@ def alone() -> Iterator[None]:
     if num_replicas() == 1:
         yield
         return
-    with tensorflow.without_strategy():
+    with private_tensorflow.without_strategy():
         yield

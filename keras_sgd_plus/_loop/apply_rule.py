@@ -44,30 +44,31 @@ def apply_rule(
         update: the update.
         scope: open.
         found: by the backward pass.
-        guard: where somebody looks for what is not finite.
+        guard: None under nonfinite="propagate".
         pending: weights whose updates wait, if there are any.
     """
-    before = update.state.read(scope)
+    before = update.variables.read(scope)
     if not update.carry.trainable:
         warnings.warn("The model does not have any trainable weights.")
         return Applied(before, None if guard is None else guard.has_started, pending)
     check_gradients(found.gradients, update.carry.trainable)
     gradients = found.by_index(update)
-    counts = had_started = has_started = None
+    may_change = had_started = has_started = None
     if guard is not None:
         gradients = guard.gradients(update.rule, gradients)
-        counts = guard.counts(update.rule, before)
+        may_change = guard.may_change(update.rule, before)
         had_started = guard.has_started
-        has_started = guard.started_after(update.rule, counts)
+        has_started = guard.started_after(update.rule, may_change)
     rate = tf.convert_to_tensor(update.optimizer.learning_rate)
     rates = [rate] * len(before.weights)
     if found.readers is not None:
-        rates = [found.readers.rate_after(w, rate) for w in before.weights]
-    begun = Update(before, gradients, rates, counts, had_started)
+        for i in gradients:
+            rates[i] = found.readers.rate_after(before.weights[i], rate)
+    begun = Update(before, gradients, rates, may_change, had_started)
     updated = _updated(update, scope, begun, pending)
     if pending is not None:
         pending = pending.step(updated.waiting, rates, updated.applies)
-    update.state.write(scope, updated.state)
+    update.variables.write(scope, updated.state)
     return Applied(before, has_started, pending)
 
 

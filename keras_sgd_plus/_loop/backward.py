@@ -66,7 +66,7 @@ def backward(
         return BackwardResult(y_pred, loss, [], None)
     readers = one_kernel.BackwardReaders() if lowered else None
     tensors = scope.gradients(tape, scaled)
-    gradients = [as_gradient(t, by_factors=lowered) for t in tensors]
+    gradients = [as_gradient(t, factored_norms=lowered) for t in tensors]
     return BackwardResult(y_pred, loss, gradients, readers)
 
 

@@ -17,7 +17,7 @@ class Carry:
     Args:
         model: the model in training, built.
         optimizer: its optimizer or the `LossScaleOptimizer` around that, built.
-        extras: variables that an earlier trace wrote without their being known.
+        extras: variables of neither model nor optimizer that an earlier trace wrote.
     """
 
     def __init__(

@@ -9,10 +9,10 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._loop.carry import Carry
-from keras_sgd_plus._loop.rule_state import RuleState
+from keras_sgd_plus._loop.rule_variables import RuleVariables
 from keras_sgd_plus._lowering import layout
 from keras_sgd_plus._nonfinite import Skips, no_skips
-from keras_sgd_plus._pending import Tables, plan_tables
+from keras_sgd_plus._pending import Pending, Tables, plan_tables
 from keras_sgd_plus._private import keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 from keras_sgd_plus._rule import AVERAGES, Rule
@@ -31,11 +31,11 @@ class ExampleUpdate:
         carry: the variables that the values stand for.
         batch: `(x, y, sample_weight)`; only its structure is used.
         rule: of the optimizer.
-        state: the variables of the rule.
+        variables: of the rule: weights and state.
         indices: per trainable variable, its index among the weights of the rule.
         transposed: positions in the carry of matrices that a lowered loop carries
             transposed.
-        tables: whose rows are updated later.
+        pending: weights whose updates wait.
         keeps_logs: whether each update gives logs of its own.
     """
 
@@ -45,10 +45,10 @@ class ExampleUpdate:
     carry: Carry
     batch: Structure
     rule: Rule
-    state: RuleState
+    variables: RuleVariables
     indices: tuple[int, ...]
     transposed: frozenset[int]
-    tables: Tables
+    pending: Pending
     keeps_logs: bool
 
     @classmethod
@@ -73,14 +73,14 @@ class ExampleUpdate:
         """
         weights = keras_optimizer.built_variables(optimizer)
         rule = Rule.of(optimizer, weights)
-        state = RuleState.of(optimizer, rule)
+        variables = RuleVariables.of(optimizer, weights)
         find = keras_optimizer.variable_index
         indices = tuple(find(optimizer, v) for v in carry.trainable)
         trained = [v if i in indices else None for i, v in enumerate(weights)]
         plan = plan_tables(
-            optimizer, rule, state.slots, model, trained, carry.index, reasons
+            optimizer, rule, variables.slots, model, trained, carry.index, reasons
         )
-        transposed = layout.transposed(model, carry.variables, state.rows)
+        transposed = layout.transposed(model, carry.variables, variables.rows)
         keeps_logs = not keras_trainer.has_default_metrics(model)
         return cls(
             model=model,
@@ -89,10 +89,10 @@ class ExampleUpdate:
             carry=carry,
             batch=batch,
             rule=rule,
-            state=state,
+            variables=variables,
             indices=indices,
             transposed=transposed,
-            tables=Tables(plan),
+            pending=Tables(plan),
             keeps_logs=keeps_logs,
         )
 
@@ -114,7 +114,7 @@ class ExampleUpdate:
         """
         averages = [
             tf.reduce_any(values[self.carry.index(v)] != 0)
-            for v in self.state.slots.get(AVERAGES.name, ())
+            for v in self.variables.slots.get(AVERAGES.name, ())
             if v is not None
         ]
         started = tf.reduce_any(tf.stack(averages)) if averages else tf.constant(True)

@@ -31,7 +31,7 @@ class UpdateResult(NamedTuple):
     Attributes:
         values: the carry's.
         logs: of the group, or ().
-        guard: where somebody looks for what is not finite.
+        guard: None under nonfinite="propagate".
         has_started: () bool, whether an update has been applied by now; with a guard.
         changed: positions in the carry of values that are new.
         pending: the state of weights whose updates wait, or ().
@@ -65,7 +65,8 @@ def update_once(
         values: the carry's; where it is lowered, in the layout of the loop.
         group: the tensors of examples, (k, ...).
         lowered: whether forms that suit XLA are used.
-        skips: of the batch so far, or None where nobody looks.
+        skips: of the batch so far, or None under
+            nonfinite="propagate".
         pending: weights whose updates wait, if there are any.
 
     Raises:
@@ -104,12 +105,12 @@ def update_once(
     # Once more, for the tables that `compute_metrics` looked at.
     _check_tables(pending, scope, gradients)
     if lowered:
-        tables = update.tables.plan.new_tables(looked_up, gradients)
-        if tables:
-            raise TraceAgain(tables=tables)
+        reasons = update.pending.new_reasons(looked_up, gradients)
+        if reasons:
+            raise TraceAgain(reasons=reasons)
     if guard is not None:
         chosen = _chosen_by_rule(update, values, applied.before)
-        counter = update.state.iterations
+        counter = update.variables.iterations
         new = guard.choose(update.carry.variables, new, values, counter, chosen)
     if update.keeps_logs:
         logs = keras.tree.map_structure(tf.convert_to_tensor, logs)
@@ -136,7 +137,7 @@ def _check_tables(
     if pending is not None:
         misread = pending.misread(scope, gradients)
         if misread:
-            raise TraceAgain(tables=misread)
+            raise TraceAgain(reasons=misread)
 
 
 def _chosen_by_rule(update: ExampleUpdate, values: Values, before: State) -> set[int]:
@@ -144,6 +145,6 @@ def _chosen_by_rule(update: ExampleUpdate, values: Values, before: State) -> set
     # model assigned to them before.
     columns = (before.weights, *before.slots.values())
     at_rule = {id(value) for column in columns for value in column}
-    variables = [v for row in update.state.rows for v in row if v is not None]
-    places = (update.carry.index(v) for v in variables)
-    return {i for i in places if id(values[i]) in at_rule}
+    of_rule = {id(v) for row in update.variables.rows for v in row}
+    pairs = enumerate(zip(update.carry.variables, values, strict=True))
+    return {i for i, (v, x) in pairs if id(v) in of_rule and id(x) in at_rule}

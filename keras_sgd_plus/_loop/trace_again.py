@@ -12,15 +12,14 @@ class TraceAgain(Exception):
 
     Args:
         variables: the model wrote them, and the carry did not hold them.
-        tables: per variable (by id) why a table must be updated as a whole, or None
-            where it may be updated in parts.
+        reasons: of variables whose updates may or may not wait (`_pending.protocol`).
     """
 
     def __init__(
         self,
         variables: Sequence[Variable] = (),
-        tables: Mapping[int, str | None] | None = None,
+        reasons: Mapping[int, str | None] | None = None,
     ) -> None:
         super().__init__()
         self.variables = list(variables)
-        self.tables = dict(tables or {})
+        self.reasons = dict(reasons or {})

@@ -30,7 +30,7 @@ class WalkResult(NamedTuple):
     Attributes:
         values: the carry's after it.
         logs: of the last group, or ().
-        skips: the bad groups, or () where nobody looks.
+        skips: the bad groups, or () under nonfinite="propagate".
         fence: of the loop. It has to leave the compiled function, or XLA would remove
             it; () without a loop.
         changed: positions in the carry of values that may be new.
@@ -39,7 +39,7 @@ class WalkResult(NamedTuple):
 
     values: Values
     logs: Logs
-    skips: Tensor
+    skips: Any
     fence: Tensor
     changed: frozenset[int]
     surely_compiles: bool
@@ -67,7 +67,7 @@ class _Loop:
         i: Any,
         values: Values,
         logs: Logs,
-        skips: Tensor,
+        skips: Any,
         fence: Tensor,
         pending: Any,
     ) -> tuple[tuple[Any, ...], _Turn]:
@@ -120,15 +120,16 @@ def walk(
             group at all.
         compiled: whether XLA compiles the loop, and forms that suit it are used.
         skip_all: () bool, whether to change nothing, since a group that came before
-            ended training; None where nobody looks.
+            ended training; None under
+            nonfinite="propagate".
     """
     num_groups = num_examples // update.group_size
     most_groups = examples.count(leaves[0]) // update.group_size
     lowered = compiled and _lowering.is_on()
-    one = tf.cast(values[update.carry.index(update.state.iterations)] >= 0, tf.int32)
-    entered: Entered | None = None
-    if lowered and update.tables.plan.places:
-        entered = update.tables.enter(values, most_groups)
+    one = tf.cast(
+        values[update.carry.index(update.variables.iterations)] >= 0, tf.int32
+    )
+    entered = update.pending.enter(values, most_groups) if lowered else None
     loop = _Loop(update, leaves, order, compiled, lowered, one, entered)
     turns: list[_Turn] = []  # one, or one per group where nothing is traced
 
@@ -169,7 +170,7 @@ def walk_group(
     group: Sequence[Tensor],
     positions: Tensor,
     logs: Logs,
-    skips: Tensor,
+    skips: Any,
 ) -> WalkResult:
     """Updates once, with the examples that are left over of a batch.
 
@@ -179,7 +180,8 @@ def walk_group(
         group: tensors of examples, (k or fewer, ...).
         positions: (k or fewer,) int32, theirs in the batch.
         logs: of the group before.
-        skips: the bad groups before; (), where nobody looks.
+        skips: the bad groups before; () under
+            nonfinite="propagate".
     """
     result, skips = _update_and_list(update, values, group, positions, logs, skips)
     return WalkResult(result.values, result.logs, skips, (), result.changed, False)
@@ -191,7 +193,7 @@ def _update_and_list(
     group: Sequence[Tensor],
     positions: Tensor,
     logs: Logs,
-    skips: Tensor,
+    skips: Any,
     lowered: bool = False,
     pending: Shown | None = None,
 ) -> tuple[UpdateResult, Skips | tuple[()]]:

@@ -104,7 +104,7 @@ def _kernel(layer: Layer) -> list[Any]:
         return []
     adapted = ("lora_enabled", "quantization_mode")
     if any(getattr(layer, name, None) for name in adapted):
-        return []  # whose kernel is computed at each look
+        return []  # their kernel is a property, computed at each access
     kernel: Variable = layer.kernel
     is_plain = isinstance(kernel, keras.Variable)  # not the sum that LoRA makes
     return [kernel] if is_plain and math.prod(kernel.shape) <= MAX_ENTRIES else []

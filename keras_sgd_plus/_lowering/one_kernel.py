@@ -1,11 +1,11 @@
 """One kernel or many: how XLA:CPU runs the loop, decided per model.
 
-XLA compiles a while loop whose body touches few bytes into one kernel (the option is
-`SMALL_LOOP_OPTION` of the step). That spares an update its dozens of dispatches, but in
-such a kernel a product of two matrices becomes three plain nested loops, where a
-kernel of its own would call an optimised routine. So a loop that multiplies matrices
-is kept out of it, by an operation that XLA cannot put into one kernel: a scatter of
-two entries into a vector of two.
+XLA compiles a while loop whose body touches few bytes into one kernel
+(`SMALL_LOOP_OPTION` in `_step/compiled.py`). That spares an update its dozens of
+dispatches, but in such a kernel a product of two matrices becomes three plain nested
+loops, where a kernel of its own would call an optimised routine. So a loop that
+multiplies matrices is kept out of it, by an operation that XLA cannot put into one
+kernel: a scatter of two entries into a vector of two.
 """
 
 from __future__ import annotations

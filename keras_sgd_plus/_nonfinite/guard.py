@@ -12,6 +12,7 @@ from keras_sgd_plus._nonfinite.find import NONE, Skips
 from keras_sgd_plus._private import keras_backend
 from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._rule import (
+    ACCUMULATORS,
     Accumulate,
     Average,
     Gradient,
@@ -56,7 +57,7 @@ class Guard:
         skip = tf.logical_or(is_over, cause != NONE)
         return cls(raises, found, skip, skips.has_started)
 
-    def counts(self, rule: Rule, state: State) -> Any:
+    def may_change(self, rule: Rule, state: State) -> Any:
         """() bool: whether the rule may change more than the counter.
 
         Under gradient accumulation a bad group adds nothing, but the step at the end of
@@ -70,13 +71,13 @@ class Guard:
         if accumulate is None or self.raises:
             return tf.logical_not(self.skip)
         ends = window_ends(state.iterations, accumulate.steps)
-        (slot,) = accumulate.slots
-        sums = [tf.reduce_any(a != 0) for a in state.slots[slot.name] if a is not None]
+        found = state.slots[ACCUMULATORS.name]
+        sums = [tf.reduce_any(a != 0) for a in found if a is not None]
         steps = tf.logical_and(ends, tf.reduce_any(tf.stack(sums)))
         skips_all = tf.logical_and(self.skip, tf.logical_not(steps))
         return tf.logical_not(skips_all)
 
-    def started_after(self, rule: Rule, counts: Tensor) -> Any:
+    def started_after(self, rule: Rule, may_change: Tensor) -> Any:
         """() bool: whether an update has been applied up to this one.
 
         Averages of weights begin with the first update that is applied, which the
@@ -84,7 +85,7 @@ class Guard:
         """
         if rule.find(Average) is None:
             return self.has_started
-        return tf.logical_or(self.has_started, counts)
+        return tf.logical_or(self.has_started, may_change)
 
     def gradients(
         self, rule: Rule, gradients: Mapping[int, Gradient]

@@ -31,6 +31,8 @@ class Skipped(NamedTuple):
             its part of the batch. None where there is one.
     """
 
+    __module__ = "keras_sgd_plus"  # pickles name it, wherever it stands
+
     batch: int
     iterations: int
     positions: tuple[int, ...]
@@ -61,13 +63,13 @@ class Ledger:
         """() bool: whether a bad group waits to be raised, and no batch may train."""
         return self.total > 0 if self.raises else tf.constant(False)
 
-    def for_others(self, skips: Skips) -> Any:
-        """A note to other replicas: the count and the first row, (2 + k,)."""
+    def note(self, skips: Skips) -> Any:
+        """A note for all replicas: the count and the first row, (2 + k,)."""
         row = tf.cast(skips.rows[tf.cast(self.skip_all(), tf.int32)], tf.int64)
         return tf.concat([[self._count(skips)], row], 0)
 
     def close(
-        self, iterations: Tensor, skips: Skips, logs: Structure, others: Tensor
+        self, iterations: Tensor, skips: Skips, logs: Structure, notes: Tensor
     ) -> Any:
         """Adds a batch, in the graph that walks it; its logs, with the count of groups.
 
@@ -75,19 +77,19 @@ class Ledger:
             iterations: () int64, the raw counter before the batch.
             skips: of the batch; of this replica's shard.
             logs: of the batch.
-            others: (replicas, 2 + k), the note of each replica (`for_others`), or None
+            notes: (replicas, 2 + k), the note of each replica (`note`), or None
                 if there is one replica.
         """
         count = everyone = self._count(skips)
         rows: Tensor = tf.cast(skips.rows, tf.int64)
         replica, is_first, is_last = NO_REPLICA, True, True
-        if others is not None:
+        if notes is not None:
             replica, local = strategy.replica(), strategy.local_replica()
             is_first, is_last = local == 0, local == strategy.num_local_replicas() - 1
-            everyone = tf.reduce_sum(others[:, 0])
-            if self.raises:  # on every worker, wherever it was
-                replica = tf.argmax(others[:, 0] > 0)
-                count, rows = tf.minimum(everyone, 1), others[replica, 1:][None]
+            everyone = tf.reduce_sum(notes[:, 0])
+            if self.raises:  # every worker writes it, wherever the bad group was
+                replica = tf.argmax(notes[:, 0] > 0)
+                count, rows = tf.minimum(everyone, 1), notes[replica, 1:][None]
 
         def write() -> Any:
             self._write(rows, count, iterations, replica)

@@ -59,12 +59,12 @@ def close(
     iterations: Tensor,
     skips: Skips,
     logs: Structure,
-    others: Tensor,
+    notes: Tensor,
 ) -> Any:
     """Adds a batch to a ledger, if there is one; gives the logs. See `Ledger.close`."""
     if ledger is None:
         return logs
-    logs = ledger.close(iterations, skips, logs, others)
+    logs = ledger.close(iterations, skips, logs, notes)
     ledger.raise_in_graph(_not_finite)
     return logs
 
@@ -119,7 +119,7 @@ def _not_finite(entry: Skipped) -> str:
 
 def _left_out(total: int, entries: list[Skipped]) -> str:
     shown = [f"{_positions(e.positions)} of batch {e.batch}" for e in entries[:3]]
-    more = ", and others" if total > len(shown) else ""
+    more = ", and notes" if total > len(shown) else ""
     return (
         'Every loss and gradient should be finite. Received: nonfinite="skip" left out '
         f"{total} update(s): {_cause(entries[0].cause)} at {', '.join(shown)}{more}. "

@@ -64,7 +64,8 @@ def of_sgd(**given: Any) -> dict[str, Any]:
 def number(**argument: Any) -> Any:
     """Gives a float; raises if the argument is no number, or one that gives only NaN.
 
-    None comes back, what Keras takes for no clipping, and a variable, which may change.
+    None, values that Keras takes for no clipping, and variables are returned as they
+    are.
     """
     ((name, value),) = argument.items()
     if value is None and name != "ema_momentum":
@@ -91,7 +92,7 @@ def number(**argument: Any) -> Any:
 def count(**argument: Any) -> Any:
     """Gives a Python int; raises if the argument is no integer, or too large for Keras.
 
-    What Keras takes for "off" comes back.
+    Values that Keras takes for "off" are returned as they are.
     """
     ((name, value),) = argument.items()
     if _is_false(value) or isinstance(value, (bool, np.bool_)):

@@ -13,7 +13,7 @@ from keras_sgd_plus._nonfinite import Skipped, ledgers
 from keras_sgd_plus._optimizer import arguments, sgd_arguments
 from keras_sgd_plus._optimizer.setting import Setting
 from keras_sgd_plus._private import keras_trainer
-from keras_sgd_plus._private.types import Optimizer, Tensor, Variable
+from keras_sgd_plus._private.types import Optimizer, Variable
 from keras_sgd_plus._step import checks
 
 
@@ -189,7 +189,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
 
     def __init__(
         self,
-        learning_rate: Tensor = 0.01,
+        learning_rate: Any = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,

@@ -4,8 +4,8 @@
 which an example touches a few rows: all other rows wait for the end of the batch.
 """
 
-from keras_sgd_plus._pending.plan import TablePlan, plan_tables
+from keras_sgd_plus._pending.plan import plan_tables
 from keras_sgd_plus._pending.protocol import Entered, Pending, Shown
 from keras_sgd_plus._pending.tables import Tables
 
-__all__ = ["Entered", "Pending", "Shown", "TablePlan", "Tables", "plan_tables"]
+__all__ = ["Entered", "Pending", "Shown", "Tables", "plan_tables"]

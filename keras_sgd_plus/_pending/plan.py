@@ -34,8 +34,8 @@ class Place:
 
     variable: Variable
     index: int
-    weight: int
-    velocity: int | None
+    weight_position: int
+    velocity_position: int | None
     clock: int
 
 
@@ -54,7 +54,10 @@ class TablePlan:
     Attributes:
         optimizer: the SGDPlus.
         rule: its rule.
-        weights: the variables of the rule.
+        weights: the variables of the rule; None for one that is not trained.
+        momentum: of the rule.
+        nesterov: of the rule.
+        decay: the weight decay of the rule; 0 without one.
         places: of the tables.
         kinds: of the clocks.
         refusals: tables that are updated as a whole, and why.
@@ -64,6 +67,9 @@ class TablePlan:
     optimizer: Optimizer
     rule: Rule
     weights: Sequence[Any]
+    momentum: float
+    nesterov: bool
+    decay: float
     places: tuple[Place, ...]
     kinds: tuple[ClockKind, ...]
     refusals: tuple[tuple[Any, str], ...]
@@ -98,9 +104,9 @@ class TablePlan:
         )
         return (
             "With momentum or weight decay, SGDPlus moves only the rows of an "
-            f"embedding table that an example looks up, and the rest later. Received: "
-            f"{named}. So every update moves all of its rows, which is correct, and "
-            "takes time in proportion to them. Leave that out if the table is large."
+            "embedding table that an example looks up, and the others later. Received: "
+            f"{named}. So every update moves all of its rows, which is correct, but "
+            "slow for a large table. Remove that cause if the table is large."
         )
 
     def single(self, kind: ClockKind) -> clocks.Idle:
@@ -110,10 +116,9 @@ class TablePlan:
             # The numbers that the rule multiplies, rounded as there.
             source = tf.convert_to_tensor(self.optimizer.learning_rate)
             rate = tf.cast(tf.cast(source, kind.dtype), tf.float64)
-            amount = tf.constant(_decay(self.rule).amount, tf.float32)
+            amount = tf.constant(self.decay, tf.float32)
             decay = rate * tf.cast(amount, tf.float64)
-        descent = self.descent
-        return clocks.once(descent.momentum, descent.nesterov, decay)
+        return clocks.once(self.momentum, self.nesterov, decay)
 
     def new_clocks(self, num_updates: Tensor) -> list[clocks.Clock]:
         """The clocks of a batch of at most so many updates, () int32."""
@@ -124,14 +129,6 @@ class TablePlan:
             else clocks.ConstantDecay(self.single(kind), num_updates)
             for kind in self.kinds
         ]
-
-    @property
-    def descent(self) -> Descent:
-        """The part of the rule that moves weights."""
-        found = self.rule.find(Descent)
-        if found is None:
-            raise TypeError("A rule has a part of the class Descent.")
-        return found
 
 
 def plan_tables(
@@ -176,8 +173,18 @@ def plan_tables(
         velocity = None if velocities is None else index_of(velocities[index])
         position = index_of(variable)
         places.append(Place(variable, index, position, velocity, kinds.index(kind)))
+    descent, decay = rule.find(Descent), rule.find(Decay)
     return TablePlan(
-        optimizer, rule, weights, tuple(places), tuple(kinds), tuple(refusals), reasons
+        optimizer,
+        rule,
+        weights,
+        momentum=descent.momentum if descent else 0.0,
+        nesterov=descent is not None and descent.nesterov,
+        decay=decay.amount if decay else 0.0,
+        places=tuple(places),
+        kinds=tuple(kinds),
+        refusals=tuple(refusals),
+        reasons=reasons,
     )
 
 
@@ -197,10 +204,3 @@ def _moves_all_rows(rule: Rule, index: int) -> bool:
 def _decays(rule: Rule, index: int) -> bool:
     decay = rule.find(Decay)
     return decay is not None and index in decay.indices
-
-
-def _decay(rule: Rule) -> Decay:
-    found = rule.find(Decay)
-    if found is None:
-        raise TypeError("A clock of decaying tables needs a rule that decays.")
-    return found

@@ -14,12 +14,15 @@ much. Everything here is tensors in, tensors out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from keras_sgd_plus._private.types import Tensor, Variable
+from keras_sgd_plus._rule import Gradient
 
-Reasons = dict[int, str | None]  # id of a variable -> why it must be whole, or None
+# Id of a variable -> None: it may wait; a text: it is updated as a whole, and the user
+# is warned why; an empty text: as a whole, without a warning.
+Reasons = dict[int, str | None]
 
 
 class Reader(Protocol):
@@ -64,12 +67,15 @@ class Shown(Protocol):
         """Rows as they are after all updates so far; None for another variable."""
         ...
 
-    def misread(self, reader: Reader, gradients: Mapping[int, Tensor]) -> Reasons:
+    def misread(self, reader: Reader, gradients: Mapping[int, Gradient]) -> Reasons:
         """Weights that cannot wait in this model, as the trace so far shows."""
         ...
 
     def step(
-        self, gradients: Mapping[int, Tensor], rates: Sequence[Tensor], applies: Tensor
+        self,
+        gradients: Mapping[int, Gradient],
+        rates: Sequence[Tensor],
+        applies: Tensor,
     ) -> Shown:
         """The weights after one update with these gradients, by index."""
         ...
@@ -99,6 +105,22 @@ class Entered(Protocol):
 class Pending(Protocol):
     """Pending weights of a model, as far as tracing knows them."""
 
-    def enter(self, values: Sequence[Tensor], num_updates: Tensor) -> Entered:
-        """Begins a stretch of at most `num_updates`, () int32."""
+    def enter(self, values: Sequence[Tensor], num_updates: Tensor) -> Entered | None:
+        """Begins a stretch of at most `num_updates`, () int32; None: nothing waits."""
+        ...
+
+    def new_reasons(
+        self, looked_up: Collection[int], gradients: Mapping[int, Gradient]
+    ) -> Reasons:
+        """Variables that could wait and do not, as the trace so far shows.
+
+        Args:
+            looked_up: ids of variables in which rows were looked up, other than those
+                that wait.
+            gradients: by the weight's index.
+        """
+        ...
+
+    def warning(self) -> str | None:
+        """A warning of weights that could not wait, or None."""
         ...

@@ -36,7 +36,7 @@ Since = Callable[[Any], Idle]  # number of an update -> idle updates since, as c
 
 
 def fetched(table: Table, ids: Tensor) -> Tensor:
-    """The same ids, (k,) int32, once their rows are on the way from memory.
+    """The same ids, (k,) int32, after reads that make the processor fetch their rows.
 
     Else the processor would wait for one row after the other.
     """
@@ -88,7 +88,8 @@ def move(
         change: (k, width), learning rate times gradient.
         since: counts the update itself.
         number: () int32, that of the update.
-        factor: how often a change goes into a weight at once.
+        factor: times a change is subtracted from the weight: 1, or 1 + momentum with
+            Nesterov.
     """
 
     def body(r: Any, *old: Tensor) -> Tensor:

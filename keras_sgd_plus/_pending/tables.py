@@ -12,7 +12,7 @@ the loop is traced again with the whole table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from keras_sgd_plus._pending.plan import TablePlan
 from keras_sgd_plus._pending.protocol import Reader, Reasons
 from keras_sgd_plus._pending.rows import Table
 from keras_sgd_plus._private.types import Tensor, Variable
-from keras_sgd_plus._rule import RowsGradient, both
+from keras_sgd_plus._rule import Gradient, RowsGradient, both
 
 _OTHERWISE = (
     "the model, a regularizer or a loss uses it in another way than by keras.ops.take"
@@ -43,10 +43,24 @@ class Tables:
 
     plan: TablePlan
 
-    def enter(self, values: Sequence[Tensor], num_updates: Tensor) -> EnteredTables:
-        """Begins a batch of at most `num_updates`, () int32."""
+    def enter(
+        self, values: Sequence[Tensor], num_updates: Tensor
+    ) -> EnteredTables | None:
+        """Begins a batch of at most `num_updates`, () int32; None without tables."""
         del values
+        if not self.plan.places:
+            return None
         return EnteredTables(self.plan, self.plan.new_clocks(num_updates))
+
+    def new_reasons(
+        self, looked_up: Collection[int], gradients: Mapping[int, Gradient]
+    ) -> Reasons:
+        """As `protocol.Pending.new_reasons`."""
+        return self.plan.new_tables(looked_up, gradients)
+
+    def warning(self) -> str | None:
+        """As `protocol.Pending.warning`."""
+        return self.plan.warning()
 
 
 @dataclass(frozen=True)
@@ -67,8 +81,10 @@ class EnteredTables:
         """The tables for one update."""
         tables = tuple(
             Table(
-                values[place.weight],
-                None if place.velocity is None else values[place.velocity],
+                values[place.weight_position],
+                None
+                if place.velocity_position is None
+                else values[place.velocity_position],
                 last,
             )
             for place, last in zip(self.plan.places, state.last, strict=True)
@@ -111,23 +127,26 @@ class ShownTables:
     @property
     def positions(self) -> frozenset[int]:
         """As `protocol.Shown.positions`."""
-        found = [i for p in self._places for i in (p.weight, p.velocity)]
-        return frozenset(i for i in found if i is not None)
+        found = [p.weight_position for p in self._places]
+        found += [
+            p.velocity_position for p in self._places if p.velocity_position is not None
+        ]
+        return frozenset(found)
 
     def placed(self, values: Sequence[Tensor]) -> list[Any]:
         """As `protocol.Shown.placed`."""
         found = list(values)
         for place, placeholder in zip(self._places, self.placeholders, strict=True):
-            found[place.weight] = placeholder
+            found[place.weight_position] = placeholder
         return found
 
     def carried(self, values: Sequence[Tensor]) -> list[Any]:
         """As `protocol.Shown.carried`."""
         found = list(values)
         for place, table in zip(self._places, self.tables, strict=True):
-            found[place.weight] = table.weight
-            if place.velocity is not None:
-                found[place.velocity] = table.velocity
+            found[place.weight_position] = table.weight
+            if place.velocity_position is not None:
+                found[place.velocity_position] = table.velocity
         return found
 
     def look_up(self, reader: Reader, variable: Variable, indices: Tensor) -> Any:
@@ -145,7 +164,7 @@ class ShownTables:
         # An index out of range stays so, and fits in 32 bits.
         ids = tf.cast(tf.clip_by_value(ids, -1, num_rows), tf.int32)
         flat = rows.fetched(self.tables[k], tf.reshape(ids, (-1,)))
-        found_rows = rows.read(self.tables[k], flat, lambda last: self._since(k, last))
+        found_rows = rows.read(self.tables[k], flat, lambda last: self.since(k, last))
         found_rows = reader.leaf(variable, flat, found_rows)
         shape = tf.concat([tf.shape(ids), [width]], 0)
         if ids.shape.is_fully_defined():
@@ -153,7 +172,7 @@ class ShownTables:
         # The dtype is that of an autocast scope.
         return tf.cast(tf.reshape(found_rows, shape), variable.dtype)
 
-    def misread(self, reader: Reader, gradients: Mapping[int, Tensor]) -> Reasons:
+    def misread(self, reader: Reader, gradients: Mapping[int, Any]) -> Reasons:
         """Tables that were read other than by rows, or have no gradient of rows.
 
         Asked before the step, and at the end of the update, when all reads are known.
@@ -171,7 +190,7 @@ class ShownTables:
         return found
 
     def step(
-        self, gradients: Mapping[int, Tensor], rates: Sequence[Tensor], applies: Tensor
+        self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
     ) -> ShownTables:
         """The tables after one update of the rows that have been looked up.
 
@@ -187,22 +206,17 @@ class ShownTables:
                 self.entered.clocks, self.times, plan.kinds, strict=True
             )
         )
-        return replace(self, times=times).moved(gradients, rates, applies)
-
-    def moved(
-        self, gradients: Mapping[int, Tensor], rates: Sequence[Tensor], applies: Tensor
-    ) -> ShownTables:
-        """The tables after an update that the clocks have counted; see `step`."""
+        timed = replace(self, times=times)
         tables = tuple(
-            self._moved(k, gradients[place.index], rates[place.index], applies)
+            _moved(timed, k, gradients[place.index], rates[place.index], applies)
             for k, place in enumerate(self._places)
         )
-        return replace(self, tables=tables)
+        return replace(timed, tables=tables)
 
     def finished(self) -> ShownTables:
         """The tables once all rows are up to date."""
         tables = tuple(
-            rows.finish(table, lambda last, k=k: self._since(k, last), self._number(k))
+            rows.finish(table, lambda last, k=k: self.since(k, last), self.number(k))
             for k, table in enumerate(self.tables)
         )
         return replace(self, tables=tables)
@@ -211,35 +225,37 @@ class ShownTables:
     def _places(self) -> Sequence[Any]:
         return self.entered.plan.places
 
-    def _moved(
-        self, k: int, gradient: RowsGradient, rate: Tensor, applies: Tensor
-    ) -> Table:
-        table, place = self.tables[k], self._places[k]
-        values = tf.cast(gradient.values, table.weight.dtype)
-        change = values * tf.cast(rate, values.dtype)
-        # XLA takes the nearest row for an id out of range, and must not change it.
-        ids = gradient.indices
-        is_row = tf.logical_and(ids >= 0, ids < place.variable.shape[0])
-        counts = both(is_row, applies)
-        change = tf.where(counts[:, None], change, tf.zeros_like(change))
-        descent = self.entered.plan.descent
-        factor = tf.ones((), change.dtype)
-        if descent.nesterov:  # once by itself, and once in the velocity
-            factor += tf.cast(tf.constant(descent.momentum), change.dtype)
-        number = self._number(k)
-        return rows.move(
-            table, ids, change, lambda last: self._since(k, last), number, factor
-        )
-
-    def _number(self, k: int) -> Any:
+    def number(self, k: int) -> Tensor:
+        """() int32: the updates so far, by the clock of table number k."""
         c = self._places[k].clock
         return self.entered.clocks[c].count(self.times[c])
 
-    def _since(self, k: int, last: Tensor) -> clocks.Idle:
-        # Columns, of the type of the table.
+    def since(self, k: int, last: Tensor) -> clocks.Idle:
+        """The updates of table k from number `last`, as columns of its type."""
         c = self._places[k].clock
         kind = self.entered.plan.kinds[c]
         found = self.entered.clocks[c].since(self.times[c], last)
         columns = clocks.Idle(*(tf.cast(e, kind.dtype)[:, None] for e in found))
         weight = columns.weight if kind.decays else None
         return clocks.Idle(weight, columns.carried, columns.velocity)
+
+
+def _moved(
+    shown: ShownTables, k: int, gradient: RowsGradient, rate: Tensor, applies: Any
+) -> Table:
+    # Table number k after an update that the clocks have counted.
+    plan, table = shown.entered.plan, shown.tables[k]
+    values = tf.cast(gradient.values, table.weight.dtype)
+    change = values * tf.cast(rate, values.dtype)
+    # XLA takes the nearest row for an id out of range, and must not change it.
+    ids = gradient.indices
+    is_row = tf.logical_and(ids >= 0, ids < plan.places[k].variable.shape[0])
+    may_move = both(is_row, applies)
+    change = tf.where(may_move[:, None], change, tf.zeros_like(change))
+    factor = tf.ones((), change.dtype)
+    if plan.nesterov:  # once by itself, and once in the velocity
+        factor += tf.cast(tf.constant(plan.momentum), change.dtype)
+    number = shown.number(k)
+    return rows.move(
+        table, ids, change, lambda last: shown.since(k, last), number, factor
+    )

@@ -2,5 +2,6 @@
 
 `keras_trainer`, `keras_model`, `keras_optimizer` and `keras_backend` look private names
 of Keras up, `tensorflow` and `xla` those of TensorFlow. Each function says what would
-let it go. No other room uses a private name of theirs.
+let it go. No other folder uses a private name of
+theirs. `types` names objects in annotations, `former_modules` lets old pickles load.
 """

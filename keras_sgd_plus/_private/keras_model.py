@@ -56,16 +56,22 @@ def build_from_first_part(model: Model, iterator: Any) -> None:
         model._symbolic_build(data_batch=data)
 
 
-def refused_variable(error: BaseException) -> bool:
-    """Whether a method of Keras's variables raised the error.
+_MAKERS = ("__init__", "_deferred_initialize")  # methods of Keras's variables
 
-    They refuse to be made while a stateless scope is open. Goes when Keras has a class
-    for that error.
+
+def refused_variable(error: BaseException) -> bool:
+    """Whether Keras refused to make a variable because a stateless scope was open.
+
+    Goes when Keras has a class for that error.
     """
+    # Where a layer's `call` makes the variable, Keras's traceback filter has removed
+    # the frame that raised. Then the text is the only sign.
+    if "stateless scope" in str(error):
+        return True
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    methods = [m for c in keras.Variable.__mro__[:-1] for m in vars(c).values()]
+    methods = [vars(c).get(n) for c in keras.Variable.__mro__[:-1] for n in _MAKERS]
     codes = [getattr(method, "__code__", None) for method in methods]
     return trace is not None and trace.tb_frame.f_code in codes
 

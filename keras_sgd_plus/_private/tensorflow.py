@@ -37,9 +37,10 @@ def inlined_functions() -> Iterator[None]:
     """Calls the Python code of each `tf.function` instead, in this thread alone.
 
     A `tf.function` inside the model was traced with the variables themselves, and would
-    read the weights from before the batch. `tf.config.run_functions_eagerly` says it
-    for all threads, and another one that trains would run eagerly. So the class is
-    asked, which looks at the thread, too; goes when TensorFlow has such a switch.
+    read the weights from before the batch. `tf.config.run_functions_eagerly`
+    applies to all threads, so training in another thread would run eagerly. So this
+    wraps the property that TensorFlow reads, which then looks at a flag of this thread,
+    too. Goes when TensorFlow has such a switch.
     """
     cls: Any = type(tf.function(lambda: None))
     with _lock:

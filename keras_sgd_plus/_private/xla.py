@@ -37,8 +37,8 @@ _CONSTANT_INPUTS = {
     "StridedSlice": (1, 2, 3),
     "StridedSliceGrad": (0, 1, 2, 3),
 }
-# In the names of loops whose bodies XLA is known to take.
-TAKEN = "keras_sgd_plus_rows"
+# In the names of loops and conditionals whose bodies XLA is known to take.
+TAKEN = "keras_sgd_plus_taken"
 _TYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16, tf.bool, tf.int32, tf.int64)
 
 

@@ -1,17 +1,16 @@
 """The mathematics of an update: pure functions of tensors.
 
-A `Rule` is a chain of `Part`s; `PARTS` in `rule.py` is where they are put together. A
+A `Rule` is a chain of `Part`s; `GRADIENT_PARTS` and `WEIGHT_PARTS` in `rule.py` list
+them in order. A
 part names the settings that it is made from and the state that it keeps per weight
 (`Slot`). A gradient is dense, rows of a table, or an outer product (`gradient.py`).
 """
 
-from keras_sgd_plus._rule.accumulate import Accumulate
+from keras_sgd_plus._rule.accumulate import ACCUMULATORS, Accumulate
 from keras_sgd_plus._rule.average import AVERAGES, Average
 from keras_sgd_plus._rule.descent import VELOCITIES, Decay, Descent
 from keras_sgd_plus._rule.gradient import (
-    DenseGradient,
     Gradient,
-    OuterGradient,
     RowsGradient,
     as_gradient,
 )
@@ -25,20 +24,19 @@ from keras_sgd_plus._rule.part import (
     select,
     window_ends,
 )
-from keras_sgd_plus._rule.rule import Rule, Updated, make_slots
+from keras_sgd_plus._rule.rule import Rule, Updated, make_slots, slots
 from keras_sgd_plus._rule.settings import compiled_for
 
 __all__ = [
+    "ACCUMULATORS",
     "AVERAGES",
     "VELOCITIES",
     "Accumulate",
     "Average",
     "Decay",
-    "DenseGradient",
     "Descent",
     "Gradient",
     "LossScale",
-    "OuterGradient",
     "Part",
     "RowsGradient",
     "Rule",
@@ -52,5 +50,6 @@ __all__ = [
     "compiled_for",
     "make_slots",
     "select",
+    "slots",
     "window_ends",
 ]

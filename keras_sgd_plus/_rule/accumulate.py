@@ -65,8 +65,8 @@ class Overwrite(Part):
             before = accumulators[i] if accumulators else None
             if ends is not None and before is not None:
                 value, after = _largest(weights[i], value, before, ends)
-                accumulators[i] = select(update.counts, after, before)
-            weights[i] = select(update.counts, value, weights[i])
+                accumulators[i] = select(update.may_change, after, before)
+            weights[i] = select(update.may_change, value, weights[i])
         slots = update.state.slots
         if accumulators:
             slots = {**slots, ACCUMULATORS.name: accumulators}
@@ -104,7 +104,7 @@ class Unscale(Part):
 
     def __call__(self, update: Update) -> Update:
         unscaled = {
-            i: g.linear(lambda v: v / self.factor) for i, g in update.gradients.items()
+            i: g.scaled(lambda v: v / self.factor) for i, g in update.gradients.items()
         }
         return replace(update, gradients=unscaled)
 
@@ -121,9 +121,9 @@ class Accumulate(Part):
 
     settings = ("gradient_accumulation_steps",)
 
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        return (ACCUMULATORS,)
+    @classmethod
+    def slots(cls, optimizer: Optimizer) -> tuple[Slot, ...]:
+        return (ACCUMULATORS,) if optimizer.gradient_accumulation_steps else ()
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Accumulate | None:
@@ -142,7 +142,7 @@ class Accumulate(Part):
             None if s is None else tf.where(ends, tf.zeros_like(s), s) for s in sums
         ]
         kept = [
-            select(update.counts, new, old)
+            select(update.may_change, new, old)
             for new, old in zip(emptied, before, strict=True)
         ]
         slots = {**update.state.slots, ACCUMULATORS.name: kept}
@@ -150,7 +150,7 @@ class Accumulate(Part):
             update,
             state=update.state._replace(slots=slots),
             gradients=means,
-            applies=both(ends, update.counts),
+            applies=both(ends, update.may_change),
         )
 
     def needs_all_of(self, index: int) -> str | None:

@@ -33,9 +33,9 @@ class Average(Part):
         "gradient_accumulation_steps",
     )
 
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        return (AVERAGES,)
+    @classmethod
+    def slots(cls, optimizer: Optimizer) -> tuple[Slot, ...]:
+        return (AVERAGES,) if optimizer.use_ema else ()
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Average | None:
@@ -57,10 +57,10 @@ class Average(Part):
             weight = weights[i]
             momentum = tf.cast(goes_on, weight.dtype) * self.momentum
             new = momentum * average + (1 - momentum) * weight
-            averages[i] = average = select(update.counts, new, average)
+            averages[i] = average = select(update.may_change, new, average)
             if self.overwrite_frequency:
                 is_due = tf.equal((count + 1) % self.overwrite_frequency, 0)
-                weights[i] = tf.where(both(is_due, update.counts), average, weight)
+                weights[i] = tf.where(both(is_due, update.may_change), average, weight)
         slots = {**update.state.slots, AVERAGES.name: averages}
         state = update.state._replace(weights=weights, slots=slots)
         return replace(update, state=state)
@@ -88,7 +88,7 @@ class Constrain(Part):
             constraint = self.constraints[i]
             if constraint is not None:
                 constrained = tf.cast(constraint(weights[i]), weights[i].dtype)
-                weights[i] = select(update.counts, constrained, weights[i])
+                weights[i] = select(update.may_change, constrained, weights[i])
         return replace(update, state=update.state._replace(weights=weights))
 
     def needs_all_of(self, index: int) -> str | None:

@@ -60,4 +60,4 @@ def _together(gradients: dict[int, Gradient], limit: float) -> dict[int, Gradien
     norm = ops.sqrt(ops.sum(ops.stack(squares)))
     # The added zero turns NaN where the norm is not finite, as in Keras.
     scale = limit * ops.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
-    return {i: g.linear(lambda v: v * scale) for i, g in gradients.items()}
+    return {i: g.scaled(lambda v: v * scale) for i, g in gradients.items()}

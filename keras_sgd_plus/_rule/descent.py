@@ -65,9 +65,9 @@ class Descent(Part):
 
     settings = ("momentum", "nesterov")
 
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        return (VELOCITIES,) if self.momentum else ()
+    @classmethod
+    def slots(cls, optimizer: Optimizer) -> tuple[Slot, ...]:
+        return (VELOCITIES,) if optimizer.momentum else ()
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Descent:

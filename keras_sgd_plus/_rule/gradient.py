@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -31,10 +31,6 @@ class DenseGradient:
 
     value: Tensor
 
-    def entries(self) -> Tensor:
-        """The entries that may be other than zero, in a tensor of any shape."""
-        return self.value
-
     def dense(self) -> Tensor:
         """The gradient as a tensor of the weight's shape."""
         return self.value
@@ -43,8 +39,8 @@ class DenseGradient:
         """The function of each entry; it must leave zero alone."""
         return DenseGradient(function(self.value))
 
-    def linear(self, function: Map) -> Gradient:
-        """The product with a number, or the quotient by one, as a function."""
+    def scaled(self, function: Map) -> Gradient:
+        """The gradient after `function`, which multiplies or divides by a number."""
         return DenseGradient(function(self.value))
 
     def squared_norm(self) -> Tensor:
@@ -75,10 +71,6 @@ class RowsGradient:
         """As TensorFlow and Keras have it."""
         return tf.IndexedSlices(self.values, self.indices, self.shape)
 
-    def entries(self) -> Tensor:
-        """As `DenseGradient.entries`."""
-        return self.values
-
     def dense(self) -> Tensor:
         """As `DenseGradient.dense`."""
         return tf.convert_to_tensor(self.slices())
@@ -87,8 +79,8 @@ class RowsGradient:
         """As `DenseGradient.entrywise`."""
         return RowsGradient(function(self.values), self.indices, self.shape)
 
-    def linear(self, function: Map) -> Gradient:
-        """As `DenseGradient.linear`."""
+    def scaled(self, function: Map) -> Gradient:
+        """As `DenseGradient.scaled`."""
         return self.entrywise(function)
 
     def squared_norm(self) -> Tensor:
@@ -116,10 +108,7 @@ class OuterGradient:
     value: Tensor
     left: Tensor  # any shape, a vector's entries
     right: Tensor  # the same
-
-    def entries(self) -> Tensor:
-        """As `DenseGradient.entries`."""
-        return self.value
+    has_factored_norm: bool  # else the norm is that of `value`, bit for bit Keras's
 
     def dense(self) -> Tensor:
         """As `DenseGradient.dense`."""
@@ -129,32 +118,36 @@ class OuterGradient:
         """As `DenseGradient.entrywise`; the result is dense."""
         return DenseGradient(function(self.value))
 
-    def linear(self, function: Map) -> Gradient:
-        """As `DenseGradient.linear`."""
-        return OuterGradient(function(self.value), self.left, function(self.right))
+    def scaled(self, function: Map) -> Gradient:
+        """As `DenseGradient.scaled`."""
+        return replace(self, value=function(self.value), right=function(self.right))
 
     def squared_norm(self) -> Tensor:
         """As `DenseGradient.squared_norm`."""
+        if not self.has_factored_norm:
+            return DenseGradient(self.value).squared_norm()
         return tf.square(self._norm())
 
     def clipped_by_norm(self, limit: Tensor) -> Gradient:
         """As `DenseGradient.clipped_by_norm`."""
+        if not self.has_factored_norm:
+            return DenseGradient(self.value).clipped_by_norm(limit)
         limit = tf.convert_to_tensor(limit, self.value.dtype)
         factor = limit / tf.maximum(self._norm(), limit)
-        return self.linear(lambda v: v * factor)
+        return self.scaled(lambda v: v * factor)
 
     def all_finite(self) -> Tensor:
         """As `DenseGradient.all_finite`.
 
-        No entry exceeds the product of the sums of magnitudes. Only where that is not
-        finite, the entries are looked at: they are finite if those of both vectors are,
-        and the product of their largest magnitudes, which is one of the entries.
+        The product of the two sums of magnitudes bounds every entry. Only if it is not
+        finite does the exact test run: both vectors are finite, and so is the product
+        of their largest magnitudes, itself an entry.
         """
         factors = (self.left, self.right)
         sums = [_dot(tf.abs(factor), tf.ones_like(factor)) for factor in factors]
-        bound = tf.math.is_finite(sums[0] * sums[1])
-        every = tf.constant(True)
-        return tf.cond(bound, lambda: every, self._finite, name=xla.TAKEN)
+        is_bounded = tf.math.is_finite(sums[0] * sums[1])
+        yes = tf.constant(True)
+        return tf.cond(is_bounded, lambda: yes, self._finite, name=xla.TAKEN)
 
     def _finite(self) -> Tensor:
         factors = (self.left, self.right)
@@ -171,25 +164,32 @@ class OuterGradient:
 Gradient = DenseGradient | RowsGradient | OuterGradient
 
 
-def as_gradient(tensor: Tensor, by_factors: bool = False) -> Gradient | None:
+def as_gradient(tensor: Tensor, factored_norms: bool = False) -> Gradient | None:
     """The gradient that a tape gives for a variable, in its kind; None stays None.
 
     Args:
         tensor: `tf.Tensor`, `tf.IndexedSlices` or None.
-        by_factors: whether a product of two vectors is measured by them. Results then
-            differ from Keras's by rounding.
+        factored_norms: whether the norm of a product of two vectors is formed from
+            theirs. Clipping then differs from Keras's by rounding.
     """
     if tensor is None:
         return None
     if isinstance(tensor, tf.IndexedSlices):
         return RowsGradient(tensor.values, tensor.indices, tensor.dense_shape)
-    factors = _factors(tensor) if by_factors else None
-    return DenseGradient(tensor) if factors is None else OuterGradient(tensor, *factors)
+    factors = _factors(tensor)
+    if factors is None:
+        return DenseGradient(tensor)
+    left, right = factors
+    return OuterGradient(tensor, left, right, factored_norms)
 
 
 def _factors(tensor: Tensor) -> list[Any] | None:
     # The two vectors where each entry is one product of an entry of each.
-    if tf.executing_eagerly() or not tensor.dtype.is_floating:
+    # In half precision the norm of one factor overflows where the product's does not.
+    # A constant of the model has no graph.
+    if tensor.dtype not in (tf.float32, tf.float64):
+        return None
+    if tf.executing_eagerly() or getattr(tensor, "graph", None) is None:
         return None
     op = tensor.op
     while op.type in _SAME_ENTRIES:

@@ -44,9 +44,9 @@ def apply_scaled(
     # Rows without a gradient are zeros, and finite.
     finite = ops.all(ops.stack([g.all_finite() for g in update.gradients.values()]))
     overwrite = rule.find(Overwrite)
-    values = frozenset() if overwrite is None else overwrite.indices
+    overwritten = frozenset() if overwrite is None else overwrite.indices
     unscaled = {
-        i: g if i in values else g.linear(lambda v: ops.divide(v, scale))
+        i: g if i in overwritten else g.scaled(lambda v: ops.divide(v, scale))
         for i, g in update.gradients.items()
     }
     applied = rule(replace(update, gradients=unscaled), apart)

@@ -3,8 +3,10 @@
     update = part(update)            # for each part of a rule, in order
 
 Nothing here reads or writes a variable. To add a part, define a class like those in
-`descent.py` in a module of its own, and put it into `PARTS` of `rule.py`: its state is
-then made with the optimizer, carried by the loop, saved and restored.
+`descent.py` in a module of its own, and put it into `GRADIENT_PARTS` or `WEIGHT_PARTS`
+of `rule.py`: its state is then made with the optimizer, carried by the loop, saved and
+restored. Parts act in the loop alone; gradients that are applied by hand get the rule
+of `keras.optimizers.SGD`.
 """
 
 from __future__ import annotations
@@ -59,18 +61,19 @@ class Update:
         state: so far.
         gradients: by the weight's index; a weight without one keeps its value.
         learning_rates: () float, per weight.
-        counts: whether anything but the counter may change. Each part makes that choice
-            where it computes a value, since the next part computes with it: a choice
-            at the end would keep old and new values of all. Where a gradient is
+        may_change: whether anything but the counter may change. Each part makes that
+            choice where it computes a value, since the next part computes with it: a
+            choice at the end would keep old and new values of all. Where a gradient is
             scattered it must be zero instead; a choice would copy the table.
-        has_started: whether any update came before, where the counter does not say it.
+        has_started: whether an update was applied before this one; None: the counter
+            tells.
         applies: whether weights move in this update; the rule finds that.
     """
 
     state: State
     gradients: dict[int, Gradient]
     learning_rates: Sequence[Tensor]
-    counts: Condition = None
+    may_change: Condition = None
     has_started: Condition = None
     applies: Condition = None
 
@@ -88,9 +91,10 @@ class Part(abc.ABC):
 
     settings: ClassVar[tuple[str, ...]] = ()
 
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        """The state that it keeps per weight."""
+    @classmethod
+    def slots(cls, optimizer: Optimizer) -> tuple[Slot, ...]:
+        """The state that the part keeps per weight, as the optimizer is set now."""
+        del optimizer
         return ()
 
     @classmethod

@@ -20,8 +20,8 @@ from keras_sgd_plus._rule.part import Condition, Part, Slot, State, Update
 
 P = TypeVar("P", bound=Part)
 
-# In order. Parts of gradients come first: what they give for a weight whose updates
-# wait is handed to the code that makes them. Parts of weights do the rest.
+# In the order in which they run. After the gradient parts, gradients of weights whose
+# updates wait go to `_pending`. The weight parts update all other weights.
 GRADIENT_PARTS: tuple[type[Part], ...] = (Overwrite, Unscale, Accumulate, Clip)
 WEIGHT_PARTS: tuple[type[Part], ...] = (Decay, Descent, Average, Constrain)
 
@@ -30,8 +30,8 @@ class Updated(NamedTuple):
     """The result of a rule for one update."""
 
     state: State
-    waiting: dict[int, Gradient]  # of the weights that somebody else updates
-    applies: Condition  # whether those are to move
+    waiting: dict[int, Gradient]  # of the `apart` weights, for the caller to apply
+    applies: Condition  # whether weights move in this update
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,6 @@ class Rule:
         ]
         return cls(*(tuple(p for p in chain if p is not None) for chain in chains))
 
-    @property
-    def slots(self) -> list[Slot]:
-        """The state that the parts keep per weight."""
-        parts = (*self.gradient_parts, *self.weight_parts)
-        return [slot for part in parts for slot in part.slots]
-
     def find(self, kind: type[P]) -> P | None:
         """The part of a kind, or None where the rule has none."""
         parts = (*self.gradient_parts, *self.weight_parts)
@@ -80,7 +74,7 @@ class Rule:
         return next((reason for reason in reasons if reason is not None), None)
 
     def __call__(self, update: Update, apart: Collection[int] = ()) -> Updated:
-        """One update: unscale, accumulate, clip, decay, step, average, constrain.
+        """Makes one update with all parts, in their order, and counts it.
 
         Args:
             update: as it begins.
@@ -88,7 +82,7 @@ class Rule:
                 state stay as they are.
         """
         iterations = update.state.iterations
-        update = replace(update, applies=update.counts)
+        update = replace(update, applies=update.may_change)
         for part in self.gradient_parts:
             if update.gradients:
                 update = part(update)
@@ -108,6 +102,12 @@ def settings() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for kind in kinds for name in kind.settings))
 
 
+def slots(optimizer: Optimizer) -> list[Slot]:
+    """The state that the rule of an SGDPlus keeps per weight."""
+    kinds = (*GRADIENT_PARTS, *WEIGHT_PARTS)
+    return [slot for kind in kinds for slot in kind.slots(optimizer)]
+
+
 def make_slots(optimizer: Optimizer, weights: Sequence[Any]) -> None:
     """Makes the state that Keras's `build` has not made, after Keras's own.
 
@@ -115,7 +115,7 @@ def make_slots(optimizer: Optimizer, weights: Sequence[Any]) -> None:
         optimizer: an SGDPlus that is being built.
         weights: its variables.
     """
-    for slot in Rule.of(optimizer, weights).slots:
+    for slot in slots(optimizer):
         if not slot.is_made_by_keras:
             made = [
                 optimizer.add_variable_from_reference(v, name=slot.name)

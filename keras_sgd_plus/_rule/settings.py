@@ -1,4 +1,7 @@
-"""Which settings of an optimizer are fixed in a compiled loop."""
+"""Which settings of an optimizer are fixed in a compiled loop.
+
+The trainer and the step both ask; the rule names most of these settings.
+"""
 
 from __future__ import annotations
 

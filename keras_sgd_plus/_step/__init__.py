@@ -1,6 +1,6 @@
 """One batch: check it, build the model, choose XLA or not, walk it, commit the result.
 
-`batch` is the order of these steps, `attempt` the walk over one batch, `compiled` the
+`batch` is the order of these steps, `walk_batch` walks one batch, `compiled` makes the
 choice about XLA. `warn` gives each warning once.
 """
 

@@ -101,12 +101,12 @@ def train_step(
 class _Facts:
     # Facts that earlier traces of this batch have found.
     variables: dict[int, Variable] = field(default_factory=dict)
-    tables: dict[int, str | None] = field(default_factory=dict)
+    reasons: dict[int, str | None] = field(default_factory=dict)
     was_called: bool = False  # the model, once, to create its variables
 
     def add(self, found: TraceAgain) -> None:
         self.variables.update({id(v): v for v in found.variables})
-        self.tables.update(found.tables)
+        self.reasons.update(found.reasons)
 
 
 class _Attempt(NamedTuple):
@@ -129,11 +129,11 @@ def _attempt(
     group = examples.specs(batch, optimizer.examples_per_update)
     keras_model.build(model, outer, group)  # a loop may create no variable
     carry = Carry(model, outer, facts.variables.values())
-    update = ExampleUpdate.of(model, optimizer, outer, carry, batch, facts.tables)
+    update = ExampleUpdate.of(model, optimizer, outer, carry, batch, facts.reasons)
     ledger = ledgers.of(optimizer)
     if ledger is not None:
         ledger.causes = ["loss", *(v.path for v in carry.trainable)]
-    iterations = tf.convert_to_tensor(update.state.iterations.value)
+    iterations = tf.convert_to_tensor(update.variables.iterations.value)
     start = replicas.seeds_of_replica(carry.variables)
     skip_all = None if ledger is None else ledger.skip_all()
     walked = walk_batch(update, num_examples, start, skip_all)
@@ -143,14 +143,14 @@ def _attempt(
 def _commit(done: _Attempt, num_examples: Tensor) -> Any:
     # Writes the variables; gives the logs.
     update, ledger, walked = done.update, done.ledger, done.walked
-    others = None
+    notes = None
     if strategy.num_replicas() > 1:
-        logs, others = _average(done, num_examples)
+        logs, notes = _average(done, num_examples)
     else:
         update.carry.commit(walked.changed)
         stock = update.model.get_metrics_result
         logs = walked.logs if update.keeps_logs else stock()
-    return ledgers.close(ledger, done.iterations, walked.skips, logs, others)
+    return ledgers.close(ledger, done.iterations, walked.skips, logs, notes)
 
 
 def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any]:
@@ -162,24 +162,24 @@ def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any]:
         whole = dict(enumerate(update.carry.read()))
         changed = {**whole, **done.start, **changed}
     shard = replicas.ShardResult(variables, dict(done.start), changed, num_examples)
-    own = tf.zeros((0,), tf.int64)
+    note = tf.zeros((0,), tf.int64)
     if ledger is not None:
-        own = ledger.for_others(walked.skips)
+        note = ledger.note(walked.skips)
     is_scaled = outer is not update.optimizer
     smallest = (outer.step_counter, outer.dynamic_scale) if is_scaled else ()
     if update.keeps_logs:
         parts = replicas.log_parts(walked.logs, shard)
     else:
         parts = replicas.metric_parts(model, shard)
-    averaged = replicas.average(shard, own, parts, smallest)
+    averaged = replicas.average(shard, note, parts, smallest)
     new = averaged.changed
     if update.raises:
-        has_ended = tf.reduce_any(averaged.others[:, 0] > 0)
+        has_ended = tf.reduce_any(averaged.notes[:, 0] > 0)
         new = replicas.unchanged_where(has_ended, variables, new)
     replicas.commit(variables, new)
     if update.keeps_logs:
-        return replicas.mean_logs(walked.logs, averaged), averaged.others
-    return replicas.metrics(model, shard, averaged.sums), averaged.others
+        return replicas.mean_logs(walked.logs, averaged), averaged.notes
+    return replicas.metrics(model, shard, averaged.sums), averaged.notes
 
 
 class _KeptStep(NamedTuple):

@@ -95,7 +95,7 @@ def batch(
 
 
 def described(data: Structure, group_size: int) -> str:
-    """A batch in words, as a note to errors that tell of the model's view of it."""
+    """A batch in words: a note to errors, which show only what the model received."""
 
     def shown(leaf: Tensor) -> str:
         dtype = getattr(leaf, "dtype", type(leaf).__name__)

@@ -29,7 +29,7 @@ class WalkedBatch(NamedTuple):
     Attributes:
         changed: values by position in the carry, to be committed.
         logs: of the last group, or ().
-        skips: the bad groups, or () where nobody looks.
+        skips: the bad groups, or () under nonfinite="propagate".
     """
 
     changed: dict[int, Tensor]
@@ -57,8 +57,8 @@ def walk_batch(
         num_examples: an int or () int32.
         start: values by position in the carry where a replica does not start from the
             variables.
-        skip_all: () bool, whether an earlier batch ended training; None where nobody
-            looks for what is not finite.
+        skip_all: () bool, whether an earlier batch ended training; None under
+            nonfinite="propagate".
     """
     leaves = examples.flat(update.batch)
     specs = log_specs(update, leaves)
@@ -67,11 +67,11 @@ def walk_batch(
     batch = _Batch(leaves, _order(update, num_examples), num_examples)
     size = update.group_size
     rest = num_examples % size
-    has_none = size == 1 or (isinstance(rest, int) and not rest)
-    how = How.of(use_xla, update.optimizer.jit_compile, is_last=has_none)
+    is_whole = size == 1 or (isinstance(rest, int) and not rest)
+    how = How.of(use_xla, update.optimizer.jit_compile, is_last=is_whole)
     full = _full_groups(update, batch, start, skip_all, specs, how)
     walked = WalkedBatch(full.changed, full.logs, full.skips)
-    if has_none:
+    if is_whole:
         return walked
 
     def with_rest() -> WalkedBatch:
@@ -88,7 +88,7 @@ def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Tensor) -> None:
         warn.once(model, topic, text)
     if update.group_size > 1 and not model.jit_compile:
         warn.watch_groups(model, update.group_size, num_examples)
-    text = update.tables.plan.warning()
+    text = update.pending.warning()
     if text is not None and use_xla and _lowering.is_on():
         warn.once(model, "tables", text)
 
@@ -97,7 +97,7 @@ def _order(update: ExampleUpdate, num_examples: Tensor) -> Any:
     if update.optimizer.order != "reshuffle":
         return None
     seed = replicas.seed_of_replica(update.optimizer.seed, 63)
-    return visiting_order(seed, update.state.iterations.value, num_examples)
+    return visiting_order(seed, update.variables.iterations.value, num_examples)
 
 
 def _full_groups(
@@ -115,7 +115,7 @@ def _full_groups(
         warn.watch_shapes(update.model, leaves)
         if not isinstance(num_examples, int) or not num_examples:
             # A power of two of examples: one compilation serves many batch sizes. XLA
-            # takes none at all badly.
+            # handles a batch without examples badly.
             size = examples.bucket(num_examples)
             tensors = [examples.pad(tensor, size) for tensor in tensors]
 
@@ -164,7 +164,7 @@ def _short_group(
     def one_group(
         values: Tensor, is_compiled: bool, positions: Tensor, *others: Tensor
     ) -> WalkResult:
-        del is_compiled  # one update wins nothing from other forms
+        del is_compiled  # a single update gains nothing from lowered forms
         logs, skips = tf.nest.pack_sequence_as(before, others[len(group) :])
         return walk_group(update, values, others[: len(group)], positions, logs, skips)
 

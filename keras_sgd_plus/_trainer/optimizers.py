@@ -37,6 +37,5 @@ def is_ours(optimizer: Optimizer) -> bool:
 def per_example(optimizer: Optimizer) -> Any:
     """The optimizer that wants the train step, or None."""
     inner = unwrap(optimizer)
-    if is_ours(inner) and inner.examples_per_update is not None:
-        return inner
-    return None
+    wants = isinstance(inner, PerExampleOptimizer) and inner.examples_per_update
+    return inner if wants else None

@@ -3,9 +3,9 @@
 Keras shows an optimizer gradients, never the data, so a loop over examples has to take
 the place of the whole train step. This module wraps `train_step` of Keras's TensorFlow
 trainer class: a model compiled with an optimizer that steps per example is passed to
-that optimizer, any other model to the original. Nothing is stored on models or
-optimizers, so nothing is saved, cloned or pickled with them, and a reloaded model is
-dispatched like a new one. No other code here alters Keras.
+that optimizer, any other model to the original. A model
+keeps nothing but a wrapped train function, which Keras neither saves nor clones, so a
+reloaded model is dispatched like a new one. No other code here alters Keras.
 """
 
 from __future__ import annotations

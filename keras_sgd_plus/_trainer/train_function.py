@@ -16,8 +16,8 @@ class TrainFunction:
     """Keras's train function, kept up with the settings of a live optimizer.
 
     Keras traces its function once and keeps it, so it would ignore a momentum that a
-    callback assigns. And TensorFlow would raise another class for an error of ours that
-    a graph raises.
+    callback assigns. And an error that a graph raises would reach the user as a
+    `tf.errors.OpError`.
 
     Args:
         model: whose train function it is.

@@ -12,7 +12,13 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.hlo import copies, loop_bodies
-from tests.support.internals import Carry, Rule, RuleState, layout, one_kernel, scope
+from tests.support.internals import (
+    Carry,
+    RuleVariables,
+    layout,
+    one_kernel,
+    scope,
+)
 from tests.support.twins import assert_engaged, assert_same, dense_data, train_pair
 
 layers: Any = keras.layers
@@ -65,8 +71,7 @@ def test_which_variables_are_transposed(name: str) -> None:
     optimizer = SGDPlus(0.01, 0.9)
     optimizer.build(model.trainable_variables)
     carry = Carry(model, optimizer)
-    rule = Rule.of(optimizer, model.trainable_variables)
-    rows = RuleState.of(optimizer, rule).rows
+    rows = RuleVariables.of(optimizer, model.trainable_variables).rows
     chosen = layout.transposed(model, carry.variables, rows)
     assert len(chosen) == expected
     assert all(len(carry.variables[i].shape) == 2 for i in chosen)

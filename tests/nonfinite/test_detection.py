@@ -30,7 +30,7 @@ def test_outer_products_are_judged_by_their_factors(
     @tf.function(jit_compile=jit_compile)
     def judged(a: Any, b: Any) -> tuple[Any, Any]:
         product = tf.matmul(a, b, transpose_a=True) if transposed else tf.matmul(a, b)
-        outer: Any = gradient.as_gradient(product, by_factors=True)
+        outer: Any = gradient.as_gradient(product, factored_norms=True)
         assert isinstance(outer, gradient.OuterGradient)
         return outer.all_finite(), product
 
@@ -53,8 +53,8 @@ def test_kernel_gradients_are_judged_by_their_factors(
     found = []
     as_gradient = gradient.as_gradient
 
-    def noted(tensor: Any, by_factors: bool) -> Any:
-        kind = as_gradient(tensor, by_factors)
+    def noted(tensor: Any, factored_norms: bool) -> Any:
+        kind = as_gradient(tensor, factored_norms)
         found.append((tensor.shape.rank, isinstance(kind, gradient.OuterGradient)))
         return kind
 

@@ -25,8 +25,8 @@ class FollowMean(Part):
 
     keep: float
 
-    @property
-    def slots(self) -> tuple[Slot, ...]:
+    @classmethod
+    def slots(cls, optimizer: Any) -> tuple[Slot, ...]:
         return (MEANS,)
 
     @classmethod

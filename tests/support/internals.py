@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras_sgd_plus._callbacks import checks as callback_checks
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import Carry, backward
-from keras_sgd_plus._loop.rule_state import RuleState
+from keras_sgd_plus._loop.rule_variables import RuleVariables
 from keras_sgd_plus._lowering import (
     channels,
     convolution,
@@ -27,7 +27,7 @@ __all__ = [
     "Carry",
     "Part",
     "Rule",
-    "RuleState",
+    "RuleVariables",
     "Slot",
     "State",
     "Update",

@@ -9,11 +9,12 @@ from typing import Any
 from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer, Tensor
-from keras_sgd_plus._rule import Rule, Slot, State
+from keras_sgd_plus._rule import Slot, State
+from keras_sgd_plus._rule import slots as slots_of
 
 
 @dataclass(frozen=True)
-class RuleState:
+class RuleVariables:
     """The variables of an update rule, found once per trace, outside any scope.
 
     Attributes:
@@ -27,14 +28,15 @@ class RuleState:
     iterations: Tensor
 
     @classmethod
-    def of(cls, optimizer: Optimizer, rule: Rule) -> RuleState:
-        """The variables of an SGDPlus that is built.
+    def of(cls, optimizer: Optimizer, weights: list[Any]) -> RuleVariables:
+        """The variables of an SGDPlus that is built with `weights`.
 
         Raises:
             ValueError: a setting that needs variables was made after that.
         """
-        weights = keras_optimizer.built_variables(optimizer)
-        slots = {s.name: _variables(optimizer, s, len(weights)) for s in rule.slots}
+        slots = {
+            s.name: _variables(optimizer, s, len(weights)) for s in slots_of(optimizer)
+        }
         return cls(weights, slots, keras_optimizer.raw_iterations(optimizer))
 
     @property
