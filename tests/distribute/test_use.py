@@ -81,7 +81,7 @@ def test_saved_under_a_strategy_and_loaded_without(
 ) -> None:
     """Training goes on where it was, on another number of replicas."""
     x, y = dense_data(28)
-    make = compiled(dense_model, order="given", jit_compile=False)
+    make = compiled(dense_model, order="given")
     fit = {"batch_size": 7, "shuffle": False, "verbose": 0}
     with _scope(first):
         model = keras_twin(make)

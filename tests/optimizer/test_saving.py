@@ -46,9 +46,8 @@ for folder in sys.argv[1:]:
 RESUMED: dict[str, dict[str, Any]] = {
     "given": {"order": "given"},
     "reshuffle": {"order": "reshuffle", "seed": 4},
-    "derived_seed": {"jit_compile": False},
+    "derived_seed": {},
     "accumulation_and_ema": {
-        "jit_compile": False,
         "gradient_accumulation_steps": 4,  # 15 updates: saved in the middle of a sum
         "use_ema": True,
         "ema_momentum": 0.8,

@@ -115,6 +115,17 @@ def dense_model(
     )
 
 
+def optimizer_of(cls: type, *args: Any) -> Any:
+    """An optimizer of a class. SGDPlus visits in given order, without XLA."""
+    plus = {"order": "given", "jit_compile": False}
+    return cls(*args, **(plus if cls is SGDPlus else {}))
+
+
+def batch_size_of(cls: type) -> int:
+    """The batch size with which an optimizer of the class makes the same updates."""
+    return BATCH_SIZE if cls is SGDPlus else 1
+
+
 def linear_model(
     inputs: int = 5, outputs: int = 2, activation: str | None = None
 ) -> keras.Model:

@@ -12,34 +12,19 @@ from keras import layers
 from keras_sgd_plus import SGDPlus
 from tests.support.tiers import tiered_rows
 from tests.support.twins import (
-    BATCH_SIZE,
     assert_engaged,
     assert_same,
+    batch_size_of,
     dense_data,
     dense_model,
+    linear_model,
+    optimizer_of,
     train_pair,
 )
 
 N = 28
 X, Y = dense_data(N)
 SGD = keras.optimizers.SGD
-# Without XLA: others compare the loop.
-PLUS: dict[str, Any] = {"order": "given", "jit_compile": False}
-
-
-def optimizer_of(cls: type, *args: Any) -> Any:
-    return cls(*args, **(PLUS if cls is SGDPlus else {}))
-
-
-def batch_size_of(cls: type) -> int:
-    return BATCH_SIZE if cls is SGDPlus else 1
-
-
-def linear_model(inputs: int = 5, outputs: int = 2, activation: Any = None) -> Any:
-    """An equal one at each call."""
-    keras.utils.set_random_seed(1)
-    dense = layers.Dense(outputs, activation)
-    return keras.Sequential([keras.Input((inputs,)), dense])
 
 
 def _einsum() -> Any:
@@ -103,6 +88,7 @@ def test_quantized_between_fits(engagements: list[str]) -> None:
     """After a trained layer is quantized, its bias trains on, its kernel does not."""
     models = []
     for cls in (SGDPlus, SGD):
+        keras.utils.set_random_seed(1)
         model = linear_model()
         model.compile(optimizer_of(cls, 0.02, 0.9), "mse")
         fit: dict[str, Any] = {"batch_size": batch_size_of(cls), "shuffle": False}

@@ -9,7 +9,6 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
-from keras import layers
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -17,34 +16,26 @@ from sklearn.preprocessing import StandardScaler
 from keras_sgd_plus import SGDPlus
 from tests.support.twins import (
     BATCH_SIZE,
+    batch_size_of,
     dense_data,
+    linear_model,
+    optimizer_of,
 )
 
 N = 28
 X, Y = dense_data(N)
 SGD = keras.optimizers.SGD
-# Without XLA: searches make many models, and others compare the loop.
-PLUS: dict[str, Any] = {"order": "given", "jit_compile": False}
 
 
-def optimizer_of(cls: type, *args: Any) -> Any:
-    return cls(*args, **(PLUS if cls is SGDPlus else {}))
-
-
-def batch_size_of(cls: type) -> int:
-    return BATCH_SIZE if cls is SGDPlus else 1
-
-
-def linear_model(inputs: int = 5, outputs: int = 2, activation: Any = None) -> Any:
-    """An equal one at each call."""
+def equal_model(*args: Any, **kwargs: Any) -> Any:
+    """A linear model, equal at each call."""
     keras.utils.set_random_seed(1)
-    dense = layers.Dense(outputs, activation)
-    return keras.Sequential([keras.Input((inputs,)), dense])
+    return linear_model(*args, **kwargs)
 
 
 def make_classifier(X: Any, y: Any, cls: type, learning_rate: float) -> Any:
     """A model for one fit; the wrapper hands over labels as one-hot rows."""
-    model = linear_model(X.shape[1], y.shape[1], "softmax")
+    model = equal_model(X.shape[1], y.shape[1], "softmax")
     model.compile(optimizer_of(cls, learning_rate, 0.9), "categorical_crossentropy")
     return model
 
@@ -94,7 +85,7 @@ def test_cross_validation_of_a_compiled_model(engagements: list[str]) -> None:
     target = Y[:, 0]
     scores, fitted = [], []
     for cls in (SGDPlus, SGD):
-        model = linear_model(outputs=1)
+        model = equal_model(outputs=1)
         model.compile(optimizer_of(cls, 0.05, 0.9), "mse")
         net = keras.wrappers.SKLearnRegressor(model)
         keras.utils.set_random_seed(2)  # for the weights of the clones
@@ -129,7 +120,7 @@ def test_tuner(tmp_path: Path, engagements: list[str]) -> None:
 
     def build(hp: Any, cls: type = SGDPlus) -> Any:
         rate, momentum = hp.Choice("rate", [0.001, 0.05]), hp.Choice("m", [0.0, 0.9])
-        model = linear_model()
+        model = equal_model()
         model.compile(optimizer_of(cls, rate, momentum), "mse")
         return model
 

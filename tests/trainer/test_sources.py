@@ -12,11 +12,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from tests.support.columns import CROSSENTROPY, RNG, N, columns, target
 from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import assert_engaged, assert_same, dense_data, train_pair
-
-N = 20  # examples; batches of 7 leave a shorter last one
-RNG = np.random.default_rng
 
 
 def _linear(inputs: int = 5, outputs: int = 2) -> keras.Model:
@@ -113,26 +111,12 @@ def test_repeated_dataset_with_steps_per_epoch(engagements: list[str]) -> None:
     assert_engaged(pair, engagements, 24)
 
 
-def _columns(num_columns: int) -> list[np.ndarray]:
-    rng = RNG(4)
-    return [rng.normal(size=(N, 3)).astype("float32") for _ in range(num_columns)]
-
-
-def _target(columns: list[np.ndarray], outputs: int = 1) -> np.ndarray:
-    flat = np.concatenate(columns, 1)
-    mixed = flat @ RNG(5).normal(size=(flat.shape[1], outputs))
-    return np.sin(mixed).astype("float32")
-
-
-CROSSENTROPY = "sparse_categorical_crossentropy"
-
-
 def _classifier() -> keras.Model:
     return keras.Sequential([keras.Input((3,)), layers.Dense(3, activation="softmax")])
 
 
 def _labels() -> np.ndarray:
-    return _target(_columns(1), 3).argmax(1)
+    return target(columns(1), 3).argmax(1)
 
 
 LABELS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
@@ -144,7 +128,7 @@ LABELS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 
 @pytest.mark.parametrize("loss, encode", tiered_rows(LABELS, "one_hot", unpack=True))
 def test_labels(loss: str, encode: Any, engagements: list[str]) -> None:
-    (x,) = _columns(1)
+    (x,) = columns(1)
     compile = {"loss": loss, "metrics": ["accuracy"]}
     pair = train_pair(_classifier, x, encode(_labels()), compile=compile)
     assert_same(pair)

@@ -10,22 +10,9 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tests.support.columns import CROSSENTROPY, RNG, N, columns, target
 from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import assert_engaged, assert_same, train_pair
-
-N = 20  # examples; batches of 7 leave a shorter last one
-RNG = np.random.default_rng
-
-
-def _columns(num_columns: int) -> list[np.ndarray]:
-    rng = RNG(4)
-    return [rng.normal(size=(N, 3)).astype("float32") for _ in range(num_columns)]
-
-
-def _target(columns: list[np.ndarray], outputs: int = 1) -> np.ndarray:
-    flat = np.concatenate(columns, 1)
-    mixed = flat @ RNG(5).normal(size=(flat.shape[1], outputs))
-    return np.sin(mixed).astype("float32")
 
 
 def _merged(inputs: Any) -> Any:
@@ -71,14 +58,14 @@ def _pick_in(columns: Any) -> dict[str, tuple[Callable[[], keras.Model], Any]]:
     }
 
 
-INPUTS = _pick_in(_columns(3))
+INPUTS = _pick_in(columns(3))
 
 
 @pytest.mark.parametrize(
     "make, x", tiered_rows(INPUTS, "dict", "list", "nested", unpack=True)
 )
 def test_input_structure(make: Any, x: Any, engagements: list[str]) -> None:
-    pair = train_pair(make, x, _target(keras.tree.flatten(x)))
+    pair = train_pair(make, x, target(keras.tree.flatten(x)))
     assert_same(pair)
     assert_engaged(pair, engagements, N)
 
@@ -109,9 +96,9 @@ def _optional_in() -> keras.Model:
 
 @pytest.mark.parametrize("given", [False, *matrix(True)], ids=["none", "given"])
 def test_optional_input(given: bool, engagements: list[str]) -> None:
-    a, b = _columns(2)
+    a, b = columns(2)
     x = {"a": a, "b": b if given else None}
-    pair = train_pair(_optional_in, x, _target([a]))
+    pair = train_pair(_optional_in, x, target([a]))
     assert_same(pair)
     assert_engaged(pair, engagements, N)
 
@@ -128,7 +115,6 @@ def _two_outputs(as_dict: bool) -> Callable[[], keras.Model]:
     return make
 
 
-CROSSENTROPY = "sparse_categorical_crossentropy"
 OUTPUTS: dict[str, tuple[bool, dict[str, Any]]] = {
     "list": (
         False,
@@ -161,8 +147,8 @@ OUTPUTS: dict[str, tuple[bool, dict[str, Any]]] = {
 def test_several_outputs(
     as_dict: bool, compile: dict[str, Any], engagements: list[str]
 ) -> None:
-    (x,) = _columns(1)
-    size, kind = _target([x]), (_target([x], 3).argmax(1)).astype("int32")
+    (x,) = columns(1)
+    size, kind = target([x]), (target([x], 3).argmax(1)).astype("int32")
     y: Any = {"size": size, "kind": kind} if as_dict else [size, kind]
     pair = train_pair(_two_outputs(as_dict), x, y, compile=compile)
     assert_same(pair)
@@ -171,8 +157,8 @@ def test_several_outputs(
 
 
 def test_weights_per_output(engagements: list[str]) -> None:
-    (x,) = _columns(1)
-    y = {"size": _target([x]), "kind": _target([x], 3).argmax(1)}
+    (x,) = columns(1)
+    y = {"size": target([x]), "kind": target([x], 3).argmax(1)}
     weights = {
         "size": RNG(1).uniform(0, 2, N).astype("float32"),
         "kind": RNG(2).uniform(0, 2, N).astype("float32"),
@@ -197,8 +183,8 @@ def test_nested_outputs(loss: Any, engagements: list[str]) -> None:
         one, two, three = (layers.Dense(n, name=f"to_{n}")(x) for n in (1, 2, 3))
         return keras.Model(x, {"deep": [one, two], "flat": three})
 
-    (x,) = _columns(1)
-    y = {"deep": [_target([x]), _target([x], 2)], "flat": _target([x], 3)}
+    (x,) = columns(1)
+    y = {"deep": [target([x]), target([x], 2)], "flat": target([x], 3)}
     pair = train_pair(make, x, y, compile={"loss": loss})
     assert_same(pair)
     assert_engaged(pair, engagements, N)
@@ -223,7 +209,7 @@ def _without_targets() -> keras.Model:
 
 
 def test_no_targets(engagements: list[str]) -> None:
-    (x,) = _columns(1)
+    (x,) = columns(1)
     pair = train_pair(_without_targets, x, compile={"loss": None})
     assert_same(pair)
     assert_engaged(pair, engagements, N)
