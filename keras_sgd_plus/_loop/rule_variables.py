@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._private import keras_optimizer
-from keras_sgd_plus._private.types import Optimizer, Tensor
+from keras_sgd_plus._private.types import Optimizer, Variable
 from keras_sgd_plus._rule import Slot, State
 from keras_sgd_plus._rule import slots as slots_of
 
@@ -25,7 +25,7 @@ class RuleVariables:
 
     weights: list[Any]
     slots: Mapping[str, Sequence[Any]]
-    iterations: Tensor
+    iterations: Variable
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: list[Any]) -> RuleVariables:

@@ -105,7 +105,7 @@ class Guard:
         variables: Sequence[Variable],
         new: Sequence[Tensor],
         old: Sequence[Tensor],
-        counter: Tensor,
+        counter: Variable,
         chosen: Collection[int],
     ) -> list[Any]:
         """The values to go on with, per variable of the carry.

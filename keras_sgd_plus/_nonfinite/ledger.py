@@ -117,7 +117,7 @@ class Ledger:
         if not self.raises or self.watchers or tf.executing_eagerly():
             return
 
-        def raise_row(row: Tensor) -> Any:
+        def raise_row(row: Any) -> Any:
             raise FloatingPointError(words(self.entry(row)))
 
         def fail() -> Any:
@@ -134,7 +134,7 @@ class Ledger:
         size = min(int(self.total.numpy()), CAPACITY)
         return [self.entry(row) for row in self.rows[:size].numpy().tolist()]
 
-    def entry(self, row: Tensor) -> Skipped:
+    def entry(self, row: Any) -> Skipped:
         """One group from its row."""
         batch, iterations, replica, cause, *positions = (int(i) for i in row)
         known = tuple(i for i in positions if i != NO_POSITION)

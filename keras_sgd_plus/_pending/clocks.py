@@ -45,7 +45,7 @@ def then(first: Idle, second: Idle) -> Idle:
     )
 
 
-def once(momentum: Tensor, nesterov: bool, decay: Tensor) -> Idle:
+def once(momentum: float, nesterov: bool, decay: Tensor) -> Idle:
     """One idle update.
 
     Args:
@@ -68,7 +68,7 @@ class ConstantDecay:
     def __init__(self, single: Idle, num_updates: Tensor) -> None:
         zeros = tf.zeros(tf.reshape(num_updates + 1, (1,)), tf.float64)
 
-        def body(n: Any, now: Idle, table: Idle) -> Tensor:
+        def body(n: Tensor, now: Idle, table: Idle) -> tuple[Any, ...]:
             return n + 1, then(now, single), _put(table, n, now)
 
         none = _identity(())

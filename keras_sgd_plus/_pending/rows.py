@@ -42,7 +42,7 @@ def fetched(table: Table, ids: Tensor) -> Tensor:
     """
     tables = [t for t in table[:2] if t is not None]
 
-    def body(r: Any, total: Tensor) -> Tensor:
+    def body(r: Any, total: Tensor) -> tuple[Any, ...]:
         at = _one(ids, r)
         parts = [tf.cast(tf.gather(table.last, at), total.dtype)]
         for each in tables:
@@ -60,7 +60,7 @@ def read(table: Table, ids: Tensor, since: Since) -> Tensor:
     """The rows as they are after the updates that they have missed, (k, width)."""
     width = table.weight.shape[1]
 
-    def body(r: Any, rows: Tensor) -> Tensor:
+    def body(r: Any, rows: Tensor) -> tuple[Any, ...]:
         at = _one(ids, r)
         weight, velocity = (t if t is None else tf.gather(t, at) for t in table[:2])
         row = _moved(since(tf.gather(table.last, at)), weight, velocity)
@@ -92,7 +92,7 @@ def move(
             Nesterov.
     """
 
-    def body(r: Any, *old: Tensor) -> Tensor:
+    def body(r: Any, *old: Tensor) -> tuple[Any, ...]:
         weights, velocities, last = old[0], old[1:-1], old[-1]
         at = _one(ids, r)
         start, hidden = tf.stack([at[0], 0]), at * _lowering.one()
@@ -118,7 +118,7 @@ def finish(table: Table, since: Since, number: Tensor) -> Table:
     num_rows, width = table.weight.shape
     size = min(_ROWS_AT_ONCE, num_rows)
 
-    def body(i: Any, weights: Any, *velocities: Any) -> Tensor:
+    def body(i: Any, weights: Any, *velocities: Any) -> tuple[Any, ...]:
         first = tf.minimum(i * size, num_rows - size)
         start = tf.stack([first, 0])
         behind = tf.slice(table.last, [first], [size])

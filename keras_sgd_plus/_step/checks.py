@@ -114,7 +114,7 @@ def described(data: Structure, group_size: int) -> str:
     )
 
 
-def _casts(loss: Tensor) -> bool:
+def _casts(loss: Any) -> bool:
     if isinstance(loss, keras.Loss):
         return type(loss).__call__ is keras.Loss.__call__
     return isinstance(loss, str) or inspect.isfunction(loss)

@@ -162,7 +162,7 @@ def _short_group(
     before = (full.logs, full.skips)
 
     def one_group(
-        values: Tensor, is_compiled: bool, positions: Tensor, *others: Tensor
+        values: list[Tensor], is_compiled: bool, positions: Tensor, *others: Tensor
     ) -> WalkResult:
         del is_compiled  # a single update gains nothing from lowered forms
         logs, skips = tf.nest.pack_sequence_as(before, others[len(group) :])

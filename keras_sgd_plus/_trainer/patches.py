@@ -21,7 +21,7 @@ from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
-from keras_sgd_plus._private.types import Model, Optimizer, Strategy, Structure
+from keras_sgd_plus._private.types import Model, Optimizer, Structure
 from keras_sgd_plus._trainer.optimizers import is_ours, per_example, unwrap
 from keras_sgd_plus._trainer.train_function import TrainFunction
 
@@ -188,7 +188,7 @@ def uninstall() -> None:
 def stock_train_step(model: Model, data: Structure) -> Any:
     """Keras's own train step: one update for the whole batch."""
     owner, _ = keras_trainer.trainer_methods()["train_step"]
-    current: Strategy = vars(owner)["train_step"]
+    current: Any = vars(owner)["train_step"]
     return getattr(current, _MARK, current)(model, data)
 
 
