@@ -79,7 +79,7 @@ def test_learning_rate_by_epoch(
 
 @pytest.mark.parametrize(
     ("swap_on_epoch", "plus"),
-    [(False, {}), pytest.param(True, NO_XLA, marks=pytest.mark.matrix)],
+    [pytest.param(False, {}, marks=pytest.mark.matrix), (True, NO_XLA)],
     ids=["for_validation", "on_epoch"],
 )
 def test_swap_ema_weights(

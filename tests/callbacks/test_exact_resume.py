@@ -62,12 +62,13 @@ def test_killed_at_more_moments(kind: str, seed: int, tmp_path: Path) -> None:
 
 # Epoch and batch: before any save, in mid-epoch, at the last batch of an epoch.
 PLACES = [(0, 1), (1, 4), (2, NUM_BATCHES - 1)]
+DEFAULT = ("arrays", "seeded_arrays")
 
 
-@pytest.mark.parametrize("kind", tiered_keys(KINDS, "arrays", "seeded_arrays"))
+@pytest.mark.parametrize("kind", tiered_keys(KINDS, *DEFAULT))
 def test_interrupted_in_one_process(kind: str, tmp_path: Path) -> None:
-    # This kind runs with XLA in test_killed_at_random_moments.
-    jit_compile = False if kind == "seeded_arrays" else "auto"
+    # The tests above run these kinds with XLA, in processes that they kill.
+    jit_compile = False if kind in DEFAULT else "auto"
     for place in PLACES:
         with pytest.raises(Interrupted):
             interrupt = [Interrupt(*place)]

@@ -15,7 +15,6 @@ from tests.support.replicas import (
     state,
     together,
 )
-from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
 
@@ -43,7 +42,8 @@ def test_skip_on_replicas() -> None:
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("how", ["fit", *matrix("by hand")])
+@pytest.mark.matrix
+@pytest.mark.parametrize("how", ["fit", "by hand"])
 def test_raise_on_replicas_holds_the_batch(how: str) -> None:
     x, y = dense_data(28)
     y[12] = np.inf

@@ -56,6 +56,7 @@ def plain_gap(y: Any, y_pred: Any) -> Any:
     return ops.mean(ops.abs(ops.cast(y, y_pred.dtype) - y_pred), axis=-1)
 
 
+@pytest.mark.matrix
 def test_class_metrics(engagements: list[str]) -> None:
     def compile() -> dict[str, Any]:
         return {

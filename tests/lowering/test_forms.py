@@ -185,7 +185,7 @@ def test_dropout_draws_the_same_mask(rate: float, noise_shape: Any, dtype: str) 
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("size", [1, *matrix(2, 3), 4, *matrix(5), 63])
+@pytest.mark.parametrize("size", [*matrix(1, 2, 3), 4, *matrix(5), 63])
 @pytest.mark.parametrize("seed", [*matrix(0), 7, *matrix(2**31 - 1)])
 def test_uniform_numbers_are_those_of_tensorflow(size: int, seed: int) -> None:
     @tf.function(jit_compile=True, autograph=False)
@@ -197,7 +197,7 @@ def test_uniform_numbers_are_those_of_tensorflow(size: int, seed: int) -> None:
     np.testing.assert_array_equal(ours, theirs)
 
 
-SHAPES = [(4, 3), *matrix((1, 5, 3)), (2, 4, 5, 3), *matrix((1, 2, 3, 4, 2))]
+SHAPES = [*matrix((4, 3), (1, 5, 3)), (2, 4, 5, 3), *matrix((1, 2, 3, 4, 2))]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -286,7 +286,7 @@ def test_probabilities_and_few_classes_keep_the_native_form() -> None:
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("length", [15, 16, *matrix(21, 63), 64])
+@pytest.mark.parametrize("length", [*matrix(15), 16, *matrix(21, 63), 64])
 def test_a_short_dot_product_equals_the_native_form(length: int) -> None:
     def product(x: Any, stored: Any) -> Any:
         matrix = layout.to_model_layout(stored)

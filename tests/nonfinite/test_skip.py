@@ -203,6 +203,7 @@ def test_rows_of_a_table_stay(momentum: float) -> None:
     np.testing.assert_array_equal(moved, [0, 1, 4, 5, 6, 7, 10, 11])
 
 
+@pytest.mark.matrix
 def test_later_orders_do_not_depend_on_what_was_skipped() -> None:
     x, y = data()
     clean, _ = dense_data(NUM_EXAMPLES)

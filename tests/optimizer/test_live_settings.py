@@ -24,7 +24,10 @@ START: dict[str, Any] = {
     "jit_compile": False,
 }
 # These run without XLA, the others with it: each change traces the loop anew.
-WITHOUT_XLA = ("weight_decay", "clipnorm", "examples_per_update", "order")
+WITHOUT_XLA = (
+    *("learning_rate", "weight_decay", "clipnorm"),
+    *("examples_per_update", "order"),
+)
 CHANGES: dict[str, Any] = {
     "learning_rate": 0.1,
     "momentum": 0.5,

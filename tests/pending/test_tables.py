@@ -120,7 +120,7 @@ def _pair(name: str, **changes: Any) -> Any:
     return train_pair(model, **arguments)
 
 
-@pytest.mark.parametrize("name", tiered_keys(CASES, "momentum", "all", "two tables"))
+@pytest.mark.parametrize("name", tiered_keys(CASES, "momentum", "all"))
 def test_equals_keras(name: str, tables: list[int], engagements: list[str]) -> None:
     pair = _pair(name)
     assert_engaged(pair, engagements, UPDATES)

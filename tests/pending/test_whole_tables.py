@@ -127,6 +127,7 @@ def test_skipped_examples(
         _assert_whole_is_same(tables, monkeypatch, *arguments)
 
 
+@pytest.mark.matrix
 def test_rows_are_up_to_date_after_an_error(
     tables: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

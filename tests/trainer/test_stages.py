@@ -249,6 +249,7 @@ def test_unknown_variables_are_refused_as_by_keras(make: Any, train: Any) -> Non
     assert texts[0] == texts[1]
 
 
+@pytest.mark.matrix
 def test_two_models_that_share_layers(engagements: list[str]) -> None:
     """Two heads on one trunk, an optimizer each, trained in turns."""
     x, y = dense_data(N)

@@ -156,6 +156,7 @@ def test_several_outputs(
     assert {"loss", "size_loss", "kind_loss"} <= pair.our_logs.keys()
 
 
+@pytest.mark.matrix
 def test_weights_per_output(engagements: list[str]) -> None:
     (x,) = columns(1)
     y = {"size": target([x]), "kind": target([x], 3).argmax(1)}
