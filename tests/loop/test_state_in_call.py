@@ -164,6 +164,26 @@ def test_variable_made_in_loss(engagements: list[str]) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=2e-5)
 
 
+class LossInside(keras.Model):
+    """Calls a loss in its `call`; the loss makes its variable there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.running = layers.Dense(2), RunningLoss()
+
+    def call(self, x: Any) -> Any:
+        found = self.inner(x)
+        self.add_loss(0.1 * self.running(ops.zeros_like(found), found))
+        return found
+
+
+def test_variable_made_by_a_loss_in_call(engagements: list[str]) -> None:
+    x, y = dense_data(N)
+    pair = train_pair(LossInside, x, y)
+    assert_same(pair)
+    assert_engaged(pair, engagements, N)
+
+
 class Echo(layers.Layer):
     """Assigns to a frozen and to a trainable variable, and reads them at once."""
 

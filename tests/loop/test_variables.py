@@ -211,3 +211,25 @@ def test_without_trainable_weights(engagements: list[str]) -> None:
     for name in theirs[0]:
         np.testing.assert_allclose(ours[0][name], theirs[0][name], rtol=2e-5)
     assert engagements
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_an_optimizer_that_knows_more_variables_than_the_model(nonfinite: str) -> None:
+    """As after `model.pop()`; Keras trains the variables that are left."""
+    x, y = dense_data(N)
+    weights = []
+    for is_ours in (True, False):
+        keras.utils.set_random_seed(1)
+        first, last = layers.Dense(2), layers.Dense(3)
+        whole = keras.Sequential([keras.Input(x.shape[1:]), first, last])
+        if is_ours:
+            optimizer: Any = SGDPlus(0.02, 0.9, order="given", nonfinite=nonfinite)
+        else:
+            optimizer = keras.optimizers.SGD(0.02, 0.9)
+        optimizer.build(whole.trainable_variables)
+        part = keras.Sequential([keras.Input(x.shape[1:]), first])
+        part.compile(optimizer, "mse")
+        part.fit(x, y, batch_size=N if is_ours else 1, shuffle=False, verbose=0)
+        weights.append([*part.get_weights(), *(v.numpy() for v in optimizer.variables)])
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

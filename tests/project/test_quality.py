@@ -20,6 +20,7 @@ from benchmarks.report.figures import quality as curves
 from benchmarks.report.tables import quality as quality_tables
 from benchmarks.shared import storage
 from keras_sgd_plus import SGDPlus
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize("peak", [-9, -5, -4, -3, 0])
@@ -232,6 +233,9 @@ def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(curves._STYLES) == {arm.id for arm in accuracy.ARMS}
 
 
-@pytest.mark.parametrize("path", readme.FILES, ids=["README", "benchmarks"])
+TEXTS = [*readme.FILES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: "/".join(path.parts[-2:]))
 def test_nothing_is_left_open(path: Any) -> None:
-    assert re.findall(r"TODO|XXX|To be measured", path.read_text()) == []
+    assert re.findall(r"TODO|XXX|To be measured|_TIME\b", path.read_text()) == []
