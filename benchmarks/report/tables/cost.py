@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from benchmarks.cost import ablation as forms
-from benchmarks.cost import clipping as clips
-from benchmarks.cost import nonfinite as modes
+from benchmarks.cost import options
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.threshold import SETTINGS, Order, Thresholds
 from benchmarks.report.tables import markdown
@@ -32,42 +32,25 @@ def ablation(findings: Iterable[forms.Form]) -> Iterator[str]:
     yield _foot(forms.REPEATS)
 
 
-def nonfinite(findings: Iterable[modes.Modes]) -> Iterator[str]:
-    """A row per workload."""
-    head = ["workload", *modes.MODES, "skip, times", "raise, times", "met"]
+def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
+    """A row per workload: each setting's time, and that in times of the first."""
+    rest = iter(findings)
+    first = next(rest)
+    ratios = [f"{name}, times" for name in first.ratios]
     rows = (
         [
             found.workload,
-            f"{found.propagate:.3g}",
-            f"{found.skip:.3g}",
-            f"{found.stop:.3g}",
-            f"{found.skip / found.propagate:.2f}",
-            f"{found.stop / found.propagate:.2f}",
+            *(f"{us:.3g}" for us in found.times.values()),
+            *(f"{ratio:.2f}" for ratio in found.ratios.values()),
             markdown.yes(found.met),
         ]
-        for found in findings
+        for found in itertools.chain([first], rest)
     )
-    yield from markdown.lines(head, rows)
-    yield _foot(modes.REPEATS)
+    yield from markdown.lines(["workload", *first.times, *ratios, "met"], rows)
+    yield _foot(options.REPEATS)
 
 
-def clipping(findings: Iterable[clips.Clipped]) -> Iterator[str]:
-    """A row per workload."""
-    head = ["workload", *clips.OPTIONS, "clipnorm, times", "global, times", "met"]
-    rows = (
-        [
-            found.workload,
-            f"{found.none:.3g}",
-            f"{found.clipnorm:.3g}",
-            f"{found.global_clipnorm:.3g}",
-            f"{found.clipnorm / found.none:.2f}",
-            f"{found.global_clipnorm / found.none:.2f}",
-            markdown.yes(found.met),
-        ]
-        for found in findings
-    )
-    yield from markdown.lines(head, rows)
-    yield _foot(clips.REPEATS)
+clipping = nonfinite  # the same table
 
 
 def _foot(repeats: int) -> str:

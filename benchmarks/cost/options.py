@@ -1,0 +1,68 @@
+"""One loop with several settings of SGDPlus: each against the first of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.cost import loops
+from benchmarks.shared.finding import Finding
+
+REPEATS = 15
+
+
+@dataclass(frozen=True)
+class Options(Finding):
+    """Microseconds per example of a loop, by setting; the first is the measure."""
+
+    workload: str
+    times: dict[str, float]
+    target: float  # times the first
+    agree: bool  # the losses
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """The time of each other setting in times of the first."""
+        first, *others = self.times
+        return {name: self.times[name] / self.times[first] for name in others}
+
+    @property
+    def met(self) -> bool:
+        """Whether no setting costs more than the target."""
+        return max(self.ratios.values()) <= self.target
+
+    @property
+    def missed(self) -> bool:
+        """Whether a setting changes the loss or costs more."""
+        return not (self.agree and self.met)
+
+
+def measure(
+    command: str,
+    arguments: list[str],
+    settings: Mapping[str, dict[str, Any]],
+    examples: Mapping[str, int],
+    target_of: Mapping[str, float],
+) -> Iterator[Options]:
+    """Yields each workload; the models take turns, on one thread.
+
+    Args:
+        command: the subcommand.
+        arguments: its arguments: ids of workloads, or none for all.
+        settings: arguments of SGDPlus, by the name of the setting.
+        examples: in a pass, by workload.
+        target_of: the bound on each ratio, by workload; "" is that of all others.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {command}")
+    named = ", ".join(examples)
+    parser.add_argument("workloads", nargs="*", help=f"of {named}; all if none")
+    loops.use_one_thread()
+    for name in parser.parse_args(arguments).workloads or examples:
+        workload, count = WORKLOADS[name], examples[name]
+        models = [loops.loop_of(workload, count, **s) for s in settings.values()]
+        found, agree = loops.in_turn(name, models, REPEATS)
+        times = dict(zip(settings, found, strict=True))
+        yield Options(name, times, target_of.get(name, target_of[""]), agree)
