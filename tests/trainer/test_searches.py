@@ -114,6 +114,7 @@ def test_cross_validation_of_a_compiled_model(engagements: list[str]) -> None:
 
 # It calls threading.currentThread().getName(), deprecated in Python 3.10.
 @pytest.mark.filterwarnings("ignore:(currentThread|getName)\\(\\):DeprecationWarning")
+@pytest.mark.matrix
 @pytest.mark.usefixtures("few_objects")
 def test_tuner(tmp_path: Path, engagements: list[str]) -> None:
     """Every trial has the score of Keras's SGD, and the best model loads."""
