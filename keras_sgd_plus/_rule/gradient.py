@@ -22,6 +22,9 @@ from keras_sgd_plus._private.types import Tensor
 ops: Any = keras.ops  # its annotations name tensors of every backend
 Map = Callable[[Tensor], Tensor]
 
+_MANY = (
+    64  # entries of a vector, from which on its sum is sooner found than its maximum
+)
 _SAME_ENTRIES = ("Reshape", "Transpose", "Identity", "ExpandDims", "Squeeze")
 
 
@@ -144,6 +147,8 @@ class OuterGradient:
         of their largest magnitudes, itself an entry.
         """
         factors = (self.left, self.right)
+        if all((f.shape.num_elements() or _MANY) < _MANY for f in factors):
+            return self._finite()
         sums = [_dot(tf.abs(factor), tf.ones_like(factor)) for factor in factors]
         is_bounded = tf.math.is_finite(sums[0] * sums[1])
         yes = tf.constant(True)

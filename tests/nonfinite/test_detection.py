@@ -20,10 +20,11 @@ from tests.support.twins import dense_data
 SPECIAL = [0.0, 1.0, -3e38, 1e-45, np.nan, np.inf, -np.inf, 1e20, -1e-20]
 
 
+@pytest.mark.parametrize("length", [3, 100])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_outer_products_are_judged_by_their_factors(
-    transposed: bool, jit_compile: bool
+    transposed: bool, jit_compile: bool, length: int
 ) -> None:
     """NumPy, which looks at every entry of the product, finds the same."""
 
@@ -36,7 +37,8 @@ def test_outer_products_are_judged_by_their_factors(
 
     verdicts = set()
     for one, other in itertools.product(SPECIAL, SPECIAL):
-        a = np.array([[2.0, one, -0.5]], "float32")
+        a = np.full((1, length), -0.5, "float32")
+        a[0, :2] = 2.0, one
         b = np.array([[other, 1.5]], "float32")
         found, _ = judged(a if transposed else a.T, b)
         with np.errstate(all="ignore"):
