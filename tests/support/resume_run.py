@@ -7,6 +7,7 @@ each with SIGKILL, at a moment that it draws from the seed.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -167,7 +168,8 @@ def main(kind: str, directory: Path, num_kills: int, seed: int) -> None:
         if attempt(kind, directory, (what, count, delay)):
             (directory / "final.npz").unlink()
             for path in directory.glob("c*"):  # begin again
-                path.unlink()
+                # A save that was killed leaves a folder.
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             continue
         killed[what] += 1
         latest = tf.train.latest_checkpoint(str(directory)) or "-0"
