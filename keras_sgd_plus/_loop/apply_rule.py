@@ -64,7 +64,14 @@ def apply_rule(
     if found.readers is not None:
         for i in gradients:
             rates[i] = found.readers.rate_after(before.weights[i], rate)
-    begun = Update(before, gradients, rates, may_change, had_started)
+    begun = Update(
+        before,
+        gradients,
+        rates,
+        may_change,
+        had_started,
+        numbers=update.numbers,
+    )
     updated = _updated(update, scope, begun, pending)
     if pending is not None:
         pending = pending.step(updated.waiting, rates, updated.applies)

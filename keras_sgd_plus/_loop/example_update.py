@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus import _rule
 from keras_sgd_plus._loop.carry import Carry
 from keras_sgd_plus._loop.rule_variables import RuleVariables
 from keras_sgd_plus._lowering import layout
@@ -15,7 +16,7 @@ from keras_sgd_plus._nonfinite import Skips, no_skips
 from keras_sgd_plus._pending import Pending, Tables, plan_tables
 from keras_sgd_plus._private import keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
-from keras_sgd_plus._rule import AVERAGES, Rule
+from keras_sgd_plus._rule import AVERAGES, Numbers, Rule
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
 
@@ -37,6 +38,7 @@ class ExampleUpdate:
             transposed.
         pending: weights whose updates wait.
         keeps_logs: whether each update gives logs of its own.
+        numbers: of the rule, tensors of the function that is being traced.
     """
 
     model: Model
@@ -50,6 +52,7 @@ class ExampleUpdate:
     transposed: frozenset[int]
     pending: Pending
     keeps_logs: bool
+    numbers: Numbers
 
     @classmethod
     def of(
@@ -94,7 +97,12 @@ class ExampleUpdate:
             transposed=transposed,
             pending=Tables(plan),
             keeps_logs=keeps_logs,
+            numbers={},
         )
+
+    def given(self, numbers: Tensor) -> ExampleUpdate:
+        """The update with the numbers of its rule, a vector as of `_rule.as_vector`."""
+        return replace(self, numbers=_rule.by_name(_rule.all_numbers(), numbers))
 
     @property
     def group_size(self) -> int:

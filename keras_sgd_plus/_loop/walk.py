@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_sgd_plus import _lowering
+from keras_sgd_plus import _lowering, _rule
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
 from keras_sgd_plus._loop.one_update import Logs, UpdateResult, update_once
@@ -109,7 +109,7 @@ def walk(
     """Updates once per full group.
 
     Args:
-        update: the update.
+        update: the update, given its numbers.
         values: the carry before the batch.
         leaves: tensors of the batch, `(num_examples or more, ...)`.
         order: positions to visit, `(num_examples or more,)` int32, or None for the
@@ -129,7 +129,9 @@ def walk(
     one = tf.cast(
         values[update.carry.index(update.variables.iterations)] >= 0, tf.int32
     )
-    entered = update.pending.enter(values, most_groups) if lowered else None
+    entered = (
+        update.pending.enter(values, most_groups, update.numbers) if lowered else None
+    )
     loop = _Loop(update, leaves, order, compiled, lowered, one, entered)
     turns: list[_Turn] = []  # one, or one per group where nothing is traced
 
@@ -175,7 +177,7 @@ def walk_group(
     """Updates once, with the examples that are left over of a batch.
 
     Args:
-        update: the update.
+        update: the update, given its numbers.
         values: the carry's.
         group: tensors of examples, (k or fewer, ...).
         positions: (k or fewer,) int32, theirs in the batch.
@@ -214,7 +216,8 @@ def log_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Logs:
     def first_logs(values: Values, leaves: Sequence[Tensor]) -> Logs:
         first = tf.zeros((1,), tf.int32)
         group = [examples.gather_examples(leaf, first) for leaf in leaves]
-        return update_once(update, values, group).logs
+        given = update.given(tf.zeros((len(_rule.all_numbers()),), tf.float64))
+        return update_once(given, values, group).logs
 
     trace: Callable[..., Any] = tf.function(first_logs, autograph=False)
     specs = update.carry.specs()

@@ -12,8 +12,8 @@ class Setting:
     Args:
         check: gives the value to keep; raises TypeError or ValueError for one that
             cannot be.
-        check_together: is given the object with the new value; raises ValueError or
-            NotImplementedError where it contradicts other settings.
+        check_together: is given the object with the new value; raises TypeError,
+            ValueError or NotImplementedError where it contradicts other settings.
     """
 
     def __init__(
@@ -33,6 +33,6 @@ class Setting:
         setattr(instance, self._name, value)
         try:
             self._check_together(instance)
-        except (ValueError, NotImplementedError):
+        except (TypeError, ValueError, NotImplementedError):
             setattr(instance, self._name, before)
             raise

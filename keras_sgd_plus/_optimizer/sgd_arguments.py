@@ -43,6 +43,22 @@ def momentum(value: Any) -> None:
         raise ValueError(message(momentum=value))
 
 
+def assigned_momentum(value: Any) -> float:
+    """Gives a float from 0 to 1; raises for what a live optimizer cannot take."""
+    try:
+        found = _float(value)
+    except Exception:  # whatever the conversion of an object raises
+        raise TypeError(message(momentum=value)) from None
+    if not 0 <= found <= 1:
+        raise ValueError(message(momentum=value))
+    return found
+
+
+def assigned(name: str) -> Callable[[Any], Any]:
+    """The check, as of `number`, of one argument that is assigned."""
+    return lambda value: number(**{name: value})
+
+
 def of_sgd(**given: Any) -> dict[str, Any]:
     """The arguments of `keras.optimizers.SGD`, checked, with Python's own numbers.
 

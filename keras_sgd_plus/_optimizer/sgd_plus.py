@@ -36,6 +36,13 @@ def _check_together(optimizer: Optimizer) -> None:
         )
 
 
+def _check_average(optimizer: Optimizer) -> None:
+    """Raises TypeError or ValueError for an `ema_momentum` that would be used."""
+    if optimizer.use_ema:  # else Keras does not look at it
+        sgd_arguments.number(ema_momentum=optimizer.ema_momentum)
+    _step.refresh_numbers(optimizer)
+
+
 @keras.saving.register_keras_serializable(package="keras_sgd_plus")
 class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     """Updates the weights after every example of every batch, in random order.
@@ -186,6 +193,17 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     seed = Setting(arguments.seed, _check_together)
     nonfinite = Setting(arguments.nonfinite, _check_together)
     jit_compile = Setting(arguments.jit_compile, _check_together)
+    # These are numbers of compiled steps: a new one compiles nothing.
+    momentum = Setting(sgd_arguments.assigned_momentum, _step.refresh_numbers)
+    weight_decay = Setting(
+        sgd_arguments.assigned("weight_decay"), _step.refresh_numbers
+    )
+    clipnorm = Setting(sgd_arguments.assigned("clipnorm"), _step.refresh_numbers)
+    clipvalue = Setting(sgd_arguments.assigned("clipvalue"), _step.refresh_numbers)
+    global_clipnorm = Setting(
+        sgd_arguments.assigned("global_clipnorm"), _step.refresh_numbers
+    )
+    ema_momentum = Setting(lambda value: value, _check_average)
 
     def __init__(
         self,

@@ -45,15 +45,15 @@ def then(first: Idle, second: Idle) -> Idle:
     )
 
 
-def once(momentum: float, nesterov: bool, decay: Tensor) -> Idle:
+def once(momentum: Tensor, nesterov: bool, decay: Tensor) -> Idle:
     """One idle update.
 
     Args:
-        momentum: m, a float.
+        momentum: m, () float64.
         nesterov: whether c is m instead of 1.
         decay: () float64, learning rate * weight decay.
     """
-    m = tf.cast(tf.constant(momentum, tf.float32), tf.float64)  # as the rule has it
+    m = momentum
     return Idle(1 - decay, m * m if nesterov else m, m)
 
 

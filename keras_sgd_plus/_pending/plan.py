@@ -23,8 +23,10 @@ from keras_sgd_plus._rule import (
     Decay,
     Descent,
     Gradient,
+    Numbers,
     RowsGradient,
     Rule,
+    rounded,
 )
 
 
@@ -55,9 +57,7 @@ class TablePlan:
         optimizer: the SGDPlus.
         rule: its rule.
         weights: the variables of the rule; None for one that is not trained.
-        momentum: of the rule.
         nesterov: of the rule.
-        decay: the weight decay of the rule; 0 without one.
         places: of the tables.
         kinds: of the clocks.
         refusals: tables that are updated as a whole, and why.
@@ -67,9 +67,7 @@ class TablePlan:
     optimizer: Optimizer
     rule: Rule
     weights: Sequence[Any]
-    momentum: float
     nesterov: bool
-    decay: float
     places: tuple[Place, ...]
     kinds: tuple[ClockKind, ...]
     refusals: tuple[tuple[Any, str], ...]
@@ -109,24 +107,25 @@ class TablePlan:
             "slow for a large table. Remove that cause if the table is large."
         )
 
-    def single(self, kind: ClockKind) -> clocks.Idle:
+    def single(self, kind: ClockKind, numbers: Numbers) -> clocks.Idle:
         """One update without a gradient, at the learning rate of now."""
         decay = tf.constant(0.0, tf.float64)
         if kind.decays:
             # The numbers that the rule multiplies, rounded as there.
             source = tf.convert_to_tensor(self.optimizer.learning_rate)
             rate = tf.cast(tf.cast(source, kind.dtype), tf.float64)
-            amount = tf.constant(self.decay, tf.float32)
+            amount = rounded(numbers["weight_decay"])
             decay = rate * tf.cast(amount, tf.float64)
-        return clocks.once(self.momentum, self.nesterov, decay)
+        momentum = tf.cast(rounded(numbers["momentum"]), tf.float64)
+        return clocks.once(momentum, self.nesterov, decay)
 
-    def new_clocks(self, num_updates: Tensor) -> list[clocks.Clock]:
+    def new_clocks(self, num_updates: Tensor, numbers: Numbers) -> list[clocks.Clock]:
         """The clocks of a batch of at most so many updates, () int32."""
         is_scheduled = keras_optimizer.schedule(self.optimizer) is not None
         return [
             clocks.ScheduledDecay(num_updates)
             if kind.decays and is_scheduled
-            else clocks.ConstantDecay(self.single(kind), num_updates)
+            else clocks.ConstantDecay(self.single(kind, numbers), num_updates)
             for kind in self.kinds
         ]
 
@@ -173,14 +172,12 @@ def plan_tables(
         velocity = None if velocities is None else index_of(velocities[index])
         position = index_of(variable)
         places.append(Place(variable, index, position, velocity, kinds.index(kind)))
-    descent, decay = rule.find(Descent), rule.find(Decay)
+    descent = rule.find(Descent)
     return TablePlan(
         optimizer,
         rule,
         weights,
-        momentum=descent.momentum if descent else 0.0,
         nesterov=descent is not None and descent.nesterov,
-        decay=decay.amount if decay else 0.0,
         places=tuple(places),
         kinds=tuple(kinds),
         refusals=tuple(refusals),
@@ -198,7 +195,7 @@ def _embeddings(model: Model) -> list[Any]:
 def _moves_all_rows(rule: Rule, index: int) -> bool:
     # Whether an update moves rows without a gradient.
     descent = rule.find(Descent)
-    return bool(descent and descent.momentum) or _decays(rule, index)
+    return bool(descent and descent.has_momentum) or _decays(rule, index)
 
 
 def _decays(rule: Rule, index: int) -> bool:

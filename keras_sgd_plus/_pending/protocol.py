@@ -1,6 +1,6 @@
 """The protocol of weights whose updates wait.
 
-    entered = pending.enter(values, num_updates)     # before a stretch of updates
+    entered = pending.enter(values, num_updates, numbers)  # before some updates
     for each update:
         shown = entered.show(values, state)          # the model sees these
         ...forward, gradients, the rule for all other weights...
@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from keras_sgd_plus._private.types import Tensor, Variable
-from keras_sgd_plus._rule import Gradient
+from keras_sgd_plus._rule import Gradient, Numbers
 
 # Id of a variable -> None: it may wait; a text: it is updated as a whole, and the user
 # is warned why; an empty text: as a whole, without a warning.
@@ -105,8 +105,16 @@ class Entered(Protocol):
 class Pending(Protocol):
     """Pending weights of a model, as far as tracing knows them."""
 
-    def enter(self, values: Sequence[Tensor], num_updates: Tensor) -> Entered | None:
-        """Begins a stretch of at most `num_updates`, () int32; None: nothing waits."""
+    def enter(
+        self, values: Sequence[Tensor], num_updates: Tensor, numbers: Numbers
+    ) -> Entered | None:
+        """Begins a stretch of updates; None: nothing waits.
+
+        Args:
+            values: the carry's.
+            num_updates: () int32, the most that there will be.
+            numbers: of the rule.
+        """
         ...
 
     def new_reasons(

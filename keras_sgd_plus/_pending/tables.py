@@ -23,7 +23,7 @@ from keras_sgd_plus._pending.plan import TablePlan
 from keras_sgd_plus._pending.protocol import Reader, Reasons
 from keras_sgd_plus._pending.rows import Table
 from keras_sgd_plus._private.types import Tensor, Variable
-from keras_sgd_plus._rule import Gradient, RowsGradient, both
+from keras_sgd_plus._rule import Gradient, Numbers, RowsGradient, both, rounded
 
 _OTHERWISE = (
     "the model, a regularizer or a loss uses it in another way than by keras.ops.take"
@@ -44,13 +44,14 @@ class Tables:
     plan: TablePlan
 
     def enter(
-        self, values: Sequence[Tensor], num_updates: Tensor
+        self, values: Sequence[Tensor], num_updates: Tensor, numbers: Numbers
     ) -> EnteredTables | None:
-        """Begins a batch of at most `num_updates`, () int32; None without tables."""
+        """As `protocol.Pending.enter`, of a batch; None without tables."""
         del values
         if not self.plan.places:
             return None
-        return EnteredTables(self.plan, self.plan.new_clocks(num_updates))
+        new_clocks = self.plan.new_clocks(num_updates, numbers)
+        return EnteredTables(self.plan, new_clocks, numbers)
 
     def new_reasons(
         self, looked_up: Collection[int], gradients: Mapping[int, Gradient]
@@ -69,6 +70,7 @@ class EnteredTables:
 
     plan: TablePlan
     clocks: Sequence[clocks.Clock]
+    numbers: Numbers
 
     @property
     def start(self) -> TableState:
@@ -192,16 +194,10 @@ class ShownTables:
     def step(
         self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
     ) -> ShownTables:
-        """The tables after one update of the rows that have been looked up.
-
-        Args:
-            gradients: `RowsGradient` by the weight's index, clipped.
-            rates: learning rates by the weight's index.
-            applies: () bool, or None if it surely does.
-        """
+        """As `protocol.Shown.step`, of the rows that have been looked up."""
         plan = self.entered.plan
         times = tuple(
-            clock.advance(time, plan.single(kind), applies)
+            clock.advance(time, plan.single(kind, self.entered.numbers), applies)
             for clock, time, kind in zip(
                 self.entered.clocks, self.times, plan.kinds, strict=True
             )
@@ -254,7 +250,7 @@ def _moved(
     change = tf.where(may_move[:, None], change, tf.zeros_like(change))
     factor = tf.ones((), change.dtype)
     if plan.nesterov:  # once by itself, and once in the velocity
-        factor += tf.cast(tf.constant(plan.momentum), change.dtype)
+        factor += tf.cast(rounded(shown.entered.numbers["momentum"]), change.dtype)
     number = shown.number(k)
     return rows.move(
         table, ids, change, lambda last: shown.since(k, last), number, factor

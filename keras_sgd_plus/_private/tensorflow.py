@@ -12,8 +12,8 @@ import tensorflow as tf
 from keras_sgd_plus._private.types import Strategy
 
 
-def variable(shape: tuple[int, ...]) -> Any:
-    """Zeros, int64, in a variable of this process alone, whatever strategy is open.
+def variable(shape: tuple[int, ...], dtype: Any = tf.int64) -> Any:
+    """Zeros in a variable of this process alone, whatever strategy is open.
 
     `tf.Variable` asks the strategy, which would tie it to its replicas. Goes when that
     can be said to it.
@@ -21,7 +21,7 @@ def variable(shape: tuple[int, ...]) -> Any:
     from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
     with tf.init_scope():
-        return ResourceVariable(tf.zeros(shape, tf.int64), trainable=False)
+        return ResourceVariable(tf.zeros(shape, dtype), trainable=False)
 
 
 class _Inlining(threading.local):

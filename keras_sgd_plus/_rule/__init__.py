@@ -8,13 +8,14 @@ part names the settings that it is made from and the state that it keeps per wei
 
 from keras_sgd_plus._rule.accumulate import ACCUMULATORS, Accumulate
 from keras_sgd_plus._rule.average import AVERAGES, Average
-from keras_sgd_plus._rule.descent import VELOCITIES, Decay, Descent
+from keras_sgd_plus._rule.descent import VELOCITIES, Decay, Descent, rounded
 from keras_sgd_plus._rule.gradient import (
     Gradient,
     RowsGradient,
     as_gradient,
 )
 from keras_sgd_plus._rule.loss_scale import LossScale, apply_scaled
+from keras_sgd_plus._rule.numbers import Numbers, as_vector, by_name, on_host
 from keras_sgd_plus._rule.part import (
     Part,
     Slot,
@@ -24,7 +25,7 @@ from keras_sgd_plus._rule.part import (
     select,
     window_ends,
 )
-from keras_sgd_plus._rule.rule import Rule, Updated, make_slots, slots
+from keras_sgd_plus._rule.rule import Rule, Updated, all_numbers, make_slots, slots
 from keras_sgd_plus._rule.settings import compiled_for
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Descent",
     "Gradient",
     "LossScale",
+    "Numbers",
     "Part",
     "RowsGradient",
     "Rule",
@@ -44,11 +46,16 @@ __all__ = [
     "State",
     "Update",
     "Updated",
+    "all_numbers",
     "apply_scaled",
     "as_gradient",
+    "as_vector",
     "both",
+    "by_name",
     "compiled_for",
     "make_slots",
+    "on_host",
+    "rounded",
     "select",
     "slots",
     "window_ends",

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer
+from keras_sgd_plus._rule.numbers import Number
 from keras_sgd_plus._rule.part import Part, Slot, Tensor, Update, both, select
 
 AVERAGES = Slot("averages", keras_optimizer.AVERAGES, "use_ema", is_made_by_keras=True)
@@ -22,16 +23,15 @@ class Average(Part):
     a = ema_momentum * a + (1 - ema_momentum) * w;  the first average is the weight
     """
 
-    momentum: float
     overwrite_frequency: int | None
     accumulation_steps: int | None
 
     settings = (
         "use_ema",
-        "ema_momentum",
         "ema_overwrite_frequency",
         "gradient_accumulation_steps",
     )
+    numbers = (Number("ema_momentum", "ema_momentum"),)
 
     @classmethod
     def slots(cls, optimizer: Optimizer) -> tuple[Slot, ...]:
@@ -55,7 +55,9 @@ class Average(Part):
             if average is None:
                 continue
             weight = weights[i]
-            momentum = tf.cast(goes_on, weight.dtype) * self.momentum
+            momentum = tf.cast(goes_on, weight.dtype) * tf.cast(
+                update.numbers["ema_momentum"], weight.dtype
+            )
             new = momentum * average + (1 - momentum) * weight
             averages[i] = average = select(update.may_change, new, average)
             if self.overwrite_frequency:

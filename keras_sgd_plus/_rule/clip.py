@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from keras_sgd_plus._private.types import Optimizer
+from keras_sgd_plus._private.types import Optimizer, Tensor
 from keras_sgd_plus._rule.gradient import Gradient
+from keras_sgd_plus._rule.numbers import Number, Numbers
 from keras_sgd_plus._rule.part import Part, Update
 
 ops: Any = keras.ops  # its annotations name tensors of every backend
@@ -22,32 +24,32 @@ class Clip(Part):
     Zero means off, as in Keras.
     """
 
-    clipnorm: float | None
-    clipvalue: float | None
-    global_clipnorm: float | None
+    kind: str  # the name of the argument that is set
 
-    settings = ("clipnorm", "clipvalue", "global_clipnorm")
+    numbers = (
+        Number("clipnorm", "clipnorm"),
+        Number("clipvalue", "clipvalue"),
+        Number("global_clipnorm", "global_clipnorm"),
+        Number("1 / global_clipnorm", "global_clipnorm", lambda limit: 1.0 / limit),
+    )
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Clip | None:
         del weights
-        limits = [getattr(optimizer, name) for name in cls.settings]
-        found = [limit if limit and limit > 0 else None for limit in limits]
-        return cls(*found) if any(limit is not None for limit in found) else None
+        for kind in ("clipnorm", "global_clipnorm", "clipvalue"):  # as Keras prefers
+            limit = getattr(optimizer, kind)
+            if limit and limit > 0:
+                return cls(kind)
+        return None
 
     def __call__(self, update: Update) -> Update:
-        gradients = update.gradients
-        if self.clipnorm is not None:
-            limit = self.clipnorm
+        gradients, limit = update.gradients, update.numbers[self.kind]
+        if self.kind == "clipnorm":
             clipped = {i: g.clipped_by_norm(limit) for i, g in gradients.items()}
-        elif self.global_clipnorm is not None:
-            clipped = _together(gradients, self.global_clipnorm)
+        elif self.kind == "global_clipnorm":
+            clipped = _together(gradients, update.numbers)
         else:
-            low, high = -(self.clipvalue or 0.0), self.clipvalue
-            clipped = {
-                i: g.entrywise(lambda v: ops.clip(v, low, high))
-                for i, g in gradients.items()
-            }
+            clipped = {i: g.entrywise(_within(limit)) for i, g in gradients.items()}
         return replace(update, gradients=clipped)
 
     def needs_all_of(self, index: int) -> str | None:
@@ -55,9 +57,21 @@ class Clip(Part):
         return None
 
 
-def _together(gradients: dict[int, Gradient], limit: float) -> dict[int, Gradient]:
+def _within(limit: Tensor) -> Callable[[Tensor], Tensor]:
+    def clip(value: Tensor) -> Tensor:
+        high = tf.cast(limit, value.dtype)
+        return ops.clip(value, -high, high)
+
+    return clip
+
+
+def _together(gradients: dict[int, Gradient], numbers: Numbers) -> dict[int, Gradient]:
     squares = [g.squared_norm() for g in gradients.values()]
     norm = ops.sqrt(ops.sum(ops.stack(squares)))
+    limit, inverse = (
+        tf.cast(numbers[name], norm.dtype)
+        for name in ("global_clipnorm", "1 / global_clipnorm")
+    )
     # The added zero turns NaN where the norm is not finite, as in Keras.
-    scale = limit * ops.minimum(1.0 / norm, 1.0 / limit) + (norm - norm)
+    scale = limit * ops.minimum(1.0 / norm, inverse) + (norm - norm)
     return {i: g.scaled(lambda v: v * scale) for i, g in gradients.items()}

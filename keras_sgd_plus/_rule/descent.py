@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule.gradient import Gradient, RowsGradient
+from keras_sgd_plus._rule.numbers import Number
 from keras_sgd_plus._rule.part import Condition, Part, Slot, Tensor, Update, select
 
 VELOCITIES = Slot(
@@ -23,26 +24,24 @@ _ROUNDED_LITTLE = ("float32", "float64")
 class Decay(Part):
     """Decoupled weight decay: `w -= w * weight_decay * learning_rate`."""
 
-    amount: float
     indices: frozenset[int]  # of the weights that are not excluded
 
-    settings = ("weight_decay",)
+    numbers = (Number("weight_decay", "weight_decay"),)
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Decay | None:
         if optimizer.weight_decay is None:
             return None
         found = [keras_optimizer.decays(optimizer, v) for v in weights]
-        return cls(
-            optimizer.weight_decay, frozenset(i for i, d in enumerate(found) if d)
-        )
+        return cls(frozenset(i for i, d in enumerate(found) if d))
 
     def __call__(self, update: Update) -> Update:
         weights = list(update.state.weights)
+        amount = rounded(update.numbers["weight_decay"])
         for i in [i for i in update.gradients if i in self.indices]:
             weight = weights[i]
             rate = tf.cast(update.learning_rates[i], weight.dtype)
-            decayed = weight - weight * tf.cast(self.amount, weight.dtype) * rate
+            decayed = weight - weight * tf.cast(amount, weight.dtype) * rate
             weights[i] = select(update.applies, decayed, weight)
         return replace(update, state=update.state._replace(weights=weights))
 
@@ -59,11 +58,12 @@ class Descent(Part):
     (nesterov: w = w + momentum * v - learning_rate * g)
     """
 
-    momentum: float
+    has_momentum: bool
     nesterov: bool
     dtypes: tuple[str, ...]  # of the weights
 
-    settings = ("momentum", "nesterov")
+    settings = ("nesterov",)
+    numbers = (Number("momentum", "momentum"),)
 
     @classmethod
     def slots(cls, optimizer: Optimizer) -> tuple[Slot, ...]:
@@ -72,16 +72,17 @@ class Descent(Part):
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Descent:
         dtypes = tuple(v.dtype for v in weights)
-        return cls(optimizer.momentum, optimizer.nesterov, dtypes)
+        return cls(bool(optimizer.momentum), optimizer.nesterov, dtypes)
 
     def __call__(self, update: Update) -> Update:
         weights = list(update.state.weights)
         none: list[Any] = [None] * len(weights)
         velocities = list(update.state.slots.get(VELOCITIES.name, none))
+        momentum = rounded(update.numbers["momentum"]) if self.has_momentum else None
         for i, gradient in update.gradients.items():
             rate = tf.cast(update.learning_rates[i], weights[i].dtype)
             weights[i], velocities[i] = self._step(
-                weights[i], velocities[i], gradient, rate, update.applies
+                weights[i], velocities[i], gradient, rate, momentum, update.applies
             )
         slots = update.state.slots
         if VELOCITIES.name in slots:
@@ -101,6 +102,7 @@ class Descent(Part):
         velocity: Tensor | None,
         gradient: Gradient,
         rate: Tensor,
+        momentum: Tensor | None,
         applies: Condition,
     ) -> tuple[Tensor, Tensor | None]:
         dtype = weight.dtype
@@ -112,12 +114,20 @@ class Descent(Part):
             change = gradient.entrywise(lambda v: tf.cast(v, dtype) * rate).dense()
         else:
             change = tf.cast(gradient.dense(), dtype) * rate
-        if velocity is None:
+        if velocity is None or momentum is None:
             return select(applies, weight - change, weight), None
-        momentum: Tensor = tf.cast(self.momentum, dtype)
-        velocity = select(applies, velocity * momentum - change, velocity)
+        keep: Any = tf.cast(momentum, dtype)
+        velocity = select(applies, velocity * keep - change, velocity)
         if self.nesterov:
-            moved = weight + (velocity * momentum - change)
+            moved = weight + (velocity * keep - change)
         else:
             moved = weight + velocity
         return select(applies, moved, weight), velocity
+
+
+def rounded(number: Tensor) -> Tensor:
+    """A number in float32, as TensorFlow takes Python's floats (`tf.cast(0.9, dtype)`).
+
+    Keras casts momentum and weight decay so before it casts them to a weight's type.
+    """
+    return tf.cast(number, tf.float32)

@@ -51,7 +51,8 @@ class DenseGradient:
         return ops.sum(ops.square(self.value))
 
     def clipped_by_norm(self, limit: Tensor) -> Gradient:
-        """The gradient, scaled down to a Euclidean norm of at most `limit`."""
+        """The gradient, scaled down to a Euclidean norm of `limit`, () float64."""
+        limit = _as(limit, self.value.dtype)
         return DenseGradient(tf.clip_by_norm(self.value, limit))
 
     def all_finite(self) -> Tensor:
@@ -92,6 +93,7 @@ class RowsGradient:
 
     def clipped_by_norm(self, limit: Tensor) -> Gradient:
         """As `DenseGradient.clipped_by_norm`."""
+        limit = _as(limit, self.values.dtype)
         clipped: Any = tf.clip_by_norm(self.slices(), limit)
         return RowsGradient(clipped.values, clipped.indices, self.shape)
 
@@ -135,7 +137,7 @@ class OuterGradient:
         """As `DenseGradient.clipped_by_norm`."""
         if not self.has_factored_norm:
             return DenseGradient(self.value).clipped_by_norm(limit)
-        limit = tf.convert_to_tensor(limit, self.value.dtype)
+        limit = _as(limit, self.value.dtype)
         factor = limit / tf.maximum(self._norm(), limit)
         return self.scaled(lambda v: v * factor)
 
@@ -204,6 +206,11 @@ def _factors(tensor: Tensor) -> list[Any] | None:
     first = op.inputs[0].shape
     inner = first[0] if op.get_attr("transpose_a") else first[1]
     return list(op.inputs) if inner == 1 else None
+
+
+def _as(limit: Tensor, dtype: Any) -> Tensor:
+    # From float64, so that it is rounded once.
+    return tf.cast(tf.convert_to_tensor(limit, tf.float64), dtype)
 
 
 def _norm(vector: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
 from keras_sgd_plus._private.types import Optimizer, Tensor
 from keras_sgd_plus._rule.gradient import Gradient
+from keras_sgd_plus._rule.numbers import Number, Numbers
 
 Condition = Any  # () bool; None is a condition that always holds
 
@@ -68,6 +69,7 @@ class Update:
         has_started: whether an update was applied before this one; None: the counter
             tells.
         applies: whether weights move in this update; the rule finds that.
+        numbers: that the parts of the rule have named.
     """
 
     state: State
@@ -76,6 +78,7 @@ class Update:
     may_change: Condition = None
     has_started: Condition = None
     applies: Condition = None
+    numbers: Numbers = field(default_factory=dict)
 
 
 class Part(abc.ABC):
@@ -87,9 +90,12 @@ class Part(abc.ABC):
     Attributes:
         settings: attributes of SGDPlus that the part is made from. A changed one asks
             for a new trace.
+        numbers: that the part finds in `Update.numbers`. A changed one does not; only
+            one that is switched on or off.
     """
 
     settings: ClassVar[tuple[str, ...]] = ()
+    numbers: ClassVar[tuple[Number, ...]] = ()
 
     @classmethod
     def slots(cls, optimizer: Optimizer) -> tuple[Slot, ...]:

@@ -16,6 +16,7 @@ from keras_sgd_plus._rule.average import Average, Constrain
 from keras_sgd_plus._rule.clip import Clip
 from keras_sgd_plus._rule.descent import Decay, Descent
 from keras_sgd_plus._rule.gradient import Gradient
+from keras_sgd_plus._rule.numbers import Number
 from keras_sgd_plus._rule.part import Condition, Part, Slot, State, Update
 
 P = TypeVar("P", bound=Part)
@@ -100,6 +101,12 @@ def settings() -> tuple[str, ...]:
     """Attributes of SGDPlus that a rule is made from, each once."""
     kinds = (*GRADIENT_PARTS, *WEIGHT_PARTS)
     return tuple(dict.fromkeys(name for kind in kinds for name in kind.settings))
+
+
+def all_numbers() -> tuple[Number, ...]:
+    """The numbers that parts of a rule take as tensors, in the order of the vector."""
+    kinds = (*GRADIENT_PARTS, *WEIGHT_PARTS)
+    return tuple(number for kind in kinds for number in kind.numbers)
 
 
 def slots(optimizer: Optimizer) -> list[Slot]:

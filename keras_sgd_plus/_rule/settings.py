@@ -10,6 +10,7 @@ from typing import Any
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule import rule
+from keras_sgd_plus._rule.numbers import switch
 
 _OF_THE_LOOP = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
 
@@ -18,8 +19,10 @@ def compiled_for(optimizer: Optimizer) -> tuple[Any, ...]:
     """The values of an SGDPlus that a compiled loop takes as constants.
 
     Where one of them differs later, the loop has to be traced anew. A learning rate in
-    a variable is read per batch, a schedule is one of the constants.
+    a variable is read per batch, a schedule is one of the constants. Of a number only
+    whether it is above zero counts.
     """
     names = (*_OF_THE_LOOP, *rule.settings())
     values = (getattr(optimizer, name) for name in names)
-    return (keras_optimizer.schedule(optimizer), *values)
+    switches = (switch(getattr(optimizer, n.setting)) for n in rule.all_numbers())
+    return (keras_optimizer.schedule(optimizer), *values, *switches)

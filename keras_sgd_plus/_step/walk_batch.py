@@ -18,7 +18,7 @@ from keras_sgd_plus._loop import (
     walk_group,
 )
 from keras_sgd_plus._private.types import Structure, Tensor
-from keras_sgd_plus._step import compiled, model_checks, warn
+from keras_sgd_plus._step import compiled, model_checks, numbers, warn
 from keras_sgd_plus._step.compiled import How, RunResult
 from keras_sgd_plus._step.order import visiting_order
 
@@ -126,11 +126,12 @@ def _full_groups(
         is_compiled: bool,
         num_examples: Tensor,
         skip_all: Tensor,
+        numbers: Tensor,
         *tensors: Tensor,
     ) -> WalkResult:
         padded, orders = tensors[: len(leaves)], tensors[len(leaves) :]
         return walk(
-            update,
+            update.given(numbers),
             values,
             padded,
             orders[0] if orders else None,
@@ -141,7 +142,8 @@ def _full_groups(
         )
 
     flag = skip_all if looks else tf.constant(False)
-    arguments = [tf.convert_to_tensor(num_examples), flag, *tensors]
+    now = numbers.of(update.optimizer)
+    arguments = [tf.convert_to_tensor(num_examples), flag, now, *tensors]
     return compiled.run(
         full_groups, update.carry, dict(start), arguments, how, update.model
     )
@@ -162,13 +164,19 @@ def _short_group(
     before = (full.logs, full.skips)
 
     def one_group(
-        values: list[Tensor], is_compiled: bool, positions: Tensor, *others: Tensor
+        values: list[Tensor],
+        is_compiled: bool,
+        positions: Tensor,
+        numbers: Tensor,
+        *others: Tensor,
     ) -> WalkResult:
         del is_compiled  # a single update gains nothing from lowered forms
         logs, skips = tf.nest.pack_sequence_as(before, others[len(group) :])
-        return walk_group(update, values, others[: len(group)], positions, logs, skips)
+        given = update.given(numbers)
+        return walk_group(given, values, others[: len(group)], positions, logs, skips)
 
-    arguments = [positions, *group, *tf.nest.flatten(before)]
+    now = numbers.of(update.optimizer)
+    arguments = [positions, now, *group, *tf.nest.flatten(before)]
     earlier = {**start, **full.changed}
     done = compiled.run(
         one_group, update.carry, earlier, arguments, full.how, update.model

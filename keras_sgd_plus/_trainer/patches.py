@@ -87,15 +87,20 @@ def _make_train_function(original: Any) -> Any:
         optimizer.seed = strategy.gathered(self.distribute_strategy, optimizer.seed)[0]
         ledgers.begin(optimizer)
         current = self.train_function
+        earlier = None
         if isinstance(current, TrainFunction):
             current.forward = None  # of a fit that was interrupted
-            force = force or current.is_stale(optimizer)
+            if not force and current.is_stale(optimizer):
+                earlier = current
+                force = True
         elif keras_trainer.is_stock_train_function(current):
             force = True  # made before the optimizer stepped per example
         if current is None or force:
-            original(self, True)
-            made = self.train_function
-            self.train_function = TrainFunction(self, optimizer, made)
+            made = None if earlier is None else earlier.kept_for(optimizer)
+            if made is None:
+                original(self, True)
+                made = self.train_function
+            self.train_function = TrainFunction(self, optimizer, made, earlier)
         return self.train_function
 
     return make_train_function

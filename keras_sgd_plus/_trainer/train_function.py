@@ -11,6 +11,8 @@ from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private.types import Model, Optimizer
 from keras_sgd_plus._rule import compiled_for
 
+_MAX_KEPT = 8  # compiled functions, each for other settings
+
 
 class TrainFunction:
     """Keras's train function, kept up with the settings of a live optimizer.
@@ -23,17 +25,37 @@ class TrainFunction:
         model: whose train function it is.
         optimizer: the SGDPlus.
         function: as Keras made it.
+        earlier: the train function before: what was compiled for other settings of the
+            same optimizer is kept, should these come back.
     """
 
-    def __init__(self, model: Model, optimizer: Optimizer, function: Any) -> None:
-        self._model, self._optimizer, self._function = model, optimizer, function
+    def __init__(
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        function: Any,
+        earlier: TrainFunction | None = None,
+    ) -> None:
+        self._model, self.optimizer, self._function = model, optimizer, function
         self._settings = compiled_for(optimizer)
+        kept: list[Any] = []
+        if earlier is not None and earlier.optimizer is optimizer:
+            kept = earlier.kept
+        others = [(s, f) for s, f in kept if s != self._settings]
+        self.kept = [*others, (self._settings, function)][-_MAX_KEPT:]
         self.forward: FastForward | None = None
 
     def is_stale(self, optimizer: Optimizer) -> bool:
         """Whether it was traced for other settings, or another optimizer."""
-        known = self._optimizer, self._settings
+        known = self.optimizer, self._settings
         return known != (optimizer, compiled_for(optimizer))
+
+    def kept_for(self, optimizer: Optimizer) -> Any:
+        """Keras's function for the settings of now, or None if there is none yet."""
+        if optimizer is not self.optimizer:
+            return None
+        settings = compiled_for(optimizer)
+        return next((f for s, f in self.kept if s == settings), None)
 
     def __call__(self, iterator: Any) -> Any:
         if inspect.isgenerator(iterator) and strategy.num_replicas_of(self._model) > 1:
@@ -49,13 +71,13 @@ class TrainFunction:
                 self.forward = None
             if is_spent:
                 return self._model.get_metrics_result()
-        if self.is_stale(self._optimizer):
-            self._model.make_train_function(force=True)
+        if self.is_stale(self.optimizer):
+            self._model.make_train_function()
             return self._model.train_function(iterator)
         lost_workers = strategy.lost_workers(self._model.distribute_strategy)
-        with ledgers.watched(self._optimizer), lost_workers:
+        with ledgers.watched(self.optimizer), lost_workers:
             logs = self._function(iterator)
-        ledgers.raise_if_ended(self._optimizer)
+        ledgers.raise_if_ended(self.optimizer)
         return logs
 
     def __getattr__(self, name: str) -> Any:

@@ -153,14 +153,77 @@ def test_from_per_batch_to_per_example_and_back(engagements: list[str]) -> None:
 
 
 def test_a_change_traces_once(engagements: list[str]) -> None:
+    """And not at all where the setting has been so before."""
     model = _model(jit_compile="auto")
     _fit(model, epochs=2)
     _fit(model)
     assert len(engagements) == 1
-    model.optimizer.momentum = 0.5
+    model.optimizer.nesterov = True
     _fit(model, epochs=2)
     _fit(model)
     assert len(engagements) == 2
+    for nesterov in (False, True):
+        model.optimizer.nesterov = nesterov
+        _fit(model)
+    assert len(engagements) == 2
+    model.compile(model.optimizer, "mse")
+    _fit(model)
+    assert len(engagements) == 3
+
+
+def _cycled(batch: int) -> float:
+    return 0.5 + 0.1 * (batch % 4)
+
+
+def test_momentum_is_cycled_without_a_new_trace(engagements: list[str]) -> None:
+    """Against float64 NumPy, with another momentum for each batch of ten examples."""
+
+    class Cycle(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            self.model.optimizer.momentum = _cycled(batch)
+
+    model = linear_model()
+    model.compile(SGDPlus(0.02, momentum=0.9, order="given"), "mse")
+    w, b = (value.astype(float) for value in model.get_weights())
+    v_w, v_b = np.zeros_like(w), np.zeros_like(b)
+    x, y = dense_data()
+    model.fit(x, y, batch_size=10, shuffle=False, verbose=0, callbacks=[Cycle()])
+    for i, (x_i, y_i) in enumerate(zip(x.astype(float), y.astype(float), strict=True)):
+        error = 2 / y_i.size * (x_i @ w + b - y_i)
+        momentum = _cycled(i // 10)
+        v_w = momentum * v_w - 0.02 * np.outer(x_i, error)
+        v_b = momentum * v_b - 0.02 * error
+        w, b = w + v_w, b + v_b
+    kernel, bias = model.get_weights()
+    np.testing.assert_allclose(kernel, w, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(bias, b, rtol=1e-5, atol=1e-6)
+    assert len(engagements) == 1
+
+
+NUMBERS: dict[str, list[float]] = {
+    "momentum": [0.9, 0.5],
+    "weight_decay": [0.1, 0.5],
+    "clipnorm": [0.1, 0.01],
+    "clipvalue": [0.01, 0.001],
+    "global_clipnorm": [0.1, 0.01],
+    "ema_momentum": [0.9, 0.5],
+}
+
+
+@pytest.mark.parametrize("name", tiered_keys(NUMBERS, "weight_decay", "ema_momentum"))
+def test_a_new_number_traces_nothing(name: str, engagements: list[str]) -> None:
+    first, second = NUMBERS[name]
+    extra = {"use_ema": True} if name == "ema_momentum" else {}
+    model = _model(jit_compile="auto", **extra, **{name: first})
+    _between_fits(model, name, second)
+    assert len(engagements) == 1
+    twin = _model(jit_compile="auto", **extra, **{name: first})
+    _fit(twin, epochs=2)
+    moved = np.abs(model.get_weights()[0] - twin.get_weights()[0]).max()
+    assert moved > 1e-4
+    model.optimizer.momentum = 0.0  # no velocity: that is another loop
+    _fit(model)
+    assert len(engagements) == 3
 
 
 REFUSED: dict[str, tuple[dict[str, Any], Any, str]] = {
@@ -218,6 +281,9 @@ TYPOS: dict[str, tuple[Any, str]] = {
     "seed": (-1, "Use seed=None"),
     "nonfinite": ("ignore", 'Use "skip"'),
     "jit_compile": ("yes", 'Use "auto"'),
+    "momentum": (1.5, "a float from 0 to 1"),
+    "weight_decay": (float("inf"), "Use 1e-4"),
+    "clipnorm": (float("inf"), "Use 1.0"),
 }
 
 
@@ -228,6 +294,15 @@ def test_a_typo_is_refused_where_it_is_made(name: str) -> None:
     before = getattr(optimizer, name)
     with pytest.raises(ValueError, match=fix):
         setattr(optimizer, name, value)
+    assert getattr(optimizer, name) == before
+
+
+@pytest.mark.parametrize("name", ["momentum", "weight_decay", "ema_momentum"])
+def test_text_is_refused_where_it_is_assigned(name: str) -> None:
+    optimizer = SGDPlus(use_ema=True)
+    before = getattr(optimizer, name)
+    with pytest.raises(TypeError, match=f"Received: {name}='0.5'"):
+        setattr(optimizer, name, "0.5")
     assert getattr(optimizer, name) == before
 
 

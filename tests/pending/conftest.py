@@ -15,10 +15,10 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     enter = pending_tables.Tables.enter
 
-    def counted(self: Any, values: Any, num_updates: Any) -> Any:
+    def counted(self: Any, values: Any, num_updates: Any, numbers: Any) -> Any:
         if self.plan.places:
             counts.append(len(self.plan.places))
-        return enter(self, values, num_updates)
+        return enter(self, values, num_updates, numbers)
 
     monkeypatch.setattr(pending_tables.Tables, "enter", counted)
     return counts

@@ -31,8 +31,12 @@ PAIRS = [
 DEFAULT = [(0.875, 0.01)]
 
 
+def _once(momentum: float, nesterov: bool, decay: Any) -> Any:
+    return clocks.once(tf.constant(momentum, tf.float64), nesterov, decay)
+
+
 def _single(momentum: float, nesterov: bool, decay: float) -> Any:
-    return clocks.once(momentum, nesterov, tf.constant(decay, tf.float64))
+    return _once(momentum, nesterov, tf.constant(decay, tf.float64))
 
 
 def _one_by_one(
@@ -88,7 +92,7 @@ def test_updates_that_differ(momentum: float, nesterov: bool) -> None:
         none = tf.zeros((len(moments), len(moments)), tf.float64)
 
         def body(i: Any, state: Any, found: Any) -> Any:
-            single = clocks.once(momentum, nesterov, decays[i])
+            single = _once(momentum, nesterov, decays[i])
             state = clock.advance(state, single, applies[i])
             now = tf.equal(asked, clock.count(state))[:, None]
             rows = clock.since(state, tf.minimum(asked, clock.count(state)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import Rule, State, Update, gradient
+from tests.support.numbers import numbers_of
 from tests.support.twins import dense_data
 
 LIMIT = 0.5
@@ -127,6 +129,7 @@ def test_scaling_keeps_the_kind() -> None:
         zero = tf.zeros((70, 5), tf.float64)
         state = State([zero], {}, tf.constant(0, tf.int64))
         update = Update(state, {0: _outer(a, b)}, [tf.constant(0.1)])
+        update = replace(update, numbers=numbers_of(optimizer))
         for part in rule.gradient_parts:
             update = part(update)
             kinds.append(type(update.gradients[0]))

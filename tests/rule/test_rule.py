@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -19,6 +20,7 @@ from tests.support.messages import (
     error_rows,
     fit,
 )
+from tests.support.numbers import numbers_of
 from tests.support.twins import linear_model
 
 
@@ -60,7 +62,9 @@ def test_an_update_that_does_not_count_only_counts_itself(
     state = State(tensors(1.0), slots, tf.constant(3, tf.int64))
     gradients = dict(enumerate(map(gradient.DenseGradient, tensors(7.0))))
     rates = [tf.constant(0.1)] * 2
-    update = Update(state, gradients, rates, tf.constant(counts), tf.constant(True))
+    may_change, started = tf.constant(counts), tf.constant(True)
+    update = Update(state, gradients, rates, may_change, started)
+    update = replace(update, numbers=numbers_of(optimizer))
     new = Rule.of(optimizer, weights)(update).state
     assert int(new.iterations) == 4
     columns = [(new.weights, state.weights)]

@@ -19,7 +19,16 @@ from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._pending import clocks
 from keras_sgd_plus._pending import tables as pending_tables
 from keras_sgd_plus._private import keras_backend, keras_trainer, xla
-from keras_sgd_plus._rule import Part, Rule, Slot, State, Update, gradient, rule
+from keras_sgd_plus._rule import (
+    Part,
+    Rule,
+    Slot,
+    State,
+    Update,
+    gradient,
+    numbers,
+    rule,
+)
 from keras_sgd_plus._step import batch, compiled, visiting_order
 from keras_sgd_plus._trainer import patches
 
@@ -44,6 +53,7 @@ __all__ = [
     "keras_functions",
     "keras_trainer",
     "layout",
+    "numbers",
     "one_kernel",
     "patches",
     "pending_tables",
