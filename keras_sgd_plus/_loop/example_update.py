@@ -13,8 +13,14 @@ from keras_sgd_plus._loop.carry import Carry
 from keras_sgd_plus._loop.rule_variables import RuleVariables
 from keras_sgd_plus._lowering import layout
 from keras_sgd_plus._nonfinite import Skips, no_skips
-from keras_sgd_plus._pending import Pending, Tables, plan_tables
-from keras_sgd_plus._private import keras_optimizer, keras_trainer
+from keras_sgd_plus._pending import (
+    BlockPlan,
+    Pending,
+    Tables,
+    plan_blocks,
+    plan_tables,
+)
+from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 from keras_sgd_plus._rule import AVERAGES, Numbers, Rule
 
@@ -36,7 +42,8 @@ class ExampleUpdate:
         indices: per trainable variable, its index among the weights of the rule.
         transposed: positions in the carry of matrices that a lowered loop carries
             transposed.
-        pending: weights whose updates wait.
+        pending: embedding tables, of which rows wait.
+        blocks: kernels whose updates wait in blocks of examples.
         keeps_logs: whether each update gives logs of its own.
         numbers: of the rule, tensors of the function that is being traced.
     """
@@ -51,6 +58,7 @@ class ExampleUpdate:
     indices: tuple[int, ...]
     transposed: frozenset[int]
     pending: Pending
+    blocks: BlockPlan
     keeps_logs: bool
     numbers: Numbers
 
@@ -63,6 +71,7 @@ class ExampleUpdate:
         carry: Carry,
         batch: Structure,
         reasons: Mapping[int, str | None],
+        kernels: Mapping[int, bool],
     ) -> ExampleUpdate:
         """The update for a model and its optimizer, as they are now.
 
@@ -73,6 +82,8 @@ class ExampleUpdate:
             carry: as for the class.
             batch: as for the class.
             reasons: facts that earlier traces have found about tables.
+            kernels: facts that they have found about kernels, by id: whether they are
+                updated in blocks.
         """
         weights = keras_optimizer.built_variables(optimizer)
         rule = Rule.of(optimizer, weights)
@@ -83,7 +94,19 @@ class ExampleUpdate:
         plan = plan_tables(
             optimizer, rule, variables.slots, model, trained, carry.index, reasons
         )
+        blocks = plan_blocks(
+            optimizer,
+            outer,
+            rule,
+            variables.slots,
+            model,
+            trained,
+            carry.index,
+            _changing(model, carry),
+            {} if plan.places else kernels,
+        )
         transposed = layout.transposed(model, carry.variables, variables.rows)
+        transposed -= blocks.positions
         keeps_logs = not keras_trainer.has_default_metrics(model)
         return cls(
             model=model,
@@ -96,6 +119,7 @@ class ExampleUpdate:
             indices=indices,
             transposed=transposed,
             pending=Tables(plan),
+            blocks=blocks,
             keeps_logs=keeps_logs,
             numbers={},
         )
@@ -134,3 +158,12 @@ class ExampleUpdate:
             tf.transpose(value) if i in self.transposed else value
             for i, value in enumerate(values)
         ]
+
+
+def _changing(model: Model, carry: Carry) -> set[int]:
+    # Positions of all values but those of variables that the model does not train. Of
+    # these a trace finds whether the model writes them.
+    known = {
+        id(v) for v in model.non_trainable_variables if not keras_backend.is_seed(v)
+    }
+    return {i for i, v in enumerate(carry.variables) if id(v) not in known}

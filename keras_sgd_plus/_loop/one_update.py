@@ -15,9 +15,9 @@ from keras_sgd_plus._loop.backward import backward
 from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
 from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._loop.trace_again import TraceAgain
-from keras_sgd_plus._lowering import lookup
+from keras_sgd_plus._lowering import lookup, products
 from keras_sgd_plus._nonfinite import Guard, Skips, first_cause
-from keras_sgd_plus._pending import Shown
+from keras_sgd_plus._pending import Shown, ShownBlock
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._rule import Gradient, State
@@ -81,11 +81,16 @@ def update_once(
         # Rows of tables whose updates wait; None for any other variable.
         return pending and pending.look_up(scope, variable, indices)
 
+    def multiply(variable: Variable, inputs: Tensor) -> Any:
+        # Products with kernels whose updates wait; None for any other variable.
+        return _product(update, scope, values, pending, variable, inputs)
+
     with (
         strategy.alone(),
         private_tensorflow.inlined_functions(),
         scope,
         lookup.answered_by(look_up) as looked_up,
+        products.answered_by(multiply if lowered else None),
     ):
         found = backward(update, scope, data, examples.count(group[0]), lowered)
         gradients = found.by_index(update)
@@ -131,13 +136,31 @@ def _result(
     return UpdateResult(new, logs, guard, applied.has_started, changed, state)
 
 
+def _product(
+    update: ExampleUpdate,
+    scope: Scope,
+    values: Values,
+    pending: Shown | None,
+    variable: Variable,
+    inputs: Tensor,
+) -> Any:
+    if not scope.is_here():
+        return None
+    if update.blocks.turns_out_to_wait(variable, inputs, values):
+        raise TraceAgain(kernels={id(variable): True})
+    if not isinstance(pending, ShownBlock) or scope.has_product(variable):
+        return None
+    found = pending.multiplied(variable)
+    return None if found is None else scope.product_leaf(variable, *found)
+
+
 def _check_tables(
     pending: Shown | None, scope: Scope, gradients: Mapping[int, Gradient]
 ) -> None:
     if pending is not None:
         misread = pending.misread(scope, gradients)
-        if misread:
-            raise TraceAgain(reasons=misread)
+        if any(misread):
+            raise TraceAgain(reasons=misread.tables, kernels=misread.kernels)
 
 
 def _chosen_by_rule(update: ExampleUpdate, values: Values, before: State) -> set[int]:

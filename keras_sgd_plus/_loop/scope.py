@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_sgd_plus._loop.carry import Carry
 from keras_sgd_plus._lowering import layout
 from keras_sgd_plus._private.types import Tensor, Variable
+from keras_sgd_plus._rule import outer
 
 
 class Scope(keras.StatelessScope):
@@ -54,6 +55,8 @@ class Scope(keras.StatelessScope):
         self.undeclared: dict[int, Any] = {}
         # Per table, the rows that were looked up in it, with their indices.
         self._leaves: dict[int, list[tuple[Any, Any]]] = {}
+        # Per kernel whose updates wait, inputs and outputs of its product.
+        self._products: dict[int, tuple[Any, Any]] = {}
 
     def add_update(self, update: tuple[Any, Any]) -> None:
         """Keeps a new value (called by Keras for each assignment in the scope).
@@ -91,6 +94,23 @@ class Scope(keras.StatelessScope):
             self._leaves.setdefault(id(variable), []).append((indices, rows))
         return rows
 
+    def product_leaf(self, variable: Variable, inputs: Tensor, outputs: Tensor) -> Any:
+        """Takes the gradient of a kernel by this product; returns its outputs.
+
+        Args:
+            variable: the kernel, (n, m).
+            inputs: (1, n).
+            outputs: (1, m), the product as it is now.
+        """
+        if self._tape is not None:
+            self._tape.watch(outputs)
+            self._products[id(variable)] = inputs, outputs
+        return outputs
+
+    def has_product(self, variable: Variable) -> bool:
+        """Whether the kernel has been used in this update."""
+        return id(variable) in self._products
+
     @contextlib.contextmanager
     def record(self) -> Iterator[tf.GradientTape]:
         """A tape that watches the trainable variables."""
@@ -106,12 +126,20 @@ class Scope(keras.StatelessScope):
         for variable, parts in zip(self._trainable, found, strict=True):
             if id(variable) in self._transposed:
                 parts[1:] = [None if g is None else tf.transpose(g) for g in parts[1:]]
-        return [
-            self._slices(v, parts) if id(v) in self._leaves else _sum(parts)
-            for v, parts in zip(self._trainable, found, strict=True)
-        ]
+        pairs = zip(self._trainable, found, strict=True)
+        return [self._gradient(v, parts) for v, parts in pairs]
+
+    def _gradient(self, variable: Variable, parts: list[Any]) -> Any:
+        if id(variable) in self._leaves:
+            return self._slices(variable, parts)
+        if id(variable) not in self._products:
+            return _sum(parts)
+        inputs, _ = self._products[id(variable)]
+        return None if parts[0] is None else outer(inputs, parts[0])
 
     def _sources(self, variable: Variable) -> list[Any]:
+        if id(variable) in self._products:
+            return [self._products[id(variable)][1]]
         leaves = self._leaves.get(id(variable))
         if leaves is None:
             return self._versions[id(variable)]

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from keras_sgd_plus._private.types import Variable
 
 
-class TraceAgain(Exception):
+class TraceAgain(BaseException):
     """A trace cannot be used, but the next one can with these facts.
 
     Args:
         variables: the model wrote them, and the carry did not hold them.
+        kernels: by id, whether they are updated in blocks (`_pending.blocks`).
         reasons: of variables whose updates may or may not wait (`_pending.protocol`).
     """
 
@@ -19,7 +20,9 @@ class TraceAgain(Exception):
         self,
         variables: Sequence[Variable] = (),
         reasons: Mapping[int, str | None] | None = None,
+        kernels: Mapping[int, bool] | None = None,
     ) -> None:
         super().__init__()
         self.variables = list(variables)
         self.reasons = dict(reasons or {})
+        self.kernels = dict(kernels or {})

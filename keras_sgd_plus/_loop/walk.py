@@ -6,21 +6,18 @@ or by the step, so a batch is a transaction.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_sgd_plus import _lowering, _rule
 from keras_sgd_plus._loop import examples
+from keras_sgd_plus._loop.block_walk import block_body, new_memory
 from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
-from keras_sgd_plus._loop.one_update import Logs, UpdateResult, update_once
+from keras_sgd_plus._loop.one_update import Logs, update_once
+from keras_sgd_plus._loop.turn import Loop, Turn, update_and_list
 from keras_sgd_plus._lowering import one_kernel
-from keras_sgd_plus._nonfinite import Skips, with_group
-from keras_sgd_plus._pending import Entered, Shown
-from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Tensor
 
 
@@ -43,57 +40,6 @@ class WalkResult(NamedTuple):
     fence: Tensor
     changed: frozenset[int]
     surely_compiles: bool
-
-
-class _Turn(NamedTuple):
-    # Facts that the trace of one turn of the loop found.
-    changed: frozenset[int]
-    surely_compiles: bool
-
-
-@dataclass(frozen=True)
-class _Loop:
-    # The objects that stay the same from turn to turn.
-    update: ExampleUpdate
-    leaves: Sequence[Tensor]
-    order: Tensor
-    compiled: bool
-    lowered: bool
-    one: Tensor  # () int32 that is 1, which XLA cannot know
-    entered: Entered | None
-
-    def turn(
-        self,
-        i: Any,
-        values: Values,
-        logs: Logs,
-        skips: Any,
-        fence: Tensor,
-        pending: Any,
-    ) -> tuple[tuple[Any, ...], _Turn]:
-        # The loop's carry after group number i.
-        size = self.update.group_size
-        positions = i * size + tf.range(size, dtype=tf.int32)
-        if self.order is not None:
-            positions = tf.gather(self.order, positions)
-        group = [examples.gather_examples(leaf, positions) for leaf in self.leaves]
-        with self.forms():
-            entered = self.entered
-            shown = None if entered is None else entered.show(values, pending)
-            result, skips = _update_and_list(
-                self.update, values, group, positions, logs, skips, self.lowered, shown
-            )
-        surely_compiles = False
-        if self.compiled:
-            graph = tf.compat.v1.get_default_graph()
-            surely_compiles = xla.surely_takes(graph)
-            fence = one_kernel.fenced(graph, fence, i)
-        carry = (i + 1, result.values, result.logs, skips, fence, result.pending)
-        return carry, _Turn(result.changed, surely_compiles)
-
-    def forms(self) -> contextlib.AbstractContextManager[None]:
-        # While it is open, Keras's functions take the forms that suit XLA, if they may.
-        return _lowering.active(self.one) if self.lowered else contextlib.nullcontext()
 
 
 def walk(
@@ -132,14 +78,14 @@ def walk(
     entered = (
         update.pending.enter(values, most_groups, update.numbers) if lowered else None
     )
-    loop = _Loop(update, leaves, order, compiled, lowered, one, entered)
-    turns: list[_Turn] = []  # one, or one per group where nothing is traced
+    loop = Loop(update, leaves, order, compiled, lowered, one, entered)
+    turns: list[Turn] = []  # one, or one per group where nothing is traced
 
     def cond_fn(i: Any, *carry: Any) -> Any:
         del carry
         return i < num_groups
 
-    def body_fn(*carry: Any) -> tuple[Any, ...]:
+    def one_turn(*carry: Any) -> tuple[Any, ...]:
         carry, turn = loop.turn(*carry)
         turns.append(turn)
         return carry
@@ -150,14 +96,22 @@ def walk(
     if skip_all is not None:
         rows = 2 if update.raises else most_groups + 2
         skips = update.no_skips(values, rows, skip_all)
-    pending = () if entered is None else entered.start
+    body_fn = one_turn
+    in_blocks = lowered and bool(update.blocks.places)
+    if in_blocks:
+        body_fn = block_body(loop, num_groups, skip_all is not None, turns)
+        pending = new_memory(update)
+    else:
+        pending = () if entered is None else entered.start
     _, values, logs, skips, fence, pending = tf.while_loop(
         cond_fn,
         body_fn,
         (tf.constant(0), start, logs, skips, one_kernel.new_fence(), pending),
         parallel_iterations=1,
     )
-    if entered is not None:
+    if in_blocks:
+        fence = fence, pending.fence
+    elif entered is not None:
         with loop.forms():
             values = entered.finish(values, pending)
     values = update.other_layout(values) if lowered else values
@@ -185,27 +139,8 @@ def walk_group(
         skips: the bad groups before; () under
             nonfinite="propagate".
     """
-    result, skips = _update_and_list(update, values, group, positions, logs, skips)
+    result, skips = update_and_list(update, values, group, positions, logs, skips)
     return WalkResult(result.values, result.logs, skips, (), result.changed, False)
-
-
-def _update_and_list(
-    update: ExampleUpdate,
-    values: Values,
-    group: Sequence[Tensor],
-    positions: Tensor,
-    logs: Logs,
-    skips: Any,
-    lowered: bool = False,
-    pending: Shown | None = None,
-) -> tuple[UpdateResult, Skips | tuple[()]]:
-    # One update; a bad group is listed, and the logs stay those of the group before.
-    result = update_once(update, values, group, lowered, skips or None, pending)
-    guard = result.guard
-    if guard is not None:
-        result = result._replace(logs=guard.logs(result.logs, logs))
-        skips = with_group(skips, guard.cause, positions, result.has_started)
-    return result, skips
 
 
 def log_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Logs:

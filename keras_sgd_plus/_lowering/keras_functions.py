@@ -17,6 +17,7 @@ from keras_sgd_plus._lowering import (
     layout,
     lookup,
     losses,
+    products,
     random,
 )
 from keras_sgd_plus._private import keras_backend
@@ -96,7 +97,12 @@ def _add(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 def _matmul(x1: Tensor, x2: Tensor) -> Tensor:
-    matrix = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
+    matrix = x2
+    if isinstance(x2, keras.Variable):
+        found = products.matmul(x1, x2)
+        if found is not None:
+            return found
+        matrix = tf.convert_to_tensor(x2)
     return layout.matmul(x1, matrix) if isinstance(x1, tf.Tensor) else None
 
 

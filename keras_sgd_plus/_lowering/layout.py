@@ -51,9 +51,14 @@ def transposed(
     """
     if any(layer.compute_dtype in _HALF for layer in keras_model.layers(model)):
         return frozenset()
-    kernels = {id(k) for layer in keras_model.layers(model) for k in _kernel(layer)}
-    chosen = {id(v) for row in rows if id(row[0]) in kernels for v in row}
+    small = {i for i, k in kernels(model).items() if _is_small(k)}
+    chosen = {id(v) for row in rows if id(row[0]) in small for v in row}
     return frozenset(i for i, v in enumerate(variables) if id(v) in chosen)
+
+
+def kernels(model: Model) -> dict[int, Any]:
+    """The kernels of the plain Dense layers of a built model, by id."""
+    return {id(k): k for layer in keras_model.layers(model) for k in _kernel(layer)}
 
 
 def matmul(x: Tensor, matrix: Tensor) -> Tensor:
@@ -107,4 +112,8 @@ def _kernel(layer: Layer) -> list[Any]:
         return []  # their kernel is a property, computed at each access
     kernel: Variable = layer.kernel
     is_plain = isinstance(kernel, keras.Variable)  # not the sum that LoRA makes
-    return [kernel] if is_plain and math.prod(kernel.shape) <= MAX_ENTRIES else []
+    return [kernel] if is_plain else []
+
+
+def _is_small(kernel: Variable) -> bool:
+    return math.prod(kernel.shape) <= MAX_ENTRIES

@@ -2,10 +2,30 @@
 
 `protocol` says what such weights have in common. `tables` are embedding tables, of
 which an example touches a few rows: all other rows wait for the end of the batch.
+`blocks` are kernels of Dense layers, which wait for the end of a block of examples.
 """
 
+from keras_sgd_plus._pending.block_plan import BlockPlan, plan_blocks
+from keras_sgd_plus._pending.blocks import (
+    Buffers,
+    EnteredBlock,
+    ShownBlock,
+    new_buffers,
+)
 from keras_sgd_plus._pending.plan import plan_tables
 from keras_sgd_plus._pending.protocol import Entered, Pending, Shown
 from keras_sgd_plus._pending.tables import Tables
 
-__all__ = ["Entered", "Pending", "Shown", "Tables", "plan_tables"]
+__all__ = [
+    "BlockPlan",
+    "Buffers",
+    "new_buffers",
+    "Entered",
+    "EnteredBlock",
+    "Pending",
+    "Shown",
+    "ShownBlock",
+    "Tables",
+    "plan_blocks",
+    "plan_tables",
+]

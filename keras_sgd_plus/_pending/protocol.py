@@ -15,7 +15,7 @@ much. Everything here is tensors in, tensors out.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._rule import Gradient, Numbers
@@ -23,6 +23,13 @@ from keras_sgd_plus._rule import Gradient, Numbers
 # Id of a variable -> None: it may wait; a text: it is updated as a whole, and the user
 # is warned why; an empty text: as a whole, without a warning.
 Reasons = dict[int, str | None]
+
+
+class Misread(NamedTuple):
+    """Weights that the model uses in another way than was planned."""
+
+    tables: Reasons
+    kernels: dict[int, bool]  # by id: False
 
 
 class Reader(Protocol):
@@ -34,6 +41,10 @@ class Reader(Protocol):
 
     def leaf(self, variable: Variable, indices: Tensor, rows: Tensor) -> Tensor:
         """Takes the gradient of a table by these rows; returns them."""
+        ...
+
+    def has_product(self, variable: Variable) -> bool:
+        """Whether a kernel was multiplied with inputs in this update."""
         ...
 
     def get_current_value(self, variable: Variable) -> Tensor:
@@ -67,7 +78,7 @@ class Shown(Protocol):
         """Rows as they are after all updates so far; None for another variable."""
         ...
 
-    def misread(self, reader: Reader, gradients: Mapping[int, Gradient]) -> Reasons:
+    def misread(self, reader: Reader, gradients: Mapping[int, Gradient]) -> Misread:
         """Weights that cannot wait in this model, as the trace so far shows."""
         ...
 

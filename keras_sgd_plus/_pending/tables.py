@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._pending import clocks, rows
 from keras_sgd_plus._pending.plan import TablePlan
-from keras_sgd_plus._pending.protocol import Reader, Reasons
+from keras_sgd_plus._pending.protocol import Misread, Reader, Reasons
 from keras_sgd_plus._pending.rows import Table
 from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._rule import Gradient, Numbers, RowsGradient, both, rounded
@@ -174,7 +174,7 @@ class ShownTables:
         # The dtype is that of an autocast scope.
         return tf.cast(tf.reshape(found_rows, shape), variable.dtype)
 
-    def misread(self, reader: Reader, gradients: Mapping[int, Any]) -> Reasons:
+    def misread(self, reader: Reader, gradients: Mapping[int, Any]) -> Misread:
         """Tables that were read other than by rows, or have no gradient of rows.
 
         Asked before the step, and at the end of the update, when all reads are known.
@@ -189,7 +189,7 @@ class ShownTables:
                 found[id(variable)] = "" if gradient is None else _OTHERWISE
             elif 2 * (gradient.indices.shape[0] or 0) >= variable.shape[0]:
                 found[id(variable)] = ""  # as much work in parts as on the whole
-        return found
+        return Misread(found, {})
 
     def step(
         self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor

@@ -11,8 +11,10 @@ from keras_sgd_plus._rule.average import AVERAGES, Average
 from keras_sgd_plus._rule.descent import VELOCITIES, Decay, Descent, rounded
 from keras_sgd_plus._rule.gradient import (
     Gradient,
+    OuterGradient,
     RowsGradient,
     as_gradient,
+    outer,
 )
 from keras_sgd_plus._rule.loss_scale import LossScale, apply_scaled
 from keras_sgd_plus._rule.numbers import Numbers, as_vector, by_name, on_host
@@ -38,6 +40,7 @@ __all__ = [
     "Descent",
     "Gradient",
     "LossScale",
+    "OuterGradient",
     "Numbers",
     "Part",
     "RowsGradient",
@@ -55,6 +58,7 @@ __all__ = [
     "compiled_for",
     "make_slots",
     "on_host",
+    "outer",
     "rounded",
     "select",
     "slots",

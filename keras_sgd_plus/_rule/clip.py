@@ -52,6 +52,10 @@ class Clip(Part):
             clipped = {i: g.entrywise(_within(limit)) for i, g in gradients.items()}
         return replace(update, gradients=clipped)
 
+    @property
+    def keeps_factors(self) -> bool:
+        return self.kind != "clipvalue"  # which looks at each entry
+
     def needs_all_of(self, index: int) -> str | None:
         del index
         return None

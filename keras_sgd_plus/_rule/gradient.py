@@ -171,16 +171,24 @@ class OuterGradient:
 Gradient = DenseGradient | RowsGradient | OuterGradient
 
 
+def outer(inputs: Tensor, error: Tensor) -> OuterGradient:
+    """The gradient of a kernel on one example: (1, n) inputs and (1, m) error."""
+    return OuterGradient(
+        tf.matmul(inputs, error, transpose_a=True), inputs, error, True
+    )
+
+
 def as_gradient(tensor: Tensor, factored_norms: bool = False) -> Gradient | None:
     """The gradient that a tape gives for a variable, in its kind; None stays None.
 
     Args:
-        tensor: `tf.Tensor`, `tf.IndexedSlices` or None.
+        tensor: `tf.Tensor`, `tf.IndexedSlices` or None. An `OuterGradient` is
+            returned as it is.
         factored_norms: whether the norm of a product of two vectors is formed from
             theirs. Clipping then differs from Keras's by rounding.
     """
-    if tensor is None:
-        return None
+    if tensor is None or isinstance(tensor, OuterGradient):
+        return tensor
     if isinstance(tensor, tf.IndexedSlices):
         return RowsGradient(tensor.values, tensor.indices, tensor.dense_shape)
     factors = _factors(tensor)

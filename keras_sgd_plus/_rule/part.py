@@ -117,6 +117,11 @@ class Part(abc.ABC):
     def __call__(self, update: Update) -> Update:
         """The update after this part."""
 
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether the product of two vectors as a gradient stays such a product."""
+        return True
+
     def needs_all_of(self, index: int) -> str | None:
         """Why each update has to see all of a weight, in words for the user.
 

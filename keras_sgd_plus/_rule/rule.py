@@ -74,6 +74,12 @@ class Rule:
         )
         return next((reason for reason in reasons if reason is not None), None)
 
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether the product of two vectors as a gradient stays such a product."""
+        parts = (*self.gradient_parts, *self.weight_parts)
+        return all(part.keeps_factors for part in parts)
+
     def __call__(self, update: Update, apart: Collection[int] = ()) -> Updated:
         """Makes one update with all parts, in their order, and counts it.
 

@@ -102,11 +102,13 @@ class _Facts:
     # Facts that earlier traces of this batch have found.
     variables: dict[int, Variable] = field(default_factory=dict)
     reasons: dict[int, str | None] = field(default_factory=dict)
+    kernels: dict[int, bool] = field(default_factory=dict)
     was_called: bool = False  # the model, once, to create its variables
 
     def add(self, found: TraceAgain) -> None:
         self.variables.update({id(v): v for v in found.variables})
         self.reasons.update(found.reasons)
+        self.kernels.update(found.kernels)
 
 
 class _Attempt(NamedTuple):
@@ -129,7 +131,9 @@ def _attempt(
     group = examples.specs(batch, optimizer.examples_per_update)
     keras_model.build(model, outer, group)  # a loop may create no variable
     carry = Carry(model, outer, facts.variables.values())
-    update = ExampleUpdate.of(model, optimizer, outer, carry, batch, facts.reasons)
+    update = ExampleUpdate.of(
+        model, optimizer, outer, carry, batch, facts.reasons, facts.kernels
+    )
     ledger = ledgers.of(optimizer)
     if ledger is not None:
         ledger.causes = ["loss", *(v.path for v in carry.trainable)]

@@ -1,0 +1,143 @@
+"""Which kernels are updated in blocks of examples, and which are not.
+
+A kernel is one that a plain Dense layer multiplies the inputs of an example with, before
+anything else that training changes. Options that look at all of it at each update
+refuse it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras_sgd_plus._lowering import layout
+from keras_sgd_plus._pending import inputs
+from keras_sgd_plus._pending.block_size import block_size
+from keras_sgd_plus._private.types import Model, Optimizer, Tensor
+from keras_sgd_plus._rule import VELOCITIES, Decay, Descent, Rule
+
+
+@dataclass(frozen=True)
+class BlockPlace:
+    """Where a kernel is: among the rule's weights and in the carry."""
+
+    variable: Any
+    index: int
+    weight_position: int
+    velocity_position: int | None
+    decays: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(inputs, outputs)."""
+        return tuple(self.variable.shape)
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """The kernels of a model that are updated in blocks.
+
+    Attributes:
+        places: of the kernels.
+        candidates: ids of kernels that may turn out to be such, by their layer and the
+            options of the rule.
+        changing: positions in the carry of values that training changes for sure.
+        has_momentum: of the rule.
+        nesterov: of the rule.
+        size: examples in a block.
+    """
+
+    places: tuple[BlockPlace, ...]
+    candidates: frozenset[int]
+    changing: frozenset[int]
+    has_momentum: bool
+    nesterov: bool
+    size: int
+
+    @property
+    def positions(self) -> frozenset[int]:
+        """Positions in the carry of the kernels and their velocities."""
+        found = [(p.weight_position, p.velocity_position) for p in self.places]
+        return frozenset(i for pair in found for i in pair if i is not None)
+
+    def turns_out_to_wait(
+        self, variable: Any, x: Tensor, values: Sequence[Tensor]
+    ) -> bool:
+        """Whether a kernel, met for the first time, can be updated in blocks.
+
+        Args:
+            variable: that `x` is multiplied with.
+            x: the inputs of the layer.
+            values: the carry's, in the graph that is being traced.
+        """
+        if id(variable) not in self.candidates or x.dtype != variable.dtype:
+            return False
+        if tuple(x.shape) != (1, variable.shape[0]):
+            return False
+        if getattr(x, "graph", None) is None:
+            return False  # a constant of the model
+        return inputs.is_known(x, {id(values[i]) for i in self.changing})
+
+
+def plan_blocks(
+    optimizer: Optimizer,
+    outer: Optimizer,
+    rule: Rule,
+    slots: Mapping[str, Sequence[Any]],
+    model: Model,
+    weights: Sequence[Any],
+    index_of: Callable[[Any], int],
+    changing: Collection[int],
+    known: Mapping[int, bool],
+) -> BlockPlan:
+    """Finds the kernels of a model.
+
+    Args:
+        optimizer: the SGDPlus.
+        outer: the `LossScaleOptimizer` around it, or the same object again.
+        rule: its rule.
+        slots: the variables of the rule's state, by slot, then by weight.
+        model: whose Dense layers are looked at.
+        weights: the variables of the rule; None for one that is not trained.
+        index_of: the position of a variable in the carry.
+        changing: positions in the carry of values that training changes for sure.
+        known: facts that earlier traces have found, by id of the kernel: whether it
+            waits.
+    """
+    descent = rule.find(Descent)
+    candidates, places = set(), []
+    if optimizer.examples_per_update == 1 and outer is optimizer:
+        plain = layout.kernels(model)
+        velocities = slots.get(VELOCITIES.name)
+        for index, variable in enumerate(weights):
+            if variable is None or id(variable) not in plain:
+                continue
+            if not rule.keeps_factors or rule.needs_all_of(index) is not None:
+                continue
+            if block_size(*variable.shape) is None:
+                continue
+            waits = known.get(id(variable))
+            if waits is None:
+                candidates.add(id(variable))
+            elif waits:
+                decay = rule.find(Decay)
+                velocity = None if velocities is None else velocities[index]
+                places.append(
+                    BlockPlace(
+                        variable,
+                        index,
+                        index_of(variable),
+                        None if velocity is None else index_of(velocity),
+                        decay is not None and index in decay.indices,
+                    )
+                )
+    sizes = [block_size(*place.shape) or 0 for place in places]
+    return BlockPlan(
+        tuple(places),
+        frozenset(candidates),
+        frozenset(changing),
+        bool(descent and descent.has_momentum),
+        descent is not None and descent.nesterov,
+        min(sizes, default=0),
+    )

@@ -1,0 +1,296 @@
+"""Kernels of Dense layers whose updates wait until the end of a block of examples.
+
+k updates of a kernel, one example each, are together a matrix of rank k. So a block of k
+examples is walked without writing the kernel: the products of all its inputs with it are
+one matrix product, corrections come from the inputs' products with each other (the
+block's Gram matrix), and the k updates are one matrix product at the end. It is the same
+SGD, each example seeing the weights that all earlier ones left, up to rounding.
+`coefficients` has the algebra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus._pending import coefficients
+from keras_sgd_plus._pending.block_plan import BlockPlace, BlockPlan
+from keras_sgd_plus._pending.coefficients import Coefficients
+from keras_sgd_plus._pending.protocol import Misread, Reader
+from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._rule import Numbers, OuterGradient, rounded
+
+put: Any = keras.ops.slice_update  # its annotations name tensors of every backend
+
+
+class Product(NamedTuple):
+    """The tensors of one kernel that stay the same throughout a block of k examples."""
+
+    weight: Tensor  # (n, m), at its beginning
+    velocity: Any  # (n, m), or None without momentum
+    inputs: Tensor  # (k, n)
+    clean: Tensor  # the same, with zeros for a row that is not finite
+    gram: Tensor  # (k, k): products of the inputs with each other
+    outputs: Tensor  # (k, m): of the inputs with the weight
+    drifts: Any  # (k, m): of the inputs with the velocity, or None
+
+
+class Buffers(NamedTuple):
+    """Memory that is used again in each block; nothing of the block before is read."""
+
+    inputs: list[Tensor]  # per kernel, (k, n)
+    changes: list[Tensor]  # per kernel, (k, m)
+
+
+class BlockState(NamedTuple):
+    """Tensors that the loop carries from example to example of a block."""
+
+    row: Tensor  # () int32, of the next example
+    changes: list[Tensor]  # per kernel, (k, m): the rate times the error
+    coefficients: list[Coefficients]  # per kernel
+
+
+@dataclass(frozen=True)
+class EnteredBlock:
+    """The kernels of a plan during one block (`protocol.Entered`)."""
+
+    plan: BlockPlan
+    products: tuple[Product, ...]
+    numbers: Numbers
+    buffers: Buffers
+
+    @classmethod
+    def of(
+        cls,
+        plan: BlockPlan,
+        values: Sequence[Tensor],
+        buffers: Buffers,
+        numbers: Numbers,
+        skips_bad: bool,
+    ) -> EnteredBlock:
+        """Begins a block.
+
+        Args:
+            plan: the kernels.
+            values: the carry's.
+            buffers: with the inputs of the block's examples, and zeros in rows that
+                are no examples.
+            numbers: of the rule.
+            skips_bad: whether examples that are not finite are left out.
+        """
+        products = tuple(
+            _product(place, values, x, skips_bad)
+            for place, x in zip(plan.places, buffers.inputs, strict=True)
+        )
+        return cls(plan, products, numbers, buffers)
+
+    @property
+    def start(self) -> BlockState:
+        """The state before the first example."""
+        plan, size = self.plan, self.plan.size
+        return BlockState(
+            tf.constant(0),
+            list(self.buffers.changes),
+            [
+                coefficients.start(size, plan.has_momentum, place.decays)
+                for place in plan.places
+            ],
+        )
+
+    def without(self, values: Sequence[Tensor]) -> list[Any]:
+        """The carry's values without the kernels, which stay as they are in a block."""
+        waiting = self.plan.positions
+        return [() if i in waiting else value for i, value in enumerate(values)]
+
+    def show(self, values: Sequence[Tensor], state: BlockState) -> ShownBlock:
+        """The kernels for one example."""
+        del values
+        held = tuple(tf.identity(product.weight) for product in self.products)
+        return ShownBlock(self, state, held)
+
+    def finish(self, values: Sequence[Tensor], state: BlockState) -> list[Any]:
+        """The carry's values once the updates of the block are made."""
+        found = list(values)
+        for k, place in enumerate(self.plan.places):
+            weight, velocity = _finished(
+                self.products[k], state.changes[k], state.coefficients[k]
+            )
+            found[place.weight_position] = weight
+            if place.velocity_position is not None:
+                found[place.velocity_position] = velocity
+        return found
+
+
+@dataclass(frozen=True)
+class ShownBlock:
+    """The kernels of a plan while one update is traced (`protocol.Shown`).
+
+    Attributes:
+        entered: the block.
+        state: before the update.
+        placeholders: the model sees these in place of the kernels. If it reads one other
+            than by `matmul`, the loop is traced again without blocks.
+    """
+
+    entered: EnteredBlock
+    state: BlockState
+    placeholders: tuple[Any, ...]
+
+    @property
+    def weights(self) -> frozenset[int]:
+        """As `protocol.Shown.weights`."""
+        return frozenset(place.index for place in self._places)
+
+    @property
+    def positions(self) -> frozenset[int]:
+        """As `protocol.Shown.positions`."""
+        return self.entered.plan.positions
+
+    def placed(self, values: Sequence[Tensor]) -> list[Any]:
+        """As `protocol.Shown.placed`."""
+        found = list(values)
+        for k, place in enumerate(self._places):
+            found[place.weight_position] = self.placeholders[k]
+            if place.velocity_position is not None:
+                found[place.velocity_position] = self.entered.products[k].velocity
+        return found
+
+    def look_up(self, reader: Reader, variable: Any, indices: Tensor) -> None:
+        """As `protocol.Shown.look_up`: no kernel is a table."""
+        del reader, variable, indices
+
+    def misread(self, reader: Reader, gradients: Mapping[int, Any]) -> Misread:
+        """Kernels that were used other than in one product, or have another gradient.
+
+        Asked before the step, and at the end of the update, when all reads are known.
+        """
+        found = {}
+        for place, placeholder in zip(self._places, self.placeholders, strict=True):
+            variable, gradient = place.variable, gradients.get(place.index)
+            is_assigned = reader.get_current_value(variable) is not placeholder
+            is_product = isinstance(gradient, OuterGradient)
+            used = is_product and reader.has_product(variable)
+            if is_assigned or placeholder.consumers() or not used:
+                found[id(variable)] = False
+        return Misread({}, found)
+
+    def carried(self, values: Sequence[Tensor]) -> list[Any]:
+        """As `protocol.Shown.carried`."""
+        return self.entered.without(values)
+
+    def multiplied(self, variable: Any) -> tuple[Tensor, Tensor] | None:
+        """The inputs of this example and their product with the kernel as it is now.
+
+        (1, n) and (1, m); None for another variable.
+        """
+        found = [k for k, p in enumerate(self._places) if p.variable is variable]
+        if not found:
+            return None
+        (k,) = found
+        product, now = self.entered.products[k], self.state.coefficients[k]
+        dtype = product.outputs.dtype
+        outputs = _row(product.outputs, self.state.row)
+        if not isinstance(now.weight, tuple):
+            outputs = tf.cast(now.weight, dtype) * outputs
+        if not isinstance(now.carried, tuple):
+            drift = _row(product.drifts, self.state.row)
+            outputs += tf.cast(now.carried, dtype) * drift
+        # Of the others NaN may be known, and zero times NaN is NaN.
+        is_earlier = tf.range(product.gram.shape[0]) < self.state.row
+        gram = _row(product.gram, self.state.row)
+        shares = tf.where(is_earlier, gram, 0) * tf.cast(now.changes, dtype)
+        outputs -= tf.matmul(shares, self.state.changes[k])
+        return _row(product.inputs, self.state.row), outputs
+
+    def step(
+        self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
+    ) -> ShownBlock:
+        """As `protocol.Shown.step`; the gradients are `OuterGradient`s."""
+        changes, advanced = [], []
+        for k, place in enumerate(self._places):
+            gradient: OuterGradient = gradients[place.index]
+            error = tf.reshape(gradient.right, (1, -1))
+            rate = tf.cast(rates[place.index], error.dtype)
+            change = rate * error
+            if applies is not None:
+                change = tf.where(applies, change, tf.zeros_like(change))
+            before, row = self.state.changes[k], self.state.row
+            changes.append(put(before, tf.stack([row, 0]), change))
+            step = self._step(place, rate)
+            now = self.state.coefficients[k]
+            advanced.append(coefficients.advance(now, row, step, applies))
+        state = BlockState(self.state.row + 1, changes, advanced)
+        return replace(self, state=state)
+
+    @property
+    def _places(self) -> Sequence[BlockPlace]:
+        return self.entered.plan.places
+
+    def _step(self, place: BlockPlace, rate: Tensor) -> coefficients.Step:
+        plan, numbers = self.entered.plan, self.entered.numbers
+        momentum = factor = None
+        if plan.has_momentum:
+            momentum = tf.cast(rounded(numbers["momentum"]), tf.float64)
+        if place.decays:
+            amount = tf.cast(rounded(numbers["weight_decay"]), tf.float64)
+            factor = 1 - tf.cast(rate, tf.float64) * amount
+        return coefficients.Step(momentum, plan.nesterov, factor)
+
+
+def new_buffers(plan: BlockPlan) -> Buffers:
+    """The memory before the first block."""
+    found = Buffers([], [])
+    for place in plan.places:
+        num_inputs, num_outputs = place.shape
+        dtype = place.variable.dtype
+        found.inputs.append(tf.zeros((plan.size, num_inputs), dtype))
+        found.changes.append(tf.zeros((plan.size, num_outputs), dtype))
+    return found
+
+
+def _product(
+    place: BlockPlace,
+    values: Sequence[Tensor],
+    inputs: Tensor,
+    skips_bad: bool,
+) -> Product:
+    clean = inputs
+    if skips_bad:
+        finite = tf.reduce_all(tf.math.is_finite(inputs), 1, keepdims=True)
+        clean = tf.where(finite, inputs, tf.zeros_like(inputs))
+    weight = values[place.weight_position]
+    velocity = None
+    if place.velocity_position is not None:
+        velocity = values[place.velocity_position]
+    gram = tf.matmul(inputs, clean, transpose_b=True)
+    outputs = tf.matmul(inputs, weight)
+    drifts = None if velocity is None else tf.matmul(inputs, velocity)
+    return Product(weight, velocity, inputs, clean, gram, outputs, drifts)
+
+
+def _finished(
+    product: Product, changes: Tensor, now: Coefficients
+) -> tuple[Tensor, Any]:
+    # The kernel and its velocity at the end of the block.
+    dtype = changes.dtype
+
+    def total(shares: Tensor) -> Tensor:
+        weighted = tf.cast(shares, dtype)[:, None] * changes
+        return tf.matmul(product.clean, weighted, transpose_a=True)
+
+    weight, velocity = product.weight, product.velocity
+    if not isinstance(now.weight, tuple):
+        weight = tf.cast(now.weight, dtype) * weight
+    if velocity is not None:
+        weight += tf.cast(now.carried, dtype) * velocity
+        velocity = tf.cast(now.velocity, dtype) * velocity - total(now.kicks)
+    return weight - total(now.changes), velocity
+
+
+def _row(matrix: Tensor, row: Tensor) -> Tensor:
+    # By `gather`: a slice with a moving start makes the loop slow.
+    return tf.gather(matrix, tf.reshape(row, (1,)))
