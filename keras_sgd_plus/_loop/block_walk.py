@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._loop.block_inputs import block_inputs
 from keras_sgd_plus._loop.example_update import ExampleUpdate
+from keras_sgd_plus._loop.trace_again import TraceAgain
 from keras_sgd_plus._loop.turn import Loop, Turn
 from keras_sgd_plus._lowering import one_kernel
 from keras_sgd_plus._pending import Buffers, EnteredBlock, new_buffers
@@ -68,6 +69,9 @@ def block_body(
             parallel_iterations=1,
             name=xla.TAKEN,
         )
+        spoiled = update.blocks.spoiled(turns[-1].changed)
+        if spoiled:
+            raise TraceAgain(kernels=spoiled)
         values = entered.finish(rest, state)
         graph = tf.compat.v1.get_default_graph()
         fence = one_kernel.fenced(graph, fence, first)

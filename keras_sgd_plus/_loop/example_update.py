@@ -71,7 +71,7 @@ class ExampleUpdate:
         carry: Carry,
         batch: Structure,
         reasons: Mapping[int, str | None],
-        kernels: Mapping[int, bool],
+        kernels: Mapping[int, Any],
     ) -> ExampleUpdate:
         """The update for a model and its optimizer, as they are now.
 
@@ -82,8 +82,7 @@ class ExampleUpdate:
             carry: as for the class.
             batch: as for the class.
             reasons: facts that earlier traces have found about tables.
-            kernels: facts that they have found about kernels, by id: whether they are
-                updated in blocks.
+            kernels: facts that they have found about kernels of Dense layers.
         """
         weights = keras_optimizer.built_variables(optimizer)
         rule = Rule.of(optimizer, weights)

@@ -146,12 +146,17 @@ def _product(
 ) -> Any:
     if not scope.is_here():
         return None
-    if update.blocks.turns_out_to_wait(variable, inputs, values):
-        raise TraceAgain(kernels={id(variable): True})
+    reads = update.blocks.reads_of(variable, inputs, values)
+    if reads is not None:
+        found = [update.carry.variables[i] for i in reads]
+        raise TraceAgain(kernels={id(variable): found})
     if not isinstance(pending, ShownBlock) or scope.has_product(variable):
         return None
-    found = pending.multiplied(variable)
-    return None if found is None else scope.product_leaf(variable, *found)
+    product = pending.multiplied(variable)
+    if product is None:
+        return None
+    scope.product_leaf(variable, *product)
+    return scope.watched_inputs(variable, inputs) + product[1]
 
 
 def _check_tables(

@@ -57,6 +57,7 @@ class Scope(keras.StatelessScope):
         self._leaves: dict[int, list[tuple[Any, Any]]] = {}
         # Per kernel whose updates wait, inputs and outputs of its product.
         self._products: dict[int, tuple[Any, Any]] = {}
+        self._differentiated: set[int] = set()  # kernels, by the inputs of their layer
 
     def add_update(self, update: tuple[Any, Any]) -> None:
         """Keeps a new value (called by Keras for each assignment in the scope).
@@ -94,8 +95,8 @@ class Scope(keras.StatelessScope):
             self._leaves.setdefault(id(variable), []).append((indices, rows))
         return rows
 
-    def product_leaf(self, variable: Variable, inputs: Tensor, outputs: Tensor) -> Any:
-        """Takes the gradient of a kernel by this product; returns its outputs.
+    def product_leaf(self, variable: Variable, inputs: Tensor, outputs: Tensor) -> None:
+        """Takes the gradient of a kernel by this product.
 
         Args:
             variable: the kernel, (n, m).
@@ -105,7 +106,28 @@ class Scope(keras.StatelessScope):
         if self._tape is not None:
             self._tape.watch(outputs)
             self._products[id(variable)] = inputs, outputs
-        return outputs
+
+    def watched_inputs(self, variable: Variable, inputs: Tensor) -> Tensor:
+        """Zeros, (1, m). Notes if somebody asks for their gradient by the inputs.
+
+        A kernel's product that is put in place of the layer's has no such gradient.
+        """
+
+        @tf.custom_gradient
+        def zeros(x: Tensor) -> Any:
+            def gradient(upstream: Tensor) -> Tensor:
+                del upstream
+                self._differentiated.add(id(variable))
+                return tf.zeros_like(x)
+
+            return tf.zeros((1, variable.shape[1]), x.dtype), gradient
+
+        return zeros(inputs)
+
+    def has_plain_product(self, variable: Variable) -> bool:
+        """Whether a kernel was multiplied, and nobody differentiates by its inputs."""
+        known = id(variable)
+        return known in self._products and known not in self._differentiated
 
     def has_product(self, variable: Variable) -> bool:
         """Whether the kernel has been used in this update."""

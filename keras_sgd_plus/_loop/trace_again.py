@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from keras_sgd_plus._private.types import Variable
 
@@ -12,7 +13,8 @@ class TraceAgain(BaseException):
 
     Args:
         variables: the model wrote them, and the carry did not hold them.
-        kernels: by id, whether they are updated in blocks (`_pending.blocks`).
+        kernels: by id, the variables that the layer's inputs depend on, or None if the
+            kernel cannot be updated in blocks (`_pending.blocks`).
         reasons: of variables whose updates may or may not wait (`_pending.protocol`).
     """
 
@@ -20,7 +22,7 @@ class TraceAgain(BaseException):
         self,
         variables: Sequence[Variable] = (),
         reasons: Mapping[int, str | None] | None = None,
-        kernels: Mapping[int, bool] | None = None,
+        kernels: Mapping[int, Any] | None = None,
     ) -> None:
         super().__init__()
         self.variables = list(variables)

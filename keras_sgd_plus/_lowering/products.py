@@ -1,7 +1,7 @@
 """Products with a kernel, handed to whoever keeps that kernel.
 
-`keras.ops.matmul` asks `matmul` here while a loop is traced. Code whose kernels wait for
-their updates (`_pending`) answers it.
+`keras.ops.matmul` asks `matmul` here while a loop is traced. Code whose kernels wait
+for their updates (`_pending`) answers it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which kernels are updated in blocks of examples, and which are not.
 
-A kernel is one that a plain Dense layer multiplies the inputs of an example with, before
-anything else that training changes. Options that look at all of it at each update
-refuse it.
+Such a kernel is multiplied with inputs that depend on nothing that training changes:
+the kernel of a plain Dense layer, the first one of a model. Options that look at all of
+the kernel at each update refuse it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class BlockPlace:
     weight_position: int
     velocity_position: int | None
     decays: bool
+    reads: frozenset[int]  # positions of values that the inputs depend on
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,10 +62,12 @@ class BlockPlan:
         found = [(p.weight_position, p.velocity_position) for p in self.places]
         return frozenset(i for pair in found for i in pair if i is not None)
 
-    def turns_out_to_wait(
+    def reads_of(
         self, variable: Any, x: Tensor, values: Sequence[Tensor]
-    ) -> bool:
-        """Whether a kernel, met for the first time, can be updated in blocks.
+    ) -> frozenset[int] | None:
+        """Positions of the values that the inputs of a layer depend on.
+
+        None for a kernel that cannot be updated in blocks, or for which that is known.
 
         Args:
             variable: that `x` is multiplied with.
@@ -72,12 +75,20 @@ class BlockPlan:
             values: the carry's, in the graph that is being traced.
         """
         if id(variable) not in self.candidates or x.dtype != variable.dtype:
-            return False
+            return None
         if tuple(x.shape) != (1, variable.shape[0]):
-            return False
+            return None
         if getattr(x, "graph", None) is None:
-            return False  # a constant of the model
-        return inputs.is_known(x, {id(values[i]) for i in self.changing})
+            return None  # a constant of the model
+        found = inputs.sources(x)
+        if found is None:
+            return None
+        reads = frozenset(i for i, value in enumerate(values) if id(value) in found)
+        return None if reads & self.changing else reads
+
+    def spoiled(self, changed: Collection[int]) -> dict[int, Any]:
+        """Kernels whose inputs depend on values that turn out to change, by id."""
+        return {id(p.variable): None for p in self.places if p.reads & set(changed)}
 
 
 def plan_blocks(
@@ -89,7 +100,7 @@ def plan_blocks(
     weights: Sequence[Any],
     index_of: Callable[[Any], int],
     changing: Collection[int],
-    known: Mapping[int, bool],
+    known: Mapping[int, Any],
 ) -> BlockPlan:
     """Finds the kernels of a model.
 
@@ -102,8 +113,8 @@ def plan_blocks(
         weights: the variables of the rule; None for one that is not trained.
         index_of: the position of a variable in the carry.
         changing: positions in the carry of values that training changes for sure.
-        known: facts that earlier traces have found, by id of the kernel: whether it
-            waits.
+        known: facts that earlier traces have found, by id of the kernel: the variables
+            that its inputs depend on, or None for one that cannot wait.
     """
     descent = rule.find(Descent)
     candidates, places = set(), []
@@ -117,10 +128,11 @@ def plan_blocks(
                 continue
             if block_size(*variable.shape) is None:
                 continue
-            waits = known.get(id(variable))
-            if waits is None:
+            if id(variable) not in known:
                 candidates.add(id(variable))
-            elif waits:
+                continue
+            reads = known[id(variable)]
+            if reads is not None:
                 decay = rule.find(Decay)
                 velocity = None if velocities is None else velocities[index]
                 places.append(
@@ -130,6 +142,7 @@ def plan_blocks(
                         index_of(variable),
                         None if velocity is None else index_of(velocity),
                         decay is not None and index in decay.indices,
+                        frozenset(map(index_of, reads)),
                     )
                 )
     sizes = [block_size(*place.shape) or 0 for place in places]

@@ -1,11 +1,13 @@
 """Kernels of Dense layers whose updates wait until the end of a block of examples.
 
-k updates of a kernel, one example each, are together a matrix of rank k. So a block of k
-examples is walked without writing the kernel: the products of all its inputs with it are
-one matrix product, corrections come from the inputs' products with each other (the
-block's Gram matrix), and the k updates are one matrix product at the end. It is the same
-SGD, each example seeing the weights that all earlier ones left, up to rounding.
-`coefficients` has the algebra.
+k updates of a kernel, one example each, are together a matrix of rank k. So a block of
+k examples is walked without writing the kernel. One matrix product gives the products
+of all inputs with the kernel as it was at the block's beginning. Each example then
+corrects its own product for the updates before it, by the inputs' products with each
+other (the block's Gram matrix). One matrix product makes the k updates at the end.
+
+It is the same SGD, each example seeing the weights that all earlier ones left, up to
+rounding. `coefficients` has the algebra.
 """
 
 from __future__ import annotations
@@ -132,8 +134,8 @@ class ShownBlock:
     Attributes:
         entered: the block.
         state: before the update.
-        placeholders: the model sees these in place of the kernels. If it reads one other
-            than by `matmul`, the loop is traced again without blocks.
+        placeholders: the model sees these in place of the kernels. If it reads one
+            other than by `matmul`, the loop is traced again without blocks.
     """
 
     entered: EnteredBlock
@@ -173,9 +175,9 @@ class ShownBlock:
             variable, gradient = place.variable, gradients.get(place.index)
             is_assigned = reader.get_current_value(variable) is not placeholder
             is_product = isinstance(gradient, OuterGradient)
-            used = is_product and reader.has_product(variable)
+            used = is_product and reader.has_plain_product(variable)
             if is_assigned or placeholder.consumers() or not used:
-                found[id(variable)] = False
+                found[id(variable)] = None
         return Misread({}, found)
 
     def carried(self, values: Sequence[Tensor]) -> list[Any]:

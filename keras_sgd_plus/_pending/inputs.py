@@ -1,8 +1,7 @@
-"""Whether the inputs of a layer are known before a block of updates begins."""
+"""What the inputs of a layer are computed from."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from keras_sgd_plus._private.types import Tensor
@@ -30,9 +29,3 @@ def sources(tensor: Tensor) -> set[int] | None:
         frontier += list(op.inputs)
         seen.update()
     return found
-
-
-def is_known(tensor: Tensor, changing: Collection[int]) -> bool:
-    """Whether a tensor depends on none of the tensors with these ids."""
-    found = sources(tensor)
-    return found is not None and not found & set(changing)

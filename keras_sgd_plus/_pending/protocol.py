@@ -29,7 +29,7 @@ class Misread(NamedTuple):
     """Weights that the model uses in another way than was planned."""
 
     tables: Reasons
-    kernels: dict[int, bool]  # by id: False
+    kernels: dict[int, Any]  # by id: None
 
 
 class Reader(Protocol):
@@ -43,8 +43,8 @@ class Reader(Protocol):
         """Takes the gradient of a table by these rows; returns them."""
         ...
 
-    def has_product(self, variable: Variable) -> bool:
-        """Whether a kernel was multiplied with inputs in this update."""
+    def has_plain_product(self, variable: Variable) -> bool:
+        """Whether a kernel was multiplied, and nobody differentiates by its inputs."""
         ...
 
     def get_current_value(self, variable: Variable) -> Tensor:

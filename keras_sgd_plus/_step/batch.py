@@ -102,7 +102,7 @@ class _Facts:
     # Facts that earlier traces of this batch have found.
     variables: dict[int, Variable] = field(default_factory=dict)
     reasons: dict[int, str | None] = field(default_factory=dict)
-    kernels: dict[int, bool] = field(default_factory=dict)
+    kernels: dict[int, Any] = field(default_factory=dict)
     was_called: bool = False  # the model, once, to create its variables
 
     def add(self, found: TraceAgain) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.internals import pending_tables
+from tests.support.internals import example_update, pending_tables
 
 
 @pytest.fixture
@@ -21,4 +21,19 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return enter(self, values, num_updates, numbers)
 
     monkeypatch.setattr(pending_tables.Tables, "enter", counted)
+    return counts
+
+
+@pytest.fixture
+def blocks_used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of kernels that wait in blocks, per trace: the last one counts."""
+    counts: list[int] = []
+    plan_blocks = example_update.plan_blocks
+
+    def counted(*arguments: Any) -> Any:
+        plan = plan_blocks(*arguments)
+        counts.append(len(plan.places))
+        return plan
+
+    monkeypatch.setattr(example_update, "plan_blocks", counted)
     return counts

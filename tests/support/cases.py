@@ -9,6 +9,10 @@ import keras
 # Same algebra as the oracle in float64, up to 50 updates.
 FLOAT64 = 1e-12
 
+# The error of float32 in blocks, as a multiple of that of single updates: sums of
+# another order have other rounding errors, of the same size.
+BLOCK_ERROR = 2.0
+
 # Arguments of SGD, with ids. Momentum and decay are exact in float32, to which Keras
 # rounds them also for float64 models. Each must change the result, which
 # test_updates.py proves.

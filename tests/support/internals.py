@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+
 from keras_sgd_plus._callbacks import checks as callback_checks
 from keras_sgd_plus._distribute import strategy
-from keras_sgd_plus._loop import Carry, backward
+from keras_sgd_plus._loop import Carry, backward, example_update
 from keras_sgd_plus._loop.rule_variables import RuleVariables
+from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._lowering import (
     channels,
     convolution,
@@ -16,7 +19,7 @@ from keras_sgd_plus._lowering import (
     scope,
 )
 from keras_sgd_plus._optimizer import arguments
-from keras_sgd_plus._pending import clocks
+from keras_sgd_plus._pending import block_size, blocks, clocks, coefficients
 from keras_sgd_plus._pending import tables as pending_tables
 from keras_sgd_plus._private import keras_backend, keras_trainer, xla
 from keras_sgd_plus._rule import (
@@ -32,22 +35,30 @@ from keras_sgd_plus._rule import (
 from keras_sgd_plus._step import batch, compiled, visiting_order
 from keras_sgd_plus._trainer import patches
 
+# The folder has a function of the same name.
+walk = importlib.import_module("keras_sgd_plus._loop.walk")
+
 __all__ = [
     "Carry",
     "Part",
     "Rule",
     "RuleVariables",
+    "Scope",
     "Slot",
     "State",
     "Update",
     "arguments",
     "backward",
     "batch",
+    "block_size",
+    "blocks",
     "callback_checks",
     "channels",
     "clocks",
+    "coefficients",
     "compiled",
     "convolution",
+    "example_update",
     "gradient",
     "keras_backend",
     "keras_functions",
@@ -62,5 +73,6 @@ __all__ = [
     "scope",
     "strategy",
     "visiting_order",
+    "walk",
     "xla",
 ]

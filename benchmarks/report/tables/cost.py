@@ -1,4 +1,4 @@
-"""Tables of `ablation`, `profile`, `nonfinite`, `clipping` and `threshold`."""
+"""Tables of `ablation`, `profile`, `nonfinite`, `clipping`, `blocks`, `threshold`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from benchmarks.cost import ablation as forms
+from benchmarks.cost import blocks as block_study
 from benchmarks.cost import options
+from benchmarks.cost.blocks import LENGTHS, Blocks
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.threshold import SETTINGS, Order, Thresholds
 from benchmarks.report.tables import markdown
@@ -51,6 +53,24 @@ def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
 
 
 clipping = nonfinite  # the same table
+
+
+def blocks(findings: Iterable[Blocks]) -> Iterator[str]:
+    """A row per shape: the time of each length, and how many times faster ours is."""
+    lengths = [f"{k} examples" for k in LENGTHS]
+    head = ["kernel", "momentum", "one by one", *lengths, "ours", "times faster"]
+    rows = (
+        [
+            found.shape,
+            f"{found.momentum:g}",
+            *(f"{us:.3g}" for us in found.times.values()),
+            f"{found.ours}",
+            f"{found.times[1] / found.times[found.ours]:.2f}",
+        ]
+        for found in findings
+    )
+    yield from markdown.lines(head, rows)
+    yield _foot(block_study.REPEATS)
 
 
 def _foot(repeats: int) -> str:
