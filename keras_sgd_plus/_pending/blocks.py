@@ -268,9 +268,10 @@ def _product(
     velocity = None
     if place.velocity_position is not None:
         velocity = values[place.velocity_position]
-    gram = tf.matmul(inputs, clean, transpose_b=True)
+    gram = tf.matmul(clean, clean, transpose_b=True)
+    # A bad example shows here alone, in the loss or a gradient, as without blocks.
     outputs = tf.matmul(inputs, weight)
-    drifts = None if velocity is None else tf.matmul(inputs, velocity)
+    drifts = None if velocity is None else tf.matmul(clean, velocity)
     return Product(weight, velocity, inputs, clean, gram, outputs, drifts)
 
 

@@ -68,9 +68,9 @@ def _model(
     keras.config.set_floatx(dtype)  # of the data, too; conftest.py sets it back
     layers: list[Any] = [keras.Input((inputs,), dtype=dtype)]
     if hidden:
-        layers += [keras.layers.Dense(UNITS, "tanh", dtype=dtype)]
+        layers += [keras.layers.Dense(UNITS, "tanh", dtype=dtype, name="hidden")]
     layers += [keras.layers.Dense(OUTPUTS, dtype=dtype)]
-    model = keras.Sequential(layers)
+    model = keras.Sequential(layers, name="same")
     model.compile(SGDPlus(**{"learning_rate": RATE, **settings}), "mse")
     return model
 
@@ -218,9 +218,9 @@ def _whatever_applies(advance: Any, now: Any, row: Any, step: Any, applies: Any)
     return advance(now, row, step, None)
 
 
-def _velocity_decays(decayed: Any, before: Any, factor: Any) -> Any:
-    after = decayed(before, factor)
-    return after._replace(velocity=factor * after.velocity)
+def _velocity_decays(advance: Any, now: Any, row: Any, step: Any, applies: Any) -> Any:
+    after = advance(now, row, step, applies)
+    return after._replace(velocity=step.factor * after.velocity)
 
 
 def _velocities_lost(patch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ FAULTS: dict[str, tuple[Fault, Callable[[], None]]] = {
         lambda: _compare_with_numpy(OPTIONS["momentum"]),
     ),
     "velocity_decays": (
-        _of_all("_decayed", _velocity_decays),
+        _of_all("advance", _velocity_decays),
         lambda: _compare_with_numpy(OPTIONS["decay_momentum"]),
     ),
     "velocities_lost": (
