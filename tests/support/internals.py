@@ -19,7 +19,7 @@ from keras_sgd_plus._lowering import (
     scope,
 )
 from keras_sgd_plus._optimizer import arguments
-from keras_sgd_plus._pending import block_size, blocks, clocks, coefficients
+from keras_sgd_plus._pending import block_plan, blocks, clocks, coefficients
 from keras_sgd_plus._pending import tables as pending_tables
 from keras_sgd_plus._private import keras_backend, keras_trainer, xla
 from keras_sgd_plus._rule import (
@@ -50,7 +50,7 @@ __all__ = [
     "arguments",
     "backward",
     "batch",
-    "block_size",
+    "block_plan",
     "blocks",
     "callback_checks",
     "channels",
