@@ -273,8 +273,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
 
         Raises:
             ValueError: a batch without examples or batch axis, or of unequal lengths;
-                no y for a loss; a model built for another batch size than
-                `examples_per_update`.
+                no y for a loss; a model that takes no other batch size than one that
+                differs from `examples_per_update`.
             TypeError: strings where the model or the loss needs numbers.
             NotImplementedError: what several replicas cannot do.
             FloatingPointError: not finite, under `nonfinite="raise"`.
