@@ -33,6 +33,33 @@ def rectangular(data: Structure) -> None:
             ) from None
 
 
+def batched(model: Model, data: Structure) -> None:
+    """Raises ValueError for single examples, where the shapes of the inputs tell.
+
+    Not checked: models whose inputs are not declared.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    inputs = getattr(model, "inputs", None) or []
+    if len(leaves) == len(inputs) and leaves:
+        if all(map(_is_single_example, leaves, inputs)):
+            named = examples.named_leaves((x, y, sample_weight))
+            raise ValueError(_unbatched(named))
+
+
+def _is_single_example(leaf: Any, tensor: Any) -> bool:
+    # Whether a leaf has the shape of an input without its batch axis.
+    given: Any = getattr(leaf, "shape", None)
+    shape, declared = tf.TensorShape(given), tensor.shape
+    if shape.rank is None or shape.rank != len(declared) - 1:
+        return False
+    if len(declared) > 1 and declared[-1] == 1:
+        # Keras appends the axis of length 1 to batches that lack it.
+        if shape[1:].is_compatible_with(declared[1:-1]):
+            return False
+    return shape.is_compatible_with(declared[1:])
+
+
 def kinds(model: Model, data: Structure) -> None:
     """Raises for text where Keras would cast it to numbers, and for a loss without y.
 
@@ -71,8 +98,10 @@ def batch(
             "Pass x as arrays or tensors of shape (num_examples, ...)."
         )
     for name, leaf in named_leaves:
-        if leaf.shape.rank is None or leaf.shape.rank == 0:
-            raise ValueError(_no_batch_axis(name, leaf.shape))
+        if leaf.shape.rank == 0:
+            raise ValueError(_unbatched(named_leaves))
+        if leaf.shape.rank is None:
+            raise ValueError(_unknown_axes(name))
     counts = [(name, examples.count(leaf)) for name, leaf in named_leaves]
     first_name, num_examples = counts[0]
     known = [(name, c) for name, c in counts if isinstance(c, int)]
@@ -131,12 +160,24 @@ def _refuse_text(name: str, part: Structure) -> None:
             )
 
 
-def _no_batch_axis(name: str, shape: Any) -> str:
+def _unbatched(named_leaves: Sequence[tuple[str, Any]]) -> str:
+    shapes = [
+        f"{name} of shape {getattr(leaf, 'shape', ())}" for name, leaf in named_leaves
+    ]
     return (
-        f"`{name}` must have a batch axis, shape (num_examples, ...). Received: {name} "
-        f"of shape {shape}. Give a single example a first axis with x[None], and "
-        "set_shape in a tf.data pipeline that loses it. If batches before had another "
-        "number of axes, compile the model anew."
+        "The data must come in batches; was .batch(n) forgotten? Expected: shapes "
+        f"(num_examples, ...). Received: {', '.join(shapes)}. Write "
+        "dataset.batch(1024) for a tf.data.Dataset, let a generator or PyDataset give "
+        "arrays with a first axis, and write x[None] for a single example."
+    )
+
+
+def _unknown_axes(name: str) -> str:
+    return (
+        f"`{name}` must have a known number of axes, shape (num_examples, ...). "
+        f"Received: {name} of unknown shape. Write x[None] for a single example, and "
+        "use set_shape in a tf.data pipeline that loses the shape. If batches before "
+        "had another number of axes, compile the model anew."
     )
 
 
