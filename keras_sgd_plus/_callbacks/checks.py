@@ -15,7 +15,8 @@ from keras_sgd_plus._trainer import is_ours
 
 def positive_int(name: str, value: Any) -> None:
     """Raises unless an int >= 1."""
-    text = f"`{name}` must be an int >= 1. Received: {name}={value!r}. Use 1 or more."
+    received = f"{name}={arguments.shown(value)}"
+    text = f"`{name}` must be an int >= 1. Received: {received}. Use 1 or more."
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(text)
     if value < 1:
@@ -27,7 +28,7 @@ def directory(value: Any) -> None:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise TypeError(
             "`directory` must be a str or a path. Received: "
-            f"directory={value!r}. Name one for this run alone."
+            f"directory={arguments.shown(value)}. Name one for this run alone."
         )
 
 

@@ -127,9 +127,9 @@ def message(**named: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it, cut where it is long."""
+    """A value as messages show it: cut where it is long, with its quote closed."""
     try:
         text = repr(value)
     except Exception:  # an int of 5,000 digits raises, too
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...{text[-1]}"

@@ -102,25 +102,24 @@ def batch(
             raise ValueError(_unbatched(named_leaves))
         if leaf.shape.rank is None:
             raise ValueError(_unknown_axes(name))
-    counts = [(name, examples.count(leaf)) for name, leaf in named_leaves]
-    first_name, num_examples = counts[0]
-    known = [(name, c) for name, c in counts if isinstance(c, int)]
-    for name, size in known[1:]:
-        if size != known[0][1]:
-            raise ValueError(_lengths(known[0], (name, size)))
-    if known:
-        num_examples = known[0][1]
-        if num_examples == 0 and not may_be_empty:
-            raise ValueError(_empty(known[0][0], 0))
+    counts = [(name, _size(leaf)) for name, leaf in named_leaves]
+    is_known = [isinstance(size, int) for _, size in counts]
+    first = is_known.index(True) if any(is_known) else 0
+    name, num_examples = counts[first]  # all others must have this length
     checks = []
-    for name, size in counts:
-        if not isinstance(size, int) and size is not num_examples:
-            text = _lengths((first_name, "m"), (name, "n"))
-            checks.append(tf.debugging.assert_equal(size, num_examples, message=text))
-    if not isinstance(num_examples, int) and not may_be_empty:
-        text = _empty(first_name, 0)
-        checks.append(tf.debugging.assert_positive(num_examples, message=text))
-    return num_examples, [c for c in checks if c is not None]
+    for i, (_, size) in enumerate(counts):
+        pieces = _lengths(*(counts[j] for j in sorted((first, i))))
+        if not is_known[i] and i != first:
+            checks.append(_asserted(tf.equal(size, num_examples), pieces))
+        elif is_known[i] and size != num_examples:
+            raise ValueError("".join(map(str, pieces)))
+    if may_be_empty:
+        return num_examples, checks
+    if not is_known[first]:
+        checks.append(_asserted(num_examples > 0, [_empty(name)]))
+    elif num_examples == 0:
+        raise ValueError(_empty(name))
+    return num_examples, checks
 
 
 def described(data: Structure, group_size: int) -> str:
@@ -181,16 +180,32 @@ def _unknown_axes(name: str) -> str:
     )
 
 
-def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> str:
-    return (
+def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> list[Any]:
+    # In pieces: the running graph puts in numbers that tracing does not know.
+    return [
         "x, y and sample_weight must have the same number of examples in a batch. "
-        f"Received: {one[0]} with {one[1]} and {other[0]} with {other[1]}. Give every "
-        "example its target (and weight), or drop what has none."
-    )
+        f"Received: {one[0]} with ",
+        one[1],
+        f" and {other[0]} with ",
+        other[1],
+        ". Give every example its target (and weight), or drop what has none.",
+    ]
 
 
-def _empty(name: str, size: int) -> str:
+def _empty(name: str) -> str:
     return (
-        f"A batch must have at least one example. Received: {name} with {size}. Drop "
+        f"A batch must have at least one example. Received: {name} with 0. Drop "
         "empty batches, with dataset.filter for example."
     )
+
+
+def _size(leaf: Any) -> Any:
+    # The number of examples: an int where it is known by now, else () int32.
+    size = examples.count(leaf)
+    return int(size) if tf.executing_eagerly() else size
+
+
+def _asserted(condition: Any, pieces: Sequence[Any]) -> Any:
+    # TensorFlow shows each piece in brackets, so they are stripped.
+    texts = [p.strip() if isinstance(p, str) else p for p in pieces]
+    return tf.debugging.Assert(condition, texts)

@@ -126,7 +126,7 @@ def test_argument(arguments: dict[str, Any], error: type[Exception], fix: str) -
     name, value = next(iter(arguments.items()))
     assert str(raised.value).startswith(f"`{name}` must be ")
     shown = repr(value)
-    shown = f"{shown}." if len(shown) <= 200 else f"{shown[:200]}...."
+    shown = f"{shown}." if len(shown) <= 200 else f"{shown[:200]}...{shown[-1]}."
     assert f"Received: {name}={shown}" in str(raised.value)
 
 

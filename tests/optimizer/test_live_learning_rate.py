@@ -29,8 +29,12 @@ REFUSED: list[tuple[Any, type[Exception]]] = [
 ]
 
 
+def _ids(values: list[Any]) -> list[str]:
+    return [f"{i}-{type(value).__name__}" for i, value in enumerate(values)]
+
+
 @pytest.mark.parametrize(
-    ("value", "error"), REFUSED, ids=lambda value: repr(value)[:30]
+    ("value", "error"), REFUSED, ids=_ids([value for value, _ in REFUSED])
 )
 def test_refused(value: Any, error: type[Exception]) -> None:
     optimizer: Any = SGDPlus(0.25)
@@ -47,7 +51,7 @@ TAKEN: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", TAKEN, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value", TAKEN, ids=_ids(TAKEN))
 def test_taken(value: Any) -> None:
     optimizer: Any = SGDPlus(0.25)
     optimizer.learning_rate = value

@@ -17,6 +17,7 @@ ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"clip_norm": 1.0}, "Write clipnorm=1.0."),
     ({"nestrov": True}, "Write nesterov=True."),
     ({"example_per_update": 4}, "Write examples_per_update=4."),
+    ({"Order": "given"}, "Write order='given'."),
     ({"jit": False}, "Write jit_compile=False."),
     ({"random_state": 1}, "Write seed=1."),
     ({"decay": 0.1}, "schedules.InverseTimeDecay(0.01, 1, 0.1) for the decay"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,15 +198,54 @@ def written() -> set[str]:
 
 
 def _is_sentence(text: str) -> bool:
-    # Advice that is filled into another message begins with "Use" or "Write"; lists of
-    # names have lines.
+    # Advice that is filled into another message begins with "Use" or "Write", and the
+    # end of one that is put together with a full stop; lists of names have lines.
     is_long = len(text) > MIN_LENGTH and text.count(" ") > 9
-    return is_long and not text.startswith(("Use ", "Write ")) and "\n" not in text
+    return (
+        is_long and not text.startswith(("Use ", "Write ", ". ")) and "\n" not in text
+    )
 
 
 def test_every_message_has_a_test() -> None:
     new = [text for text in written() if not text.startswith(tuple(MESSAGES))]
     assert new == []
+
+
+PAIRS = (("(", ")"), ("[", "]"), ("<", ">"))
+
+
+def flaws(text: str) -> list[str]:
+    """Signs that something was left open in a message, or never filled in."""
+    found = [quote for quote in '`"' if text.count(quote) % 2]
+    found += [a + b for a, b in PAIRS if text.count(a) != text.count(b)]
+    words = re.findall(r"%[sdr]\b|\bTODO\b|\b(?:with|and|of) [mnk]\b", text)
+    return found + words
+
+
+def test_no_message_is_left_open() -> None:
+    texts = {
+        text
+        for path in PACKAGE.rglob("*.py")
+        for text in _texts(ast.parse(path.read_text()))
+        if " " in text and "\n" not in text and not text.startswith("No registered")
+    }
+    assert len(texts) > 80
+    joined = {t.replace(" >= ", " ").replace("->", "") for t in texts}
+    assert {t: flaws(t) for t in joined if flaws(t)} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("Use `fit(x, y).", "`"),
+        ('Use order="given.', '"'),
+        ("Write fit(x.", "()"),
+        ("Received: x with m and y with n.", "with m"),
+        ("Received: %s.", "%s"),
+    ],
+)
+def test_an_open_message_would_be_found(text: str, sign: str) -> None:
+    assert sign in flaws(text)
 
 
 @pytest.mark.parametrize("start", MESSAGES)

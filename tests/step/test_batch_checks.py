@@ -24,6 +24,16 @@ from tests.support.messages import (
 
 NOT_ALIKE = "Give every example its target"
 EMPTY = "Drop empty batches"
+
+
+def _counted(one: str, its_size: int, other: str, size: int) -> str:
+    """The pattern of an error of the running graph, which puts the numbers in."""
+    return (
+        f"Received: {one} with\\] \\[{its_size}\\] \\[and {other} with\\] \\[{size}\\] "
+        f"\\[. {NOT_ALIKE}"
+    )
+
+
 BATCHES: dict[str, Row] = {
     "nothing": ("batch", lambda m: step(m, None), ValueError, "Pass x as arrays"),
     "no_axis_x": ("batch", lambda m: step(m, 1.0), ValueError, r"x\[None\]"),
@@ -109,31 +119,37 @@ BATCHES: dict[str, Row] = {
         "batch",
         lambda m: stream(m, streamed(X, Y[:3], batch_size=None, static=(0,))),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 6, "y", 3),
     ),
     "y_shorter_dynamic": (
         "batch",
         lambda m: stream(m, streamed(X, Y[:3], batch_size=None)),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 6, "y", 3),
     ),
     "x_shorter_dynamic": (
         "batch",
         lambda m: stream(m, streamed(X[:3], Y, batch_size=6)),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 3, "y", 6),
     ),
     "x_dynamic_y_static": (
         "batch",
         lambda m: stream(m, streamed(X[:3], Y, batch_size=6, static=(1,))),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 3, "y", 6),
     ),
     "weight_shorter_dynamic": (
         "batch",
         lambda m: stream(m, streamed(X, Y, WEIGHTS[:3], batch_size=None)),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 6, "sample_weight", 3),
+    ),
+    "ragged_by_hand": (
+        "batch",
+        lambda m: train_step_of_eager(m, tf.RaggedTensor.from_tensor(X), Y[:3]),
+        ValueError,
+        "Received: x with 6 and y with 3. Give every",
     ),
     "static_in_fit": (
         "batch",
@@ -161,6 +177,11 @@ BATCHES: dict[str, Row] = {
         "set_shape",
     ),
 }
+
+
+def train_step_of_eager(model: Any, *data: Any) -> Any:
+    model.run_eagerly = True
+    return step(model, *data)
 
 
 def streamed_empty() -> Any:
