@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_sgd_plus._callbacks import checks
-from keras_sgd_plus._optimizer import arguments
+from keras_sgd_plus._callbacks.arrays import arrays_of
 
 
 class SeededArrays(keras.utils.PyDataset):
@@ -20,17 +20,22 @@ class SeededArrays(keras.utils.PyDataset):
     (`SGDPlus(order="reshuffle")`) is enough.
 
     Args:
-        x: Array or structure of arrays of shape `(num_examples, ...)`.
+        x: Array or structure of arrays of shape `(num_examples, ...)`. A list of
+            numbers, or of lists of numbers, is one array; a list of arrays is a
+            structure.
         y: The same, or None. Defaults to `None`.
         sample_weight: The same, or None. Defaults to `None`.
-        batch_size: Int >= 1, in examples. Defaults to `32`.
+        batch_size: Int >= 1, in examples. It does not change the algorithm of an
+            `SGDPlus`, only the examples of one compiled call. Defaults to `1024`.
         seed: Int from 0 to 2**63 - 1. The order of epoch `e` is NumPy's permutation
             from a generator seeded by `(seed, e)`. Defaults to `0`.
 
     Raises:
         ValueError: `x`, `y` and `sample_weight` of unequal lengths, or without an
-            array; `batch_size` or `seed` out of range.
-        TypeError: `batch_size` or `seed` is not an int.
+            array, or a list of rows of several lengths; `batch_size` or `seed` out of
+            range.
+        TypeError: `batch_size` or `seed` is not an int. None is no `seed`: a derived
+            one would be another in the next process.
 
     Example:
 
@@ -57,21 +62,18 @@ class SeededArrays(keras.utils.PyDataset):
         y: Any = None,
         sample_weight: Any = None,
         *,
-        batch_size: int = 32,
+        batch_size: int = 1024,
         seed: int = 0,
     ) -> None:
         super().__init__()
         checks.positive_int("batch_size", batch_size)
-        kept_seed = arguments.seed(seed)
-        parts = [x, y, sample_weight]
+        self.batch_size, self.seed = batch_size, checks.seed(seed)
+        named = {"x": x, "y": y, "sample_weight": sample_weight}
+        parts = [arrays_of(name, part) for name, part in named.items()]
+        self._num_examples = checks.same_length(*parts)
         while len(parts) > 1 and parts[-1] is None:
             parts.pop()
-        self._parts = keras.tree.map_structure(
-            lambda a: None if a is None else np.asarray(a), tuple(parts)
-        )
-        leaves = [a for a in keras.tree.flatten(self._parts) if a is not None]
-        self._num_examples = checks.same_length(leaves)
-        self.batch_size, self.seed = batch_size, kept_seed or 0
+        self._parts = tuple(parts)
         self.next_epoch = 0
         self.on_epoch_begin()
         self.next_epoch = 0

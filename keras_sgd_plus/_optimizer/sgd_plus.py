@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -10,8 +11,8 @@ import keras
 from keras_sgd_plus import _rule, _step, _trainer
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import Skipped, ledgers
-from keras_sgd_plus._optimizer import arguments, sgd_arguments
-from keras_sgd_plus._optimizer.setting import Setting
+from keras_sgd_plus._optimizer import arguments, misspelt, sgd_arguments
+from keras_sgd_plus._optimizer.setting import Setting, checked_property
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Optimizer, Variable
 from keras_sgd_plus._step import checks
@@ -139,7 +140,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             string, or has "/" in it; another `order`, `nonfinite` or `jit_compile` than
             those above, or `nonfinite` other than "propagate" beside
             `examples_per_update=None`.
-        TypeError: a string or an array where a number, int or bool belongs:
+        TypeError: an argument that there is not (the message names the one that is
+            meant); a string or an array where a number, int or bool belongs:
             `nesterov`, `use_ema`, `clipvalue` and others (ValueError for
             `learning_rate` and `momentum`, as in Keras); a callable `learning_rate`
             that takes arguments.
@@ -188,6 +190,10 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
 
     __module__ = "keras_sgd_plus"  # files and pickles name it, wherever it stands
 
+    learning_rate = checked_property(
+        keras.optimizers.SGD.learning_rate, sgd_arguments.live_learning_rate
+    )
+    lr = misspelt.OldName("learning_rate")
     examples_per_update = Setting(arguments.examples_per_update, _check_together)
     order = Setting(arguments.order, _check_together)
     seed = Setting(arguments.seed, _check_together)
@@ -229,6 +235,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         **kwargs: Any,
     ) -> None:
         _check_backend()
+        misspelt.refuse(kwargs, list(inspect.signature(SGDPlus).parameters)[:-1])
         checked = sgd_arguments.of_sgd(
             learning_rate=learning_rate,
             momentum=momentum,
@@ -243,10 +250,10 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
-        super().__init__(**checked, name=name, **kwargs)
+        super().__init__(**checked, name=name)
         self.examples_per_update = examples_per_update
         self.order = order
-        self.seed = _step.derived_seed() if seed is None else seed
+        self.seed = seed
         self.nonfinite = nonfinite
         self.jit_compile = jit_compile
         # Sticky, because Keras traces a train function once and keeps it between fits.
@@ -291,8 +298,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
 
         Raises:
             ValueError: a batch without examples or batch axis, or of unequal lengths;
-                no y for a loss; a model built for another batch size than
-                `examples_per_update`.
+                no y for a loss; a model that takes no other batch size than one that
+                differs from `examples_per_update`.
             TypeError: strings where the model or the loss needs numbers.
             NotImplementedError: what several replicas cannot do.
             FloatingPointError: not finite, under `nonfinite="raise"`.

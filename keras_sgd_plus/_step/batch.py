@@ -67,6 +67,7 @@ def train_step(
     num_replicas = strategy.num_replicas()
     if num_replicas > 1:
         model_checks.replicas(model, optimizer, num_replicas)
+    checks.batched(model, data)
     checks.kinds(model, data)
     batch = examples.unpack(data)
     # A replica may have no examples in the last batch.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_sgd_plus._distribute import strategy
-from keras_sgd_plus._private import keras_model, keras_optimizer
+from keras_sgd_plus._private import keras_graph, keras_model, keras_optimizer
 from keras_sgd_plus._private.types import Layer, Model, Optimizer, Tensor
 
 
@@ -44,17 +44,25 @@ def replicas(model: Model, optimizer: Optimizer, num_replicas: int) -> None:
 
 
 def batch_size(model: Model, group_size: int) -> None:
-    """Raises ValueError where a model was built for a batch of another size."""
+    """Raises ValueError where a model can only take batches of another size.
+
+    A model that was built for a batch size takes others as well, unless a layer keeps
+    a state per example of a batch, or an operation has the size built in.
+    """
+    sizes = [tensor.shape[0] for tensor in getattr(model, "inputs", None) or []]
+    others = [size for size in sizes if size not in (None, group_size)]
     problems = []
-    for tensor in getattr(model, "inputs", None) or []:
-        size = tensor.shape[0]
-        if size is not None and size != group_size:
-            problems.append(f"input {tensor.name!r} with batch size {size}")
-            problems += [
-                f"layer {layer.name!r} (stateful) with batch size {size}"
-                for layer in keras_model.layers(model)
-                if getattr(layer, "stateful", False) and layer is not model
-            ]
+    for layer in keras_model.layers(model):
+        if not getattr(layer, "stateful", False) or layer is model:
+            continue
+        kept = [size for size in _state_sizes(layer) if size != group_size] or others
+        if kept:
+            text = f"layer {layer.name!r} (stateful) with batch size {kept[0]}"
+            problems.append(text)
+    if others and not problems:
+        name = keras_graph.bound_operation(model, others[0], group_size)
+        if name is not None:
+            problems.append(f"operation {name!r} with batch size {others[0]}")
     if problems:
         raise ValueError(
             f"SGDPlus feeds the model {group_size} example(s) at a time, so the model "
@@ -62,6 +70,14 @@ def batch_size(model: Model, group_size: int) -> None:
             f"with batch_size={group_size} (or None), or set examples_per_update to "
             "its batch size."
         )
+
+
+def _state_sizes(layer: Layer) -> list[int]:
+    # A state is (batch size, ...); None before the layer is built.
+    if not isinstance(layer, keras.layers.RNN):
+        return []
+    states = keras.tree.flatten(getattr(layer, "states", None))
+    return [state.shape[0] for state in states if state is not None]
 
 
 def doubts(

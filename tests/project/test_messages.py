@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 import keras_sgd_plus
 
 # Modules, not their functions: pytest would run those once more from here.
-from tests.callbacks import test_exact_resume_refuses
+from tests.callbacks import test_exact_resume_refuses, test_seeded_arrays
 from tests.distribute import test_refused, test_use, test_workers
 from tests.loop import test_uneven_groups
 from tests.nonfinite import test_raise, test_reports
-from tests.optimizer import test_arguments, test_live_settings
+from tests.optimizer import test_arguments, test_live_settings, test_misspelt
 from tests.pending import test_whole_tables
 from tests.rule import test_rule
 from tests.step import (
@@ -39,6 +40,10 @@ REPLICAS = test_refused.test_refused
 # How each message begins, up to what it received -> the test, or the row of one.
 MESSAGES: dict[str, Any] = {
     "`{}` must be {}.": ARGUMENTS,
+    "SGDPlus must be given arguments that it has.": test_misspelt.ARGUMENTS,
+    "The setting `{}` must be assigned by its name.": (
+        test_misspelt.test_old_name_of_a_setting
+    ),
     "SGDPlus needs the TensorFlow backend.": test_arguments.ERRORS["other_backend"],
     '`nonfinite` must be "propagate" with examples_per_update=None.': (
         test_arguments.ERRORS["not_per_example"]
@@ -53,7 +58,10 @@ MESSAGES: dict[str, Any] = {
         test_bypass.test_bypassed
     ),
     "SGDPlus needs a batch with at least one tensor.": BATCHES["nothing"],
-    "`{}` must have a batch axis, shape (num_examples, ...).": BATCHES["no_axis_x"],
+    "The data must come in batches; was .batch(n) forgotten?": BATCHES["no_axis_x"],
+    "`{}` must have a known number of axes, shape (num_examples, ...).": (
+        BATCHES["rank_unknown"]
+    ),
     "x, y and sample_weight must have the same number of examples in a batch.": (
         BATCHES["y_shorter"]
     ),
@@ -131,6 +139,8 @@ MESSAGES: dict[str, Any] = {
     "`directory` must be one that all workers see.": (
         test_workers.test_workers_must_share_the_directory
     ),
+    "`seed` must be an int from 0 to 2**63 - 1.": test_seeded_arrays.REFUSED,
+    "The rows of a list must have one shape.": test_seeded_arrays.REFUSED,
     **dict.fromkeys(
         (
             "`{}` must be an int >= 1.",
@@ -188,15 +198,54 @@ def written() -> set[str]:
 
 
 def _is_sentence(text: str) -> bool:
-    # Advice that is filled into another message begins with "Use"; lists of names
-    # have lines.
+    # Advice that is filled into another message begins with "Use" or "Write", and the
+    # end of one that is put together with a full stop; lists of names have lines.
     is_long = len(text) > MIN_LENGTH and text.count(" ") > 9
-    return is_long and not text.startswith("Use ") and "\n" not in text
+    return (
+        is_long and not text.startswith(("Use ", "Write ", ". ")) and "\n" not in text
+    )
 
 
 def test_every_message_has_a_test() -> None:
     new = [text for text in written() if not text.startswith(tuple(MESSAGES))]
     assert new == []
+
+
+PAIRS = (("(", ")"), ("[", "]"), ("<", ">"))
+
+
+def flaws(text: str) -> list[str]:
+    """Signs that something was left open in a message, or never filled in."""
+    found = [quote for quote in '`"' if text.count(quote) % 2]
+    found += [a + b for a, b in PAIRS if text.count(a) != text.count(b)]
+    words = re.findall(r"%[sdr]\b|\bTODO\b|\b(?:with|and|of) [mnk]\b", text)
+    return found + words
+
+
+def test_no_message_is_left_open() -> None:
+    texts = {
+        text
+        for path in PACKAGE.rglob("*.py")
+        for text in _texts(ast.parse(path.read_text()))
+        if " " in text and "\n" not in text and not text.startswith("No registered")
+    }
+    assert len(texts) > 80
+    joined = {t.replace(" >= ", " ").replace("->", "") for t in texts}
+    assert {t: flaws(t) for t in joined if flaws(t)} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("Use `fit(x, y).", "`"),
+        ('Use order="given.', '"'),
+        ("Write fit(x.", "()"),
+        ("Received: x with m and y with n.", "with m"),
+        ("Received: %s.", "%s"),
+    ],
+)
+def test_an_open_message_would_be_found(text: str, sign: str) -> None:
+    assert sign in flaws(text)
 
 
 @pytest.mark.parametrize("start", MESSAGES)

@@ -62,6 +62,32 @@ def _stateful(batch_size: int) -> Any:
     return keras.Model(x, layers.Dense(2)(layers.LSTM(2, stateful=True)(x)))
 
 
+def _stateful_inside() -> Any:
+    class Inside(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent = layers.LSTM(2, stateful=True, name="remembers")
+
+        def call(self, x: Any) -> Any:
+            return self.recurrent(x)
+
+    model = Inside()
+    model(np.ones((8, 3, 5), "float32"))
+    return model
+
+
+def _reshaped() -> Any:
+    x = keras.Input((5,), batch_size=8)
+    flat = keras.ops.reshape(x, (keras.ops.shape(x)[0], 5))  # which is 8
+    return keras.Model(x, layers.Dense(2)(flat))
+
+
+def _enlarged() -> Any:
+    # One example would become eight, and the loss would take the target for all.
+    x = keras.Input((5,), batch_size=8)
+    return keras.Model(x, layers.Dense(2)(x) + np.ones((8, 2), "float32"))
+
+
 class AssignsInBranch(layers.Layer):
     """Writes a variable in one branch of a condition."""
 
@@ -99,6 +125,23 @@ ERRORS: dict[str, ErrorRow] = {
             ValueError,
             r"'lstm\w*'.*batch size 8.*Build it with batch_size=1",
         ),
+    ),
+    "fixed_batch_size_inside": (
+        _stateful_inside,
+        (
+            "model",
+            lambda m: m.fit(np.ones((8, 3, 5)), np.ones((8, 2)), verbose=0),
+            ValueError,
+            "layer 'remembers'.*batch size 8.*Build it with batch_size=1",
+        ),
+    ),
+    "operation_of_fixed_size": (
+        _reshaped,
+        ("model", fit, ValueError, "operation 'reshape.*batch size 8.*Build it with"),
+    ),
+    "constant_of_fixed_size": (
+        _enlarged,
+        ("model", fit, ValueError, "operation 'add.*batch size 8.*Build it with"),
     ),
     "assigned_inside": (
         lambda: keras.Sequential([keras.Input((5,)), AssignsInBranch()]),
