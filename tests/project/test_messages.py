@@ -14,7 +14,7 @@ import keras_sgd_plus
 # Modules, not their functions: pytest would run those once more from here.
 from tests.callbacks import test_exact_resume_refuses
 from tests.distribute import test_refused, test_use, test_workers
-from tests.loop import test_uneven_groups
+from tests.loop import test_direct, test_uneven_groups
 from tests.nonfinite import test_raise, test_reports
 from tests.optimizer import test_arguments, test_live_settings
 from tests.pending import test_whole_tables
@@ -82,6 +82,15 @@ MESSAGES: dict[str, Any] = {
     ),
     "Every variable that the model writes must exist before training.": (
         MODELS["undeclared_state"]
+    ),
+    "A variable must be written either by Keras or by the model itself.": (
+        test_direct.test_a_function_must_not_write_what_keras_trains
+    ),
+    "Under a tf.distribute strategy the layers of a model must read their weights": (
+        test_direct.test_restored_functions_are_refused_under_a_strategy
+    ),
+    "Make the layer anew in Keras, from its config or with keras.models.load_model,": (
+        test_direct.test_a_function_must_not_write_what_keras_trains
     ),
     "XLA cannot compile the per-example loop of model {}: {}. Training goes on": (
         test_xla_choice.test_refusal_of_xla_names_the_operation
