@@ -22,6 +22,7 @@ from tests.rule import test_rule
 from tests.step import (
     test_batch_checks,
     test_model_checks,
+    test_refusals,
     test_traces,
     test_xla_choice,
 )
@@ -35,6 +36,7 @@ ARGUMENTS = test_arguments.ARGUMENTS
 MODELS = test_model_checks.ERRORS
 RESUME = test_exact_resume_refuses.test_refused
 REPLICAS = test_refused.test_refused
+REFUSALS = test_refusals.ROWS
 
 # How each message begins, up to what it received -> the test, or the row of one.
 MESSAGES: dict[str, Any] = {
@@ -94,6 +96,16 @@ MESSAGES: dict[str, Any] = {
     ),
     "XLA cannot compile the per-example loop of model {}: {}. Training goes on": (
         test_xla_choice.test_refusal_of_xla_names_the_operation
+    ),
+    "Look the numbers up in the data pipeline:": REFUSALS["strings"],
+    "Pad them in the data pipeline:": REFUSALS["ragged"],
+    "Make them dense in the data pipeline:": REFUSALS["sparse"],
+    "Apply a layer without weights in the data pipeline instead:": REFUSALS["layer"],
+    "a loop (keras.ops.while_loop, fori_loop or scan, or tf.while_loop) has": (
+        REFUSALS["open_loop"]
+    ),
+    "Write keras.ops.while_loop(..., maximum_iterations=n) instead,": (
+        REFUSALS["open_loop"]
     ),
     "Model {} was given examples of {} different shapes, and XLA compiles the": (
         test_traces.test_many_signatures_warn_once
