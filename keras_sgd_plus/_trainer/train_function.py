@@ -10,6 +10,7 @@ from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private.types import Model, Optimizer
 from keras_sgd_plus._rule import compiled_for
+from keras_sgd_plus._trainer import first_call
 
 
 class TrainFunction:
@@ -29,6 +30,7 @@ class TrainFunction:
         self._model, self._optimizer, self._function = model, optimizer, function
         self._settings = compiled_for(optimizer)
         self.forward: FastForward | None = None
+        self._was_called = False
 
     def is_stale(self, optimizer: Optimizer) -> bool:
         """Whether it was traced for other settings, or another optimizer."""
@@ -54,8 +56,16 @@ class TrainFunction:
             return self._model.train_function(iterator)
         lost_workers = strategy.lost_workers(self._model.distribute_strategy)
         with ledgers.watched(self._optimizer), lost_workers:
-            logs = self._function(iterator)
+            logs = self._called(iterator)
         ledgers.raise_if_ended(self._optimizer)
+        return logs
+
+    def _called(self, iterator: Any) -> Any:
+        if self._was_called:
+            return self._function(iterator)
+        with first_call.watched(self._model, self._optimizer):
+            logs = self._function(iterator)
+        self._was_called = True
         return logs
 
     def __getattr__(self, name: str) -> Any:

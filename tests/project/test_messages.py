@@ -26,7 +26,12 @@ from tests.step import (
     test_traces,
     test_xla_choice,
 )
-from tests.trainer import test_bypass, test_installation, test_two_optimizers
+from tests.trainer import (
+    test_bypass,
+    test_first_call,
+    test_installation,
+    test_two_optimizers,
+)
 
 PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent
 MIN_LENGTH = 60  # of a text that is a message, and no name or option
@@ -106,6 +111,9 @@ MESSAGES: dict[str, Any] = {
     ),
     "Write keras.ops.while_loop(..., maximum_iterations=n) instead,": (
         REFUSALS["open_loop"]
+    ),
+    "The first batch of model {} has taken {} seconds so far:": (
+        test_first_call.test_explains_a_long_first_batch_once
     ),
     "Model {} was given examples of {} different shapes, and XLA compiles the": (
         test_traces.test_many_signatures_warn_once
