@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
 from keras_sgd_plus import _rule
+from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop.carry import Carry
+from keras_sgd_plus._loop.direct import refuse as refuse_direct
 from keras_sgd_plus._loop.rule_variables import RuleVariables
 from keras_sgd_plus._lowering import layout
 from keras_sgd_plus._nonfinite import Skips, no_skips
 from keras_sgd_plus._pending import Pending, Tables, plan_tables
 from keras_sgd_plus._private import keras_optimizer, keras_trainer
-from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
+from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
 from keras_sgd_plus._rule import AVERAGES, Numbers, Rule
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
@@ -36,6 +38,7 @@ class ExampleUpdate:
         indices: per trainable variable, its index among the weights of the rule.
         transposed: positions in the carry of matrices that a lowered loop carries
             transposed.
+        direct: positions in the carry of variables that the model reads past the scope.
         pending: weights whose updates wait.
         keeps_logs: whether each update gives logs of its own.
         numbers: of the rule, tensors of the function that is being traced.
@@ -50,6 +53,7 @@ class ExampleUpdate:
     variables: RuleVariables
     indices: tuple[int, ...]
     transposed: frozenset[int]
+    direct: frozenset[int]
     pending: Pending
     keeps_logs: bool
     numbers: Numbers
@@ -63,6 +67,7 @@ class ExampleUpdate:
         carry: Carry,
         batch: Structure,
         reasons: Mapping[int, str | None],
+        direct: Collection[Variable] = (),
     ) -> ExampleUpdate:
         """The update for a model and its optimizer, as they are now.
 
@@ -73,7 +78,10 @@ class ExampleUpdate:
             carry: as for the class.
             batch: as for the class.
             reasons: facts that earlier traces have found about tables.
+            direct: variables that the model read past the scope in earlier traces.
         """
+        if strategy.is_open():
+            refuse_direct(model, direct)
         weights = keras_optimizer.built_variables(optimizer)
         rule = Rule.of(optimizer, weights)
         variables = RuleVariables.of(optimizer, weights)
@@ -95,6 +103,7 @@ class ExampleUpdate:
             variables=variables,
             indices=indices,
             transposed=transposed,
+            direct=frozenset(carry.index(v) for v in direct),
             pending=Tables(plan),
             keeps_logs=keeps_logs,
             numbers={},

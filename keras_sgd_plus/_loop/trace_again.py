@@ -13,13 +13,16 @@ class TraceAgain(Exception):
     Args:
         variables: the model wrote them, and the carry did not hold them.
         reasons: of variables whose updates may or may not wait (`_pending.protocol`).
+        direct: the model reads them past the scope (`direct`).
     """
 
     def __init__(
         self,
         variables: Sequence[Variable] = (),
         reasons: Mapping[int, str | None] | None = None,
+        direct: Sequence[Variable] = (),
     ) -> None:
         super().__init__()
         self.variables = list(variables)
         self.reasons = dict(reasons or {})
+        self.direct = list(direct)

@@ -24,8 +24,9 @@ from keras_sgd_plus._rule import compiled_for
 from keras_sgd_plus._step import checks, model_checks
 from keras_sgd_plus._step.walk_batch import WalkedBatch, walk_batch
 
-# Each failed trace reveals one kind of missing variable or table; 7 allows for all.
-_MAX_TRACES = 7
+# Each failed trace reveals one kind of missing, direct or whole variable; 9 allow for
+# all.
+_MAX_TRACES = 9
 
 # Compiled steps of callers outside tf.function: model -> optimizer -> `_KeptStep`. Keys
 # are weak and steps hold weak references, so nothing is kept alive; it is not on the
@@ -103,11 +104,13 @@ class _Facts:
     # Facts that earlier traces of this batch have found.
     variables: dict[int, Variable] = field(default_factory=dict)
     reasons: dict[int, str | None] = field(default_factory=dict)
+    direct: dict[int, Variable] = field(default_factory=dict)
     was_called: bool = False  # the model, once, to create its variables
 
     def add(self, found: TraceAgain) -> None:
         self.variables.update({id(v): v for v in found.variables})
         self.reasons.update(found.reasons)
+        self.direct.update({id(v): v for v in found.direct})
 
 
 class _Attempt(NamedTuple):
@@ -130,7 +133,9 @@ def _attempt(
     group = examples.specs(batch, optimizer.examples_per_update)
     keras_model.build(model, outer, group)  # a loop may create no variable
     carry = Carry(model, outer, facts.variables.values())
-    update = ExampleUpdate.of(model, optimizer, outer, carry, batch, facts.reasons)
+    update = ExampleUpdate.of(
+        model, optimizer, outer, carry, batch, facts.reasons, facts.direct.values()
+    )
     ledger = ledgers.of(optimizer)
     if ledger is not None:
         ledger.causes = ["loss", *(v.path for v in carry.trainable)]

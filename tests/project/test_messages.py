@@ -15,7 +15,7 @@ import keras_sgd_plus
 # Modules, not their functions: pytest would run those once more from here.
 from tests.callbacks import test_exact_resume_refuses, test_seeded_arrays
 from tests.distribute import test_refused, test_use, test_workers
-from tests.loop import test_uneven_groups
+from tests.loop import test_direct, test_uneven_groups
 from tests.nonfinite import test_raise, test_reports
 from tests.optimizer import test_arguments, test_live_settings, test_misspelt
 from tests.pending import test_whole_tables
@@ -23,10 +23,16 @@ from tests.rule import test_rule
 from tests.step import (
     test_batch_checks,
     test_model_checks,
+    test_refusals,
     test_traces,
     test_xla_choice,
 )
-from tests.trainer import test_bypass, test_installation, test_two_optimizers
+from tests.trainer import (
+    test_bypass,
+    test_first_call,
+    test_installation,
+    test_two_optimizers,
+)
 
 PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent
 MIN_LENGTH = 60  # of a text that is a message, and no name or option
@@ -36,6 +42,7 @@ ARGUMENTS = test_arguments.ARGUMENTS
 MODELS = test_model_checks.ERRORS
 RESUME = test_exact_resume_refuses.test_refused
 REPLICAS = test_refused.test_refused
+REFUSALS = test_refusals.ROWS
 
 # How each message begins, up to what it received -> the test, or the row of one.
 MESSAGES: dict[str, Any] = {
@@ -91,8 +98,30 @@ MESSAGES: dict[str, Any] = {
     "Every variable that the model writes must exist before training.": (
         MODELS["undeclared_state"]
     ),
+    "A variable must be written either by Keras or by the model itself.": (
+        test_direct.test_a_function_must_not_write_what_keras_trains
+    ),
+    "Under a tf.distribute strategy the layers of a model must read their weights": (
+        test_direct.test_restored_functions_are_refused_under_a_strategy
+    ),
+    "Make the layer anew in Keras, from its config or with keras.models.load_model,": (
+        test_direct.test_a_function_must_not_write_what_keras_trains
+    ),
     "XLA cannot compile the per-example loop of model {}: {}. Training goes on": (
         test_xla_choice.test_refusal_of_xla_names_the_operation
+    ),
+    "Look the numbers up in the data pipeline:": REFUSALS["strings"],
+    "Pad them in the data pipeline:": REFUSALS["ragged"],
+    "Make them dense in the data pipeline:": REFUSALS["sparse"],
+    "Apply a layer without weights in the data pipeline instead:": REFUSALS["layer"],
+    "a loop (keras.ops.while_loop, fori_loop or scan, or tf.while_loop) has": (
+        REFUSALS["open_loop"]
+    ),
+    "Write keras.ops.while_loop(..., maximum_iterations=n) instead,": (
+        REFUSALS["open_loop"]
+    ),
+    "The first batch of model {} has taken {} seconds so far:": (
+        test_first_call.test_explains_a_long_first_batch_once
     ),
     "Model {} was given examples of {} different shapes, and XLA compiles the": (
         test_traces.test_many_signatures_warn_once

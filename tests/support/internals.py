@@ -30,7 +30,7 @@ from keras_sgd_plus._rule import (
     rule,
 )
 from keras_sgd_plus._step import batch, compiled, visiting_order
-from keras_sgd_plus._trainer import patches
+from keras_sgd_plus._trainer import first_call, patches
 
 __all__ = [
     "Carry",
@@ -48,6 +48,7 @@ __all__ = [
     "clocks",
     "compiled",
     "convolution",
+    "first_call",
     "gradient",
     "keras_backend",
     "keras_functions",
