@@ -15,13 +15,16 @@ import tensorflow as tf
 from keras_sgd_plus._private.types import Model
 
 
-def trainer_methods() -> dict[str, tuple[type, list[str]]]:
+def trainer_methods() -> dict[str, tuple[type, list[str] | None]]:
     """Name -> (the class that defines it, parameters) of the methods that we wrap.
+
+    Parameters are None where the wrapper hands on whatever it is given.
 
     Not `keras.Model` itself: classes made with `class X(Trainer, Layer)` share only
     the trainer. Goes when Keras exports its TensorFlow trainer.
     """
     return {
+        "fit": (_definer("fit"), None),
         "train_step": (_definer("train_step"), ["self", "data"]),
         "make_train_function": (_definer("make_train_function"), ["self", "force"]),
         "reset_metrics": (_definer("reset_metrics"), ["self"]),

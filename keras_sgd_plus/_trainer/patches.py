@@ -22,6 +22,8 @@ from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure
+from keras_sgd_plus._rule import overrides
+from keras_sgd_plus._trainer import fits
 from keras_sgd_plus._trainer.optimizers import is_ours, per_example, unwrap
 from keras_sgd_plus._trainer.train_function import TrainFunction
 
@@ -33,6 +35,7 @@ def install() -> None:
 
     `train_step` to hand batches over, `make_train_function` to notice settings that
     change on a live optimizer, `reset_metrics` to count per epoch, as metrics do;
+    `fit` to say at its end what went wrong;
     `_make_function` and `_maybe_symbolic_build` so that `fit` runs on several workers
     and on parts of unequal size.
 
@@ -45,7 +48,7 @@ def install() -> None:
         if hasattr(original, _MARK):
             continue
         actual = list(inspect.signature(original).parameters)
-        if actual != parameters:
+        if parameters is not None and actual != parameters:
             raise RuntimeError(
                 f"SGDPlus wraps {name}({', '.join(parameters)}) of Keras's trainer. "
                 f"Received: {name}({', '.join(actual)}) in Keras {keras.__version__}. "
@@ -56,6 +59,16 @@ def install() -> None:
         setattr(wrapped, _MARK, original)
         setattr(owner, name, wrapped)
     _install_lowerings()
+
+
+def _fit(original: Any) -> Any:
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with fits.running(self) as run:
+            history = original(self, *args, **kwargs)
+            run.end()
+        return history
+
+    return fit
 
 
 def _train_step(original: Any) -> Any:
@@ -83,6 +96,7 @@ def _make_train_function(original: Any) -> Any:
         optimizer = unwrap(getattr(self, "optimizer", None))
         if not is_ours(optimizer):
             return original(self, force)
+        overrides.refuse(self.optimizer)
         # Derived seeds are of each process: all take that of the first worker.
         optimizer.seed = strategy.gathered(self.distribute_strategy, optimizer.seed)[0]
         ledgers.begin(optimizer)
@@ -143,6 +157,7 @@ def _has_workers(model: Model) -> bool:
 
 
 _WRAPPERS = {
+    "fit": _fit,
     "train_step": _train_step,
     "make_train_function": _make_train_function,
     "reset_metrics": _reset_metrics,

@@ -9,7 +9,7 @@ from typing import Any
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private.types import Model, Optimizer
-from keras_sgd_plus._rule import compiled_for
+from keras_sgd_plus._rule import compiled_for, overrides
 
 
 class TrainFunction:
@@ -49,6 +49,7 @@ class TrainFunction:
                 self.forward = None
             if is_spent:
                 return self._model.get_metrics_result()
+        overrides.refuse_hooks(self._optimizer)
         if self.is_stale(self._optimizer):
             self._model.make_train_function(force=True)
             return self._model.train_function(iterator)

@@ -18,7 +18,7 @@ from tests.loop import test_uneven_groups
 from tests.nonfinite import test_raise, test_reports
 from tests.optimizer import test_arguments, test_live_settings
 from tests.pending import test_whole_tables
-from tests.rule import test_rule
+from tests.rule import test_overrides
 from tests.step import (
     test_batch_checks,
     test_model_checks,
@@ -47,10 +47,13 @@ MESSAGES: dict[str, Any] = {
         test_live_settings.ERRORS["built_without"]
     ),
     "The per-example loop computes SGD's own update rule.": (
-        test_rule.ERRORS["overridden"]
+        test_overrides.ERRORS["overridden"]
     ),
     "fit() used the optimizer {} for one update per batch: the model's own": (
         test_bypass.test_bypassed
+    ),
+    "fit() used the optimizer {} for one update per batch: train_step of the model": (
+        test_bypass.test_bypassed_elsewhere
     ),
     "SGDPlus needs a batch with at least one tensor.": BATCHES["nothing"],
     "`{}` must have a batch axis, shape (num_examples, ...).": BATCHES["no_axis_x"],

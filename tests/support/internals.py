@@ -18,7 +18,7 @@ from keras_sgd_plus._lowering import (
 from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._pending import clocks
 from keras_sgd_plus._pending import tables as pending_tables
-from keras_sgd_plus._private import keras_backend, keras_trainer, xla
+from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer, xla
 from keras_sgd_plus._rule import Part, Rule, Slot, State, Update, gradient, rule
 from keras_sgd_plus._step import batch, compiled, visiting_order
 from keras_sgd_plus._trainer import patches
@@ -42,6 +42,7 @@ __all__ = [
     "gradient",
     "keras_backend",
     "keras_functions",
+    "keras_optimizer",
     "keras_trainer",
     "layout",
     "one_kernel",
