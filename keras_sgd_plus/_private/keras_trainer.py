@@ -79,6 +79,21 @@ def fit_in_progress() -> Fit | None:
     return None
 
 
+def begins_epoch() -> bool:
+    """Whether `fit` is the caller's caller, and not an `evaluate` inside it.
+
+    Both reset metrics; `fit` does so before each epoch. Goes when Keras tells an
+    optimizer of epochs.
+    """
+    frame: Any = sys._getframe()
+    while frame is not None:
+        name, module = frame.f_code.co_name, frame.f_globals.get("__name__", "")
+        if name in ("fit", "evaluate") and module.startswith("keras."):
+            return name == "fit"
+        frame = frame.f_back
+    return False
+
+
 def set_initial_epoch(model: Model, epoch: int | None) -> None:
     """Sets the epoch at which a beginning `fit` begins, as `BackupAndRestore` does."""
     model._initial_epoch = epoch

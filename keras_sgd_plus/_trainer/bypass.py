@@ -37,6 +37,11 @@ def engaged(optimizer: Optimizer) -> None:
     _engaged.add(optimizer)
 
 
+def is_engaged(optimizer: Optimizer) -> bool:
+    """Whether it has ever walked a batch."""
+    return optimizer in _engaged
+
+
 def applied(optimizer: Optimizer, fitted: Iterable[Model]) -> None:
     """Notes that gradients were applied where `fit` would; loops by hand do not count.
 

@@ -62,8 +62,11 @@ def install() -> None:
 
 
 def _fit(original: Any) -> Any:
+    names = list(inspect.signature(original).parameters)[1:]
+
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with fits.running(self) as run:
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        with fits.running(self, arguments) as run:
             history = original(self, *args, **kwargs)
             run.end()
         return history
@@ -118,6 +121,9 @@ def _make_train_function(original: Any) -> Any:
 def _reset_metrics(original: Any) -> Any:
     def reset_metrics(self: Any) -> None:
         original(self)
+        run = fits.of(self)
+        if run is not None and keras_trainer.begins_epoch():
+            run.begin_epoch()
         optimizer = per_example(getattr(self, "optimizer", None))
         if optimizer is not None:
             ledgers.reset_epoch(optimizer)

@@ -25,7 +25,13 @@ from tests.step import (
     test_traces,
     test_xla_choice,
 )
-from tests.trainer import test_bypass, test_installation, test_two_optimizers
+from tests.trainer import (
+    test_bypass,
+    test_divergence,
+    test_installation,
+    test_schedules,
+    test_two_optimizers,
+)
 
 PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent
 MIN_LENGTH = 60  # of a text that is a message, and no name or option
@@ -54,6 +60,19 @@ MESSAGES: dict[str, Any] = {
     ),
     "fit() used the optimizer {} for one update per batch: train_step of the model": (
         test_bypass.test_bypassed_elsewhere
+    ),
+    "The loss should be finite at the end of fit.": (
+        test_divergence.test_divergence_lists_causes_in_order
+    ),
+    **dict.fromkeys(
+        (
+            "a single bad example: SGDPlus(..., nonfinite=",
+            "inputs that are not scaled: x has numbers up to {} in size; bring each",
+        ),
+        test_divergence.test_divergence_lists_causes_in_order,
+    ),
+    "A learning-rate schedule should last longer than the first epoch.": (
+        test_schedules.test_short_schedule_warns
     ),
     "SGDPlus needs a batch with at least one tensor.": BATCHES["nothing"],
     "`{}` must have a batch axis, shape (num_examples, ...).": BATCHES["no_axis_x"],

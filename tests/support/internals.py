@@ -21,7 +21,7 @@ from keras_sgd_plus._pending import tables as pending_tables
 from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer, xla
 from keras_sgd_plus._rule import Part, Rule, Slot, State, Update, gradient, rule
 from keras_sgd_plus._step import batch, compiled, visiting_order
-from keras_sgd_plus._trainer import patches
+from keras_sgd_plus._trainer import patches, schedules
 
 __all__ = [
     "Carry",
@@ -50,6 +50,7 @@ __all__ = [
     "pending_tables",
     "random",
     "rule",
+    "schedules",
     "scope",
     "strategy",
     "visiting_order",
