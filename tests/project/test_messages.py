@@ -92,6 +92,9 @@ MESSAGES: dict[str, Any] = {
     "SGDPlus feeds the model one example at a time, so {} (BatchNormalization": (
         test_model_checks.test_lonely_batch_normalization_warns_once
     ),
+    "Replace it with LayerNormalization or GroupNormalization, freeze it with": (
+        test_model_checks.test_spatial_batch_normalization_warns_once
+    ),
     'reduction="mean_with_sample_weight" divides the loss of a single example by its': (
         test_model_checks.test_vanishing_sample_weights_warn_once
     ),
