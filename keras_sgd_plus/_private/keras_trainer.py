@@ -46,6 +46,7 @@ class Fit:
         num_batches: of one pass through it, or None where it never ends.
         steps_per_epoch: as for `fit`.
         initial_epoch: as for `fit`.
+        array_batch_size: examples per batch of arrays, or None for other data.
     """
 
     dataset: Any
@@ -53,6 +54,7 @@ class Fit:
     num_batches: int | None
     steps_per_epoch: int | None
     initial_epoch: int
+    array_batch_size: int | None
 
 
 def fit_in_progress() -> Fit | None:
@@ -67,6 +69,7 @@ def fit_in_progress() -> Fit | None:
         if frame.f_code.co_name == "fit" and "epoch_iterator" in found:
             iterator = found["epoch_iterator"]
             adapter = iterator.data_adapter
+            is_array = type(adapter).__name__ == "ArrayDataAdapter"
             shuffles = getattr(adapter, "shuffle", getattr(adapter, "_shuffle", False))
             return Fit(
                 getattr(adapter, "py_dataset", getattr(adapter, "_dataset", None)),
@@ -74,6 +77,7 @@ def fit_in_progress() -> Fit | None:
                 adapter.num_batches,
                 iterator.steps_per_epoch,
                 found["initial_epoch"],
+                getattr(adapter, "_batch_size", None) if is_array else None,
             )
         frame = frame.f_back
     return None

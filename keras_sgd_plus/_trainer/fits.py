@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from keras_sgd_plus._nonfinite import places
 from keras_sgd_plus._private.types import Model
 from keras_sgd_plus._trainer import bypass, divergence, schedules
 from keras_sgd_plus._trainer.optimizers import per_example
@@ -31,6 +32,8 @@ class Run:
 
     def begin_epoch(self) -> None:
         """Notes that an epoch begins; the one before it has ended."""
+        if self._optimizer is not None and self._optimizer.nonfinite != "propagate":
+            places.begin_epoch(self._optimizer, is_first=self._epochs == 0)
         if self._optimizer is not None and self._epochs == 0:
             self._is_new = not _iterations(self._optimizer)
         elif self._epochs == 1:

@@ -122,11 +122,12 @@ def _reset_metrics(original: Any) -> Any:
     def reset_metrics(self: Any) -> None:
         original(self)
         run = fits.of(self)
-        if run is not None and keras_trainer.begins_epoch():
-            run.begin_epoch()
+        begins = run is not None and keras_trainer.begins_epoch()
         optimizer = per_example(getattr(self, "optimizer", None))
         if optimizer is not None:
-            ledgers.reset_epoch(optimizer)
+            ledgers.reset_epoch(optimizer, goes_on=run is not None and not begins)
+        if run is not None and begins:
+            run.begin_epoch()
 
     return reset_metrics
 

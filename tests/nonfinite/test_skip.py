@@ -24,8 +24,11 @@ from tests.support.bad_examples import (
 )
 from tests.support.cases import inverse_time_schedule
 from tests.support.compare import difference, snapshot
+from tests.support.messages import normalises
 from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import dense_data
+
+pytestmark = normalises
 
 
 def _dropout() -> Any:

@@ -15,7 +15,7 @@ import keras_sgd_plus
 from tests.callbacks import test_exact_resume_refuses
 from tests.distribute import test_refused, test_use, test_workers
 from tests.loop import test_uneven_groups
-from tests.nonfinite import test_raise, test_reports
+from tests.nonfinite import test_raise, test_reports, test_rows
 from tests.optimizer import test_arguments, test_live_settings
 from tests.pending import test_whole_tables
 from tests.rule import test_overrides
@@ -128,6 +128,14 @@ MESSAGES: dict[str, Any] = {
     ),
     "Every loss and gradient should be finite.": (
         test_reports.test_warns_once_per_fit_and_forgets_the_last
+    ),
+    **dict.fromkeys(
+        (
+            "fit(shuffle=True) had shuffled the batches: with fit(shuffle=False) this",
+            "fit(shuffle=True) had shuffled the arrays, so a position is no row of x:",
+            "The dataset is shuffled anew in each pass, so a position is no row of",
+        ),
+        test_rows.test_advice_where_the_row_is_not_known,
     ),
     "SGDPlus wraps {}({}) of Keras's trainer.": (
         test_installation.ERRORS["unknown_signature"]
