@@ -69,7 +69,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         learning_rate: Float, `LearningRateSchedule` of the number of updates, or
             callable without arguments. Step size per update, so per example and not
             per batch; assign `optimizer.learning_rate` to change it between batches.
-            Defaults to `0.01`.
+            With momentum 0.9, begin at `0.001`. Defaults to `0.01`.
         momentum: Float from 0 to 1, the part of the velocity that an update keeps.
             Above 0 it takes one more copy of the weights. Defaults to `0.0`.
         nesterov: Bool. Nesterov momentum. Defaults to `False`.
@@ -114,7 +114,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             `"propagate"`: it ruins the weights, as in Keras. `"skip"`: it changes
             nothing but counters and seeds, neither weights, optimizer state,
             statistics, metrics nor the logged loss; the logs have a `"skipped"` count
-            per epoch, `fit` warns at its end, `skipped_examples()` says which.
+            per epoch, `fit` warns at its end, `skipped_examples()` says which. For
+            `SeededArrays` and arrays with `shuffle=False` messages name the row.
             `"raise"`: `fit` stops with an error that names it, on the weights from
             just before it. With `examples_per_update=k` the unit is the group.
             Defaults to `"propagate"`.
@@ -146,7 +147,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     from keras_sgd_plus import SGDPlus
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    model.compile(optimizer=SGDPlus(learning_rate=0.01, momentum=0.9), loss="mse")
+    model.compile(optimizer=SGDPlus(learning_rate=0.001, momentum=0.9), loss="mse")
     x = np.random.default_rng(0).normal(size=(1000, 4))
     model.fit(x, x.sum(axis=1), batch_size=250, epochs=2)
     print(int(model.optimizer.iterations))  # 2000: an update per example
