@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SeededArrays, SGDPlus
 from tests.support.messages import caught_by
+from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import dense_data, linear_model
 
 N, BATCH_SIZE = 22, 8  # the last batch is shorter
@@ -44,7 +45,7 @@ def _skipped(model: Any, *data: Any, **kwargs: Any) -> str:
 SAY: dict[str, Callable[..., str]] = {"raise": _raised, "skip": _skipped}
 
 
-@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("epochs", [*matrix(1), 3])
 @pytest.mark.parametrize("nonfinite", SAY)
 def test_row_of_seeded_arrays(nonfinite: str, epochs: int) -> None:
     data = SeededArrays(X, Y, batch_size=BATCH_SIZE, seed=3)
@@ -58,7 +59,7 @@ def test_row_of_seeded_arrays(nonfinite: str, epochs: int) -> None:
     assert place != BAD
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 2])
+@pytest.mark.parametrize("epoch", [*matrix(0, 2), 1])
 def test_row_of_seeded_arrays_in_any_epoch(epoch: int) -> None:
     data = SeededArrays(CLEAN.copy(), Y, batch_size=BATCH_SIZE, seed=3)
 
@@ -140,7 +141,7 @@ ADVICE: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ADVICE)
+@pytest.mark.parametrize("kind", tiered_keys(ADVICE, "shuffled_arrays", "dataset"))
 def test_advice_where_the_row_is_not_known(kind: str) -> None:
     make, fit, said = ADVICE[kind]
     for nonfinite, say in SAY.items():

@@ -26,6 +26,7 @@ from tests.support.steps import (
     own_step,
     state_of,
 )
+from tests.support.tiers import tiered_keys
 
 
 def fits(model: Any) -> list[str]:
@@ -184,7 +185,7 @@ HOLDS: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("hold", HOLDS)
+@pytest.mark.parametrize("hold", tiered_keys(HOLDS, "attribute", "list", "nowhere"))
 def test_bypassed_elsewhere(hold: str, engagements: list[str]) -> None:
     keep, find, place = HOLDS[hold]
     model = Pair(SGDPlus(0.01), keep, find)

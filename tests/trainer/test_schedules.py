@@ -12,6 +12,7 @@ from keras.optimizers import schedules
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import schedules as lengths
 from tests.support.messages import caught_by
+from tests.support.tiers import tiered_keys
 from tests.support.twins import dense_data, linear_model
 
 LONGER = "A learning-rate schedule should last longer than the first epoch"
@@ -88,7 +89,7 @@ def test_length(name: str) -> None:
     assert lengths.length(make()).updates == pytest.approx(updates)
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("name", tiered_keys(SHORT, "cosine", "warmed", "piecewise"))
 def test_short_schedule_warns(name: str) -> None:
     make, _, meant = SHORT[name]
     epochs = 2 if name == "cosine" else 1
@@ -99,7 +100,7 @@ def test_short_schedule_warns(name: str) -> None:
     assert f"This fit makes {N * epochs} updates in all" in text
 
 
-@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.parametrize("name", tiered_keys(ENDLESS, "whole_epoch", "number"))
 def test_other_rates_are_silent(name: str) -> None:
     assert _fit(_compiled(ENDLESS[name]())) == []
 
