@@ -15,7 +15,9 @@ from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer
 
 _STOCK = ("keras", "keras_sgd_plus")  # packages whose methods the loop stands for
-_ON_OBJECTS = frozenset(keras_optimizer.UPDATE_METHODS)
+_HOOKS = frozenset(
+    (*keras_optimizer.UPDATE_METHODS, *keras_optimizer.SCALED_UPDATE_METHODS)
+)
 
 
 def refuse(optimizer: Optimizer) -> None:
@@ -46,9 +48,10 @@ def refuse_hooks(optimizer: Optimizer) -> None:
     """Raises where a method was put on the object: a test for every batch.
 
     Args:
-        optimizer: the SGDPlus.
+        optimizer: the SGDPlus, or the `LossScaleOptimizer` around it.
     """
-    if not _ON_OBJECTS.isdisjoint(vars(optimizer)):
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not (_HOOKS.isdisjoint(vars(optimizer)) and _HOOKS.isdisjoint(vars(inner))):
         refuse(optimizer)
 
 

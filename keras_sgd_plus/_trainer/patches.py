@@ -22,7 +22,6 @@ from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure
-from keras_sgd_plus._rule import overrides
 from keras_sgd_plus._trainer import fits
 from keras_sgd_plus._trainer.optimizers import is_ours, per_example, unwrap
 from keras_sgd_plus._trainer.train_function import TrainFunction
@@ -99,7 +98,6 @@ def _make_train_function(original: Any) -> Any:
         optimizer = unwrap(getattr(self, "optimizer", None))
         if not is_ours(optimizer):
             return original(self, force)
-        overrides.refuse(self.optimizer)
         # Derived seeds are of each process: all take that of the first worker.
         optimizer.seed = strategy.gathered(self.distribute_strategy, optimizer.seed)[0]
         ledgers.begin(optimizer)

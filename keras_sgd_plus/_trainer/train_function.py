@@ -49,7 +49,7 @@ class TrainFunction:
                 self.forward = None
             if is_spent:
                 return self._model.get_metrics_result()
-        overrides.refuse_hooks(self._optimizer)
+        overrides.refuse_hooks(self._model.optimizer)
         if self.is_stale(self._optimizer):
             self._model.make_train_function(force=True)
             return self._model.train_function(iterator)

@@ -61,7 +61,9 @@ def test_row_of_seeded_arrays(nonfinite: str, epochs: int) -> None:
 
 @pytest.mark.parametrize("epoch", [*matrix(0, 2), 1])
 def test_row_of_seeded_arrays_in_any_epoch(epoch: int) -> None:
-    data = SeededArrays(CLEAN.copy(), Y, batch_size=BATCH_SIZE, seed=3)
+    data = SeededArrays(CLEAN.copy(), Y, batch_size=BATCH_SIZE, seed=6)
+    order = np.random.default_rng((6, epoch)).permutation(N).tolist()
+    assert order.index(BAD) >= BATCH_SIZE  # not in the first batch
 
     def spoil(now: int, logs: Any) -> None:
         rows = data._parts[0]

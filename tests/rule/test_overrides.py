@@ -87,19 +87,21 @@ def test_a_method_replaced_on_a_class_of_keras_is_refused(
         model.train_on_batch(X, Y)
 
 
+@pytest.mark.parametrize("where", ["object", "inside_scaled", "scaled"])
 @pytest.mark.parametrize("when", ["between", "inside"])
-def test_a_hook_put_on_a_live_optimizer_is_refused(when: str) -> None:
+def test_a_hook_put_on_a_live_optimizer_is_refused(when: str, where: str) -> None:
     model = linear_model()
     optimizer = SGDPlus(0.1, jit_compile=False)
-    model.compile(optimizer, "mse")
+    outer = optimizer if where == "object" else LossScale(optimizer)
+    model.compile(outer, "mse")
     model.fit(X, Y, batch_size=3, verbose=0)
 
     def hook(batch: int, logs: Any) -> None:
         if when == "inside":
-            _wrapped(optimizer, "apply")
+            _wrapped(outer if where == "scaled" else optimizer, "apply")
 
     if when == "between":
-        _wrapped(optimizer, "apply")
+        _wrapped(outer if where == "scaled" else optimizer, "apply")
     note = keras.callbacks.LambdaCallback(on_train_batch_end=hook)
     with pytest.raises(NotImplementedError, match="its own 'apply'"):
         model.fit(X, Y, batch_size=3, verbose=0, callbacks=[note])
