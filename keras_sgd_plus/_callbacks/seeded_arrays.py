@@ -9,9 +9,10 @@ import numpy as np
 
 from keras_sgd_plus._callbacks import checks
 from keras_sgd_plus._callbacks.arrays import arrays_of
+from keras_sgd_plus._nonfinite import KnownRows
 
 
-class SeededArrays(keras.utils.PyDataset):
+class SeededArrays(keras.utils.PyDataset, KnownRows):
     """Hands arrays to `fit` in a fresh order each epoch that depends on a seed alone.
 
     Use it with `ExactResume`, or wherever a run has to be repeated from the middle:
@@ -50,6 +51,7 @@ class SeededArrays(keras.utils.PyDataset):
 
     Notes:
         - Pass `shuffle=False` to `fit`, which would else shuffle the batches, too.
+        - `SGDPlus(nonfinite="raise")` and `"skip"` name the row of a bad example.
         - Epochs are counted from the object's creation, and by `ExactResume` as `fit`
           counts them.
     """
@@ -80,8 +82,8 @@ class SeededArrays(keras.utils.PyDataset):
 
     def on_epoch_begin(self) -> None:
         """Draws the order of the next epoch (called by Keras)."""
-        rng = np.random.default_rng((self.seed, self.next_epoch))
-        self._order = rng.permutation(self._num_examples)
+        self._order = self._order_of(self.next_epoch)
+        self._epoch = self.next_epoch
         self.next_epoch += 1
 
     def __len__(self) -> int:
@@ -90,8 +92,30 @@ class SeededArrays(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         """Batch `index` of the epoch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
-        start = index * self.batch_size
-        rows = self._order[start : start + self.batch_size]
+        rows = self.rows_of(index)
         return keras.tree.map_structure(
             lambda a: None if a is None else a[rows], self._parts
         )
+
+    def rows_of(self, batch: int, epochs_ago: int = 0) -> np.ndarray:
+        """The rows of the arrays in a batch, in its order.
+
+        Messages of `SGDPlus(nonfinite="raise")` and `"skip"` name rows by it. For an
+        entry of `skipped_examples()`: `data.rows_of(entry.batch)[entry.positions[0]]`.
+
+        Args:
+            batch: Int. The number of a batch of an epoch, from 0.
+            epochs_ago: Int >= 0. The epoch, counted back from the last that began.
+                Defaults to `0`.
+
+        Returns:
+            Array of ints of shape `(num_examples,)`.
+        """
+        order = self._order
+        if epochs_ago:
+            order = self._order_of(self._epoch - epochs_ago)
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, epoch))
+        return rng.permutation(self._num_examples)

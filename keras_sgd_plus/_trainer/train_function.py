@@ -9,7 +9,7 @@ from typing import Any
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private.types import Model, Optimizer
-from keras_sgd_plus._rule import compiled_for
+from keras_sgd_plus._rule import compiled_for, overrides
 from keras_sgd_plus._trainer import first_call
 
 _MAX_KEPT = 8  # compiled functions, each for other settings
@@ -73,6 +73,7 @@ class TrainFunction:
                 self.forward = None
             if is_spent:
                 return self._model.get_metrics_result()
+        overrides.refuse_hooks(self._model.optimizer)
         if self.is_stale(self.optimizer):
             self._model.make_train_function()
             return self._model.train_function(iterator)

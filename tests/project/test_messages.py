@@ -16,10 +16,10 @@ import keras_sgd_plus
 from tests.callbacks import test_exact_resume_refuses, test_seeded_arrays
 from tests.distribute import test_refused, test_use, test_workers
 from tests.loop import test_direct, test_uneven_groups
-from tests.nonfinite import test_raise, test_reports
+from tests.nonfinite import test_raise, test_reports, test_rows
 from tests.optimizer import test_arguments, test_live_settings, test_misspelt
 from tests.pending import test_whole_tables
-from tests.rule import test_rule
+from tests.rule import test_overrides
 from tests.step import (
     test_batch_checks,
     test_model_checks,
@@ -29,8 +29,10 @@ from tests.step import (
 )
 from tests.trainer import (
     test_bypass,
+    test_divergence,
     test_first_call,
     test_installation,
+    test_schedules,
     test_two_optimizers,
 )
 
@@ -59,10 +61,26 @@ MESSAGES: dict[str, Any] = {
         test_live_settings.ERRORS["built_without"]
     ),
     "The per-example loop computes SGD's own update rule.": (
-        test_rule.ERRORS["overridden"]
+        test_overrides.ERRORS["overridden"]
     ),
     "fit() used the optimizer {} for one update per batch: the model's own": (
         test_bypass.test_bypassed
+    ),
+    "fit() used the optimizer {} for one update per batch: train_step of the model": (
+        test_bypass.test_bypassed_elsewhere
+    ),
+    "The loss should be finite at the end of fit.": (
+        test_divergence.test_divergence_lists_causes_in_order
+    ),
+    **dict.fromkeys(
+        (
+            "a single bad example: SGDPlus(..., nonfinite=",
+            "inputs that are not scaled: x has numbers up to {} in size; bring each",
+        ),
+        test_divergence.test_divergence_lists_causes_in_order,
+    ),
+    "A learning-rate schedule should last longer than the first epoch.": (
+        test_schedules.test_short_schedule_warns
     ),
     "SGDPlus needs a batch with at least one tensor.": BATCHES["nothing"],
     "The data must come in batches; was .batch(n) forgotten?": BATCHES["no_axis_x"],
@@ -84,6 +102,9 @@ MESSAGES: dict[str, Any] = {
     ),
     "SGDPlus feeds the model one example at a time, so {} (BatchNormalization": (
         test_model_checks.test_lonely_batch_normalization_warns_once
+    ),
+    "Replace it with LayerNormalization or GroupNormalization, freeze it with": (
+        test_model_checks.test_spatial_batch_normalization_warns_once
     ),
     'reduction="mean_with_sample_weight" divides the loss of a single example by its': (
         test_model_checks.test_vanishing_sample_weights_warn_once
@@ -140,6 +161,14 @@ MESSAGES: dict[str, Any] = {
     ),
     "Every loss and gradient should be finite.": (
         test_reports.test_warns_once_per_fit_and_forgets_the_last
+    ),
+    **dict.fromkeys(
+        (
+            "fit(shuffle=True) had shuffled the batches: with fit(shuffle=False) this",
+            "fit(shuffle=True) had shuffled the arrays, so a position is no row of x:",
+            "The dataset is shuffled anew in each pass, so a position is no row of",
+        ),
+        test_rows.test_advice_where_the_row_is_not_known,
     ),
     "SGDPlus wraps {}({}) of Keras's trainer.": (
         test_installation.ERRORS["unknown_signature"]

@@ -18,7 +18,7 @@ from keras_sgd_plus._lowering import (
 from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._pending import clocks
 from keras_sgd_plus._pending import tables as pending_tables
-from keras_sgd_plus._private import keras_backend, keras_trainer, xla
+from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer, xla
 from keras_sgd_plus._rule import (
     Part,
     Rule,
@@ -30,7 +30,7 @@ from keras_sgd_plus._rule import (
     rule,
 )
 from keras_sgd_plus._step import batch, compiled, visiting_order
-from keras_sgd_plus._trainer import first_call, patches
+from keras_sgd_plus._trainer import first_call, patches, schedules
 
 __all__ = [
     "Carry",
@@ -52,6 +52,7 @@ __all__ = [
     "gradient",
     "keras_backend",
     "keras_functions",
+    "keras_optimizer",
     "keras_trainer",
     "layout",
     "numbers",
@@ -60,6 +61,7 @@ __all__ = [
     "pending_tables",
     "random",
     "rule",
+    "schedules",
     "scope",
     "strategy",
     "visiting_order",
