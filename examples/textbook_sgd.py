@@ -3,10 +3,13 @@
     python examples/textbook_sgd.py
 
 The textbook's six steps are written out by hand for a small network; then SGDPlus walks
-the same examples in the same order and ends at the same weights. A figure shows the
-path of two weights on a loss surface: all examples per update, sixteen, and one. Each
-has the learning rate that suits it: in proportion to the examples, up to the best that
-there is for all of them.
+the same examples in the same order and ends at the same weights.
+
+    python examples/textbook_sgd.py --update-figure
+
+also draws the path of two weights on a loss surface into `examples/figures`: all
+examples per update, sixteen, and one. Each has the learning rate that suits it: in
+proportion to the examples, up to the best that there is for all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import sys
 import time
 from pathlib import Path
 
@@ -166,4 +170,5 @@ def draw():
 
 if __name__ == "__main__":
     compare()
-    draw()
+    if "--update-figure" in sys.argv[1:]:
+        draw()

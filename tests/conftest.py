@@ -16,13 +16,15 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import batch
+from tests.support.internals import batch, first_call
 
 # Hypothesis keeps its cache there instead of in the repository.
 hypothesis.configuration.set_hypothesis_home_dir(
     os.path.join(tempfile.gettempdir(), "keras_sgd_plus_hypothesis")
 )
 
+# A busy machine may compile for long; tests/trainer/test_first_call.py has the warning.
+first_call.SECONDS = 3600.0
 tf.config.threading.set_inter_op_parallelism_threads(2)
 tf.config.threading.set_intra_op_parallelism_threads(2)
 # Tests of several replicas use all of them; all others stay on the first.

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from keras_sgd_plus._loop import examples
+from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._trainer import is_ours
@@ -15,7 +15,8 @@ from keras_sgd_plus._trainer import is_ours
 
 def positive_int(name: str, value: Any) -> None:
     """Raises unless an int >= 1."""
-    text = f"`{name}` must be an int >= 1. Received: {name}={value!r}. Use 1 or more."
+    received = f"{name}={arguments.shown(value)}"
+    text = f"`{name}` must be an int >= 1. Received: {received}. Use 1 or more."
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(text)
     if value < 1:
@@ -27,20 +28,35 @@ def directory(value: Any) -> None:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise TypeError(
             "`directory` must be a str or a path. Received: "
-            f"directory={value!r}. Name one for this run alone."
+            f"directory={arguments.shown(value)}. Name one for this run alone."
         )
 
 
-def same_length(arrays: Sequence[Any]) -> int:
-    """The number of examples of arrays, which must agree."""
-    lengths = {len(a) if np.ndim(a) else 0 for a in arrays}
-    if len(lengths) != 1 or 0 in lengths:
+def seed(value: Any) -> int:
+    """Gives a Python int; raises if the argument is no int of 63 bits."""
+    if value is None:
+        raise TypeError(
+            "`seed` must be an int from 0 to 2**63 - 1. Received: seed=None. Use "
+            "seed=0, say: a derived seed would give another order in the next process."
+        )
+    return arguments.seed(value)
+
+
+def same_length(*parts: Any) -> int:
+    """The number of examples in x, y and sample_weight, which must agree."""
+    x, y, sample_weight = parts
+    named = examples.named_leaves((x, y, sample_weight))
+    lengths = [len(a) if a.ndim else 0 for _, a in named]
+    if not lengths or 0 in lengths or len(set(lengths)) > 1:
+        wrong = next((i for i, n in enumerate(lengths) if n != lengths[0]), 0)
+        some = [named[i] for i in sorted({0, wrong}) if named]
+        shown = [f"{name} of shape {array.shape}" for name, array in some]
         raise ValueError(
             "x, y and sample_weight must have the same number of examples, one or "
-            f"more. Received: {[np.shape(a) for a in arrays]}. Give every example its "
-            "target (and weight)."
+            f"more. Received: {' and '.join(shown) or 'no array'}. Give every example "
+            "its target (and weight)."
         )
-    return lengths.pop()
+    return lengths[0]
 
 
 def can_resume(optimizer: Optimizer) -> None:

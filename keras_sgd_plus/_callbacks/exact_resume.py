@@ -55,7 +55,7 @@ class ExactResume(keras.callbacks.Callback):
 
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    model.compile(SGDPlus(0.01, momentum=0.9), "mse")
+    model.compile(SGDPlus(0.001, momentum=0.9), "mse")
     x = np.random.default_rng(0).normal(size=(1000, 4))
     data = SeededArrays(x, x.sum(axis=1), batch_size=100, seed=1)
     model.fit(data, epochs=3, shuffle=False, callbacks=[ExactResume("run", 5)])

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 
 from keras_sgd_plus._callbacks import checks
-from keras_sgd_plus._optimizer import arguments
+from keras_sgd_plus._callbacks.arrays import arrays_of
+from keras_sgd_plus._nonfinite import KnownRows
 
 
-class SeededArrays(keras.utils.PyDataset):
+class SeededArrays(keras.utils.PyDataset, KnownRows):
     """Hands arrays to `fit` in a fresh order each epoch that depends on a seed alone.
 
     Use it with `ExactResume`, or wherever a run has to be repeated from the middle:
@@ -20,17 +21,22 @@ class SeededArrays(keras.utils.PyDataset):
     (`SGDPlus(order="reshuffle")`) is enough.
 
     Args:
-        x: Array or structure of arrays of shape `(num_examples, ...)`.
+        x: Array or structure of arrays of shape `(num_examples, ...)`. A list of
+            numbers, or of lists of numbers, is one array; a list of arrays is a
+            structure.
         y: The same, or None. Defaults to `None`.
         sample_weight: The same, or None. Defaults to `None`.
-        batch_size: Int >= 1, in examples. Defaults to `32`.
+        batch_size: Int >= 1, in examples. It does not change the algorithm of an
+            `SGDPlus`, only the examples of one compiled call. Defaults to `1024`.
         seed: Int from 0 to 2**63 - 1. The order of epoch `e` is NumPy's permutation
             from a generator seeded by `(seed, e)`. Defaults to `0`.
 
     Raises:
         ValueError: `x`, `y` and `sample_weight` of unequal lengths, or without an
-            array; `batch_size` or `seed` out of range.
-        TypeError: `batch_size` or `seed` is not an int.
+            array, or a list of rows of several lengths; `batch_size` or `seed` out of
+            range.
+        TypeError: `batch_size` or `seed` is not an int. None is no `seed`: a derived
+            one would be another in the next process.
 
     Example:
 
@@ -45,6 +51,7 @@ class SeededArrays(keras.utils.PyDataset):
 
     Notes:
         - Pass `shuffle=False` to `fit`, which would else shuffle the batches, too.
+        - `SGDPlus(nonfinite="raise")` and `"skip"` name the row of a bad example.
         - Epochs are counted from the object's creation, and by `ExactResume` as `fit`
           counts them.
     """
@@ -57,29 +64,26 @@ class SeededArrays(keras.utils.PyDataset):
         y: Any = None,
         sample_weight: Any = None,
         *,
-        batch_size: int = 32,
+        batch_size: int = 1024,
         seed: int = 0,
     ) -> None:
         super().__init__()
         checks.positive_int("batch_size", batch_size)
-        kept_seed = arguments.seed(seed)
-        parts = [x, y, sample_weight]
+        self.batch_size, self.seed = batch_size, checks.seed(seed)
+        named = {"x": x, "y": y, "sample_weight": sample_weight}
+        parts = [arrays_of(name, part) for name, part in named.items()]
+        self._num_examples = checks.same_length(*parts)
         while len(parts) > 1 and parts[-1] is None:
             parts.pop()
-        self._parts = keras.tree.map_structure(
-            lambda a: None if a is None else np.asarray(a), tuple(parts)
-        )
-        leaves = [a for a in keras.tree.flatten(self._parts) if a is not None]
-        self._num_examples = checks.same_length(leaves)
-        self.batch_size, self.seed = batch_size, kept_seed or 0
+        self._parts = tuple(parts)
         self.next_epoch = 0
         self.on_epoch_begin()
         self.next_epoch = 0
 
     def on_epoch_begin(self) -> None:
         """Draws the order of the next epoch (called by Keras)."""
-        rng = np.random.default_rng((self.seed, self.next_epoch))
-        self._order = rng.permutation(self._num_examples)
+        self._order = self._order_of(self.next_epoch)
+        self._epoch = self.next_epoch
         self.next_epoch += 1
 
     def __len__(self) -> int:
@@ -88,8 +92,30 @@ class SeededArrays(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         """Batch `index` of the epoch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
-        start = index * self.batch_size
-        rows = self._order[start : start + self.batch_size]
+        rows = self.rows_of(index)
         return keras.tree.map_structure(
             lambda a: None if a is None else a[rows], self._parts
         )
+
+    def rows_of(self, batch: int, epochs_ago: int = 0) -> np.ndarray:
+        """The rows of the arrays in a batch, in its order.
+
+        Messages of `SGDPlus(nonfinite="raise")` and `"skip"` name rows by it. For an
+        entry of `skipped_examples()`: `data.rows_of(entry.batch)[entry.positions[0]]`.
+
+        Args:
+            batch: Int. The number of a batch of an epoch, from 0.
+            epochs_ago: Int >= 0. The epoch, counted back from the last that began.
+                Defaults to `0`.
+
+        Returns:
+            Array of ints of shape `(num_examples,)`.
+        """
+        order = self._order
+        if epochs_ago:
+            order = self._order_of(self._epoch - epochs_ago)
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, epoch))
+        return rng.permutation(self._num_examples)

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus._private import keras_backend
+from keras_sgd_plus._private import captures, keras_backend, keras_optimizer
 from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
 
 
@@ -35,6 +35,12 @@ class Carry:
         ]
         self.variables = list({id(v): v for v in candidates}.values())
         self._positions = {id(v): i for i, v in enumerate(self.variables)}
+        # id of the handle of a `tf.Variable` -> the position of the variable
+        self.handles = {
+            id(handle): i
+            for i, v in enumerate(self.variables)
+            for handle in captures.handles(keras_optimizer.native(v))
+        }
 
     def index(self, variable: Variable) -> int:
         """The position of a variable."""

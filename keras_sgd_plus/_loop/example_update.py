@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
 from keras_sgd_plus import _rule
+from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop.carry import Carry
+from keras_sgd_plus._loop.direct import refuse as refuse_direct
 from keras_sgd_plus._loop.rule_variables import RuleVariables
 from keras_sgd_plus._lowering import layout
 from keras_sgd_plus._nonfinite import Skips, no_skips
@@ -21,7 +23,7 @@ from keras_sgd_plus._pending import (
     plan_tables,
 )
 from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer
-from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
+from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
 from keras_sgd_plus._rule import AVERAGES, Numbers, Rule
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
@@ -42,6 +44,7 @@ class ExampleUpdate:
         indices: per trainable variable, its index among the weights of the rule.
         transposed: positions in the carry of matrices that a lowered loop carries
             transposed.
+        direct: positions in the carry of variables that the model reads past the scope.
         pending: embedding tables, of which rows wait.
         blocks: kernels whose updates wait in blocks of examples.
         keeps_logs: whether each update gives logs of its own.
@@ -57,6 +60,7 @@ class ExampleUpdate:
     variables: RuleVariables
     indices: tuple[int, ...]
     transposed: frozenset[int]
+    direct: frozenset[int]
     pending: Pending
     blocks: BlockPlan
     keeps_logs: bool
@@ -72,6 +76,7 @@ class ExampleUpdate:
         batch: Structure,
         reasons: Mapping[int, str | None],
         kernels: Mapping[int, Any],
+        direct: Collection[Variable] = (),
     ) -> ExampleUpdate:
         """The update for a model and its optimizer, as they are now.
 
@@ -83,7 +88,10 @@ class ExampleUpdate:
             batch: as for the class.
             reasons: facts that earlier traces have found about tables.
             kernels: facts that they have found about kernels of Dense layers.
+            direct: variables that the model read past the scope in earlier traces.
         """
+        if strategy.is_open():
+            refuse_direct(model, direct)
         weights = keras_optimizer.built_variables(optimizer)
         rule = Rule.of(optimizer, weights)
         variables = RuleVariables.of(optimizer, weights)
@@ -102,7 +110,9 @@ class ExampleUpdate:
             trained,
             carry.index,
             _changing(model, carry),
-            {} if plan.places else kernels,
+            kernels,
+            # Neither beside tables nor where the model reads weights past the scope.
+            not (plan.places or direct),
         )
         transposed = layout.transposed(model, carry.variables, variables.rows)
         transposed -= blocks.positions
@@ -117,6 +127,7 @@ class ExampleUpdate:
             variables=variables,
             indices=indices,
             transposed=transposed,
+            direct=frozenset(carry.index(v) for v in direct),
             pending=Tables(plan),
             blocks=blocks,
             keeps_logs=keeps_logs,

@@ -75,7 +75,8 @@ def update_once(
     if pending is not None:
         values = pending.placed(values)
     x, y, sample_weight = data = examples.pack(update.batch, list(group))
-    scope = Scope(update.carry, values, update.transposed if lowered else ())
+    transposed = update.transposed if lowered else ()
+    scope = Scope(update.carry, values, transposed, update.direct)
 
     def look_up(variable: Variable, indices: Tensor) -> Any:
         # Rows of tables whose updates wait; None for any other variable.
@@ -93,6 +94,8 @@ def update_once(
         products.answered_by(multiply if lowered else None),
     ):
         found = backward(update, scope, data, examples.count(group[0]), lowered)
+        trained = [update.carry.index(v) for v in update.carry.trainable]
+        scope.direct.check(update.model, trained, scope.read_directly)
         gradients = found.by_index(update)
         _check_tables(pending, scope, gradients)
         guard = None
@@ -121,7 +124,9 @@ def update_once(
         logs = keras.tree.map_structure(tf.convert_to_tensor, logs)
     else:
         logs = ()
-    return _result(values, new, logs, guard, applied)
+    result = _result(values, new, logs, guard, applied)
+    scope.direct.check(update.model, result.changed, ())
+    return result
 
 
 def _result(

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_sgd_plus._loop.carry import Carry
+from keras_sgd_plus._loop.direct import DirectVariables
 from keras_sgd_plus._lowering import layout
 from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._rule import outer
@@ -25,6 +26,7 @@ class Scope(keras.StatelessScope):
         values: their values, as the loop carries them.
         transposed: positions in the carry of matrices that it carries transposed; the
             model sees them as they are in the variable.
+        direct: positions in the carry of direct variables, which get the values, too.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Scope(keras.StatelessScope):
         carry: Carry,
         values: Sequence[tf.Tensor],
         transposed: Collection[int] = (),
+        direct: Collection[int] = (),
     ) -> None:
         seen = [
             layout.to_model_layout(value) if i in transposed else value
@@ -52,6 +55,10 @@ class Scope(keras.StatelessScope):
         for variable in carry.trainable:
             if id(variable) in self._transposed:
                 self._versions[id(variable)].insert(0, self.in_loop_layout(variable))
+        self.direct = DirectVariables(carry, direct)
+        self.read_directly: Sequence[Any] = ()  # `tf.Variable`s, where run eagerly
+        for variable, value in pairs:
+            self.direct.write(variable, value)
         self.undeclared: dict[int, Any] = {}
         # Per table, the rows that were looked up in it, with their indices.
         self._leaves: dict[int, list[tuple[Any, Any]]] = {}
@@ -76,6 +83,10 @@ class Scope(keras.StatelessScope):
             if id(variable) in self._versions:
                 self._tape.watch(value)
                 self._versions[id(variable)].append(value)
+        self._set(variable, value)
+
+    def _set(self, variable: Variable, value: Any) -> None:
+        self.direct.write(variable, value)
         super().add_update((variable, value))
 
     def is_here(self) -> bool:
@@ -135,17 +146,31 @@ class Scope(keras.StatelessScope):
 
     @contextlib.contextmanager
     def record(self) -> Iterator[tf.GradientTape]:
-        """A tape that watches the trainable variables."""
-        with tf.GradientTape(watch_accessed_variables=False) as self._tape:
+        """A tape that watches the trainable variables.
+
+        What a graph reads past the scope can be seen in the graph; where nothing is
+        traced, another tape sees it.
+        """
+        eager = tf.executing_eagerly()
+        watcher = tf.GradientTape() if eager else contextlib.nullcontext()
+        with watcher, tf.GradientTape(watch_accessed_variables=False) as self._tape:
             self._tape.watch([v for vs in self._versions.values() for v in vs])
+            self._tape.watch([v for v in self._natives() if v is not None])
             yield self._tape
         self._tape = None
+        if isinstance(watcher, tf.GradientTape):
+            self.read_directly = watcher.watched_variables()
+
+    def _natives(self) -> list[Any]:
+        return [self.direct.native(v) for v in self._trainable]
 
     def gradients(self, tape: tf.GradientTape, loss: Tensor) -> list[Any]:
         """The gradient of each trainable variable, over all its values; or None."""
         versions: Any = [self._sources(v) for v in self._trainable]
         found = tape.gradient(loss, versions)
         for variable, parts in zip(self._trainable, found, strict=True):
+            if self.direct.native(variable) is not None:
+                parts[-1] = _shaped(parts[-1], variable.shape)
             if id(variable) in self._transposed:
                 parts[1:] = [None if g is None else tf.transpose(g) for g in parts[1:]]
         pairs = zip(self._trainable, found, strict=True)
@@ -164,7 +189,9 @@ class Scope(keras.StatelessScope):
             return [self._products[id(variable)][1]]
         leaves = self._leaves.get(id(variable))
         if leaves is None:
-            return self._versions[id(variable)]
+            native = self.direct.native(variable)
+            versions = self._versions[id(variable)]
+            return versions if native is None else [*versions, native]
         return [rows for _, rows in leaves]
 
     def _slices(self, variable: Variable, parts: list[Tensor]) -> Any:
@@ -194,11 +221,18 @@ class Scope(keras.StatelessScope):
         """Sets a value that is in the layout in which the loop carries it."""
         if id(variable) in self._transposed:
             value = layout.to_model_layout(value)
-        super().add_update((variable, value))
+        self._set(variable, value)
 
 
 def _graph() -> Any:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
+def _shaped(gradient: Tensor, shape: Any) -> Any:
+    # A function inside the model forgets the shape of its gradients.
+    if gradient is None:
+        return None
+    return tf.ensure_shape(tf.convert_to_tensor(gradient), shape)
 
 
 def _sum(gradients: list[Tensor]) -> Any:

@@ -16,6 +16,7 @@ class TraceAgain(BaseException):
         kernels: by id, the variables that the layer's inputs depend on, or None if the
             kernel cannot be updated in blocks (`_pending.blocks`).
         reasons: of variables whose updates may or may not wait (`_pending.protocol`).
+        direct: the model reads them past the scope (`direct`).
     """
 
     def __init__(
@@ -23,8 +24,10 @@ class TraceAgain(BaseException):
         variables: Sequence[Variable] = (),
         reasons: Mapping[int, str | None] | None = None,
         kernels: Mapping[int, Any] | None = None,
+        direct: Sequence[Variable] = (),
     ) -> None:
         super().__init__()
         self.variables = list(variables)
         self.reasons = dict(reasons or {})
         self.kernels = dict(kernels or {})
+        self.direct = list(direct)

@@ -92,6 +92,8 @@ def computed_once(x: Tensor) -> Tensor:
 
 def is_costly(x: Tensor) -> bool:
     """Whether XLA computes it from stored tensors by more than a few operations."""
+    if not tf.is_symbolic_tensor(x):  # a constant that the model holds has no operation
+        return False
     found, frontier = 0, [x.op]
     while frontier and found <= _CHEAP:
         op = frontier.pop()

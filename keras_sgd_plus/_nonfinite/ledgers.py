@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from keras_sgd_plus._nonfinite import places
 from keras_sgd_plus._nonfinite.find import Skips
 from keras_sgd_plus._nonfinite.ledger import Ledger, Skipped
 from keras_sgd_plus._private.types import Optimizer, Structure, Tensor
@@ -16,6 +17,7 @@ _ledgers: weakref.WeakKeyDictionary[Any, dict[tuple[int, bool], Ledger]] = (
     weakref.WeakKeyDictionary()
 )
 _CAUSES = "NaN or infinities in it, and labels out of range"
+_SHOWN = 3  # groups that a warning names
 
 
 def of(optimizer: Optimizer) -> Ledger | None:
@@ -40,10 +42,17 @@ def skipped_examples(optimizer: Optimizer) -> list[Skipped]:
     return [e for ledger in every(optimizer, raises=False) for e in ledger.entries()]
 
 
-def reset_epoch(optimizer: Optimizer) -> None:
-    """Begins to count batches and groups anew, as metrics do."""
+def reset_epoch(optimizer: Optimizer, goes_on: bool = False) -> None:
+    """Begins to count batches and groups anew, as metrics do.
+
+    Args:
+        optimizer: an SGDPlus.
+        goes_on: whether an epoch of `fit` goes on, as when a callback evaluates. Then
+            batches are counted on.
+    """
     for ledger in every(optimizer):
-        ledger.batch.assign(0)
+        if not goes_on:
+            ledger.batch.assign(0)
         ledger.in_epoch.assign(0)
 
 
@@ -76,7 +85,9 @@ def report(optimizer: Optimizer) -> str | None:
         ledger.is_reported = True
         total = int(ledger.total.numpy())
         if total:
-            texts.append(_left_out(total, ledger.entries()))
+            entries = ledger.entries()
+            place = places.described(optimizer, entries[:_SHOWN])
+            texts.append(_left_out(total, entries, place))
     return " ".join(texts) or None
 
 
@@ -86,7 +97,8 @@ def raise_if_ended(optimizer: Optimizer) -> None:
         if int(ledger.total.numpy()):
             entry = ledger.entries()[0]
             ledger.clear()
-            raise FloatingPointError(_not_finite(entry))
+            place = places.described(optimizer, [entry])
+            raise FloatingPointError(_not_finite(entry, place))
 
 
 @contextlib.contextmanager
@@ -103,7 +115,7 @@ def watched(optimizer: Optimizer) -> Iterator[None]:
         ledger.watchers -= 1
 
 
-def _not_finite(entry: Skipped) -> str:
+def _not_finite(entry: Skipped, where: str = "") -> str:
     several = entry.replica is not None
     part = f"replica {entry.replica}'s part of " if several else ""
     place = f"{part}batch {entry.batch} of the epoch, which began after "
@@ -111,19 +123,20 @@ def _not_finite(entry: Skipped) -> str:
     return (
         'Every loss and gradient must be finite under nonfinite="raise". Received: '
         f"{_cause(entry.cause)} at {_positions(entry.positions)} of {place}"
-        f"{entry.iterations} updates (both from 0, as handed over). Look there for "
-        f'{_CAUSES}, or lower the learning_rate; nonfinite="skip" leaves such examples '
+        f"{entry.iterations} updates (both from 0, as handed over). {where}Look there "
+        f"for {_CAUSES}, or lower the learning_rate; "
+        'nonfinite="skip" leaves such examples '
         f"out. The model holds the weights from {kept}, and can be trained on."
     )
 
 
-def _left_out(total: int, entries: list[Skipped]) -> str:
-    shown = [f"{_positions(e.positions)} of batch {e.batch}" for e in entries[:3]]
+def _left_out(total: int, entries: list[Skipped], where: str) -> str:
+    shown = [f"{_positions(e.positions)} of batch {e.batch}" for e in entries[:_SHOWN]]
     more = ", and notes" if total > len(shown) else ""
     return (
         'Every loss and gradient should be finite. Received: nonfinite="skip" left out '
         f"{total} update(s): {_cause(entries[0].cause)} at {', '.join(shown)}{more}. "
-        f"Look there for {_CAUSES}; optimizer.skipped_examples() lists them."
+        f"{where}Look there for {_CAUSES}; optimizer.skipped_examples() lists them."
     )
 
 

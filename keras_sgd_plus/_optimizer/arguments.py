@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_sgd_plus import _step
+
 ORDERS = ("reshuffle", "given")
 NONFINITE = ("propagate", "skip", "raise")
 MAX_INT = 2**63 - 1  # of the counters in which Keras and TensorFlow hold them
@@ -73,9 +75,9 @@ def order(value: Any) -> str:
     return _one_of(ORDERS, order=value)
 
 
-def seed(value: Any) -> int | None:
-    """Gives None or a Python int; raises if the argument is no int of 63 bits."""
-    return None if value is None else int_in(0, MAX_INT, seed=value)
+def seed(value: Any) -> int:
+    """Gives a Python int, a derived one for None; raises if it is no int of 63 bits."""
+    return _step.derived_seed() if value is None else int_in(0, MAX_INT, seed=value)
 
 
 def nonfinite(value: Any) -> str:
@@ -121,10 +123,13 @@ def message(**named: Any) -> str:
     """The message about an argument, given by its name."""
     ((name, value),) = named.items()
     expected, fix = _ARGUMENTS[name]
+    return f"`{name}` must be {expected}. Received: {name}={shown(value)}. {fix}"
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it: cut where it is long, with its quote closed."""
     try:
-        shown = repr(value)
+        text = repr(value)
     except Exception:  # an int of 5,000 digits raises, too
-        shown = f"<{type(value).__name__}>"
-    if len(shown) > _MAX_SHOWN:
-        shown = f"{shown[:_MAX_SHOWN]}..."
-    return f"`{name}` must be {expected}. Received: {name}={shown}. {fix}"
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...{text[-1]}"

@@ -36,3 +36,18 @@ class Setting:
         except (TypeError, ValueError, NotImplementedError):
             setattr(instance, self._name, before)
             raise
+
+
+def checked_property(original: Any, check: Callable[[Any], None]) -> Any:
+    """A property of Keras whose new values are checked first.
+
+    Args:
+        original: the property.
+        check: raises TypeError or ValueError for a value that cannot be.
+    """
+
+    def assign(instance: Any, value: Any) -> None:
+        check(value)
+        original.fset(instance, value)
+
+    return property(original.fget, assign, original.fdel, original.__doc__)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._optimizer.arguments import MAX_INT, int_in, message
 
+_OF_TENSORFLOW = (tf.Tensor, tf.Variable, keras.Variable)
 _CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 _TRAINS: dict[str, Callable[[float], bool]] = {  # with others there is only NaN
     "weight_decay": math.isfinite,
@@ -35,6 +36,27 @@ def learning_rate(value: Any) -> None:
         raise ValueError(message(learning_rate=value))
     if callable(value) and not schedule and not _takes_nothing(value):
         raise TypeError(message(learning_rate=value))
+
+
+def live_learning_rate(value: Any) -> None:
+    """Raises for a value that cannot be assigned on a live optimizer.
+
+    All scalars can be, those of Python, NumPy and TensorFlow. TensorFlow itself checks
+    the ones that have no value yet.
+    """
+    if callable(value):  # schedules, too
+        learning_rate(value)
+        return
+    if not tf.executing_eagerly() and isinstance(value, _OF_TENSORFLOW):
+        return
+    try:
+        found = _float(value)
+    except Exception:  # whatever the conversion of an object raises
+        raise TypeError(message(learning_rate=value)) from None
+    if np.ndim(value):
+        raise TypeError(message(learning_rate=value))
+    if not math.isfinite(found):
+        raise ValueError(message(learning_rate=value))
 
 
 def momentum(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -10,9 +11,8 @@ import keras
 from keras_sgd_plus import _rule, _step, _trainer
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import Skipped, ledgers
-from keras_sgd_plus._optimizer import arguments, sgd_arguments
-from keras_sgd_plus._optimizer.setting import Setting
-from keras_sgd_plus._private import keras_trainer
+from keras_sgd_plus._optimizer import arguments, misspelt, sgd_arguments
+from keras_sgd_plus._optimizer.setting import Setting, checked_property
 from keras_sgd_plus._private.types import Optimizer, Variable
 from keras_sgd_plus._step import checks
 
@@ -77,7 +77,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         learning_rate: Float, `LearningRateSchedule` of the number of updates, or
             callable without arguments. Step size per update, so per example and not
             per batch; assign `optimizer.learning_rate` to change it between batches.
-            Defaults to `0.01`.
+            With momentum 0.9, begin at `0.001`. Defaults to `0.01`.
         momentum: Float from 0 to 1, the part of the velocity that an update keeps.
             Above 0 it takes one more copy of the weights. Defaults to `0.0`.
         nesterov: Bool. Nesterov momentum. Defaults to `False`.
@@ -122,7 +122,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             `"propagate"`: it ruins the weights, as in Keras. `"skip"`: it changes
             nothing but counters and seeds, neither weights, optimizer state,
             statistics, metrics nor the logged loss; the logs have a `"skipped"` count
-            per epoch, `fit` warns at its end, `skipped_examples()` says which.
+            per epoch, `fit` warns at its end, `skipped_examples()` says which. For
+            `SeededArrays` and arrays with `shuffle=False` messages name the row.
             `"raise"`: `fit` stops with an error that names it, on the weights from
             just before it. With `examples_per_update=k` the unit is the group.
             Defaults to `"propagate"`.
@@ -139,7 +140,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             string, or has "/" in it; another `order`, `nonfinite` or `jit_compile` than
             those above, or `nonfinite` other than "propagate" beside
             `examples_per_update=None`.
-        TypeError: a string or an array where a number, int or bool belongs:
+        TypeError: an argument that there is not (the message names the one that is
+            meant); a string or an array where a number, int or bool belongs:
             `nesterov`, `use_ema`, `clipvalue` and others (ValueError for
             `learning_rate` and `momentum`, as in Keras); a callable `learning_rate`
             that takes arguments.
@@ -154,7 +156,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     from keras_sgd_plus import SGDPlus
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    model.compile(optimizer=SGDPlus(learning_rate=0.01, momentum=0.9), loss="mse")
+    model.compile(optimizer=SGDPlus(learning_rate=0.001, momentum=0.9), loss="mse")
     x = np.random.default_rng(0).normal(size=(1000, 4))
     model.fit(x, x.sum(axis=1), batch_size=250, epochs=2)
     print(int(model.optimizer.iterations))  # 2000: an update per example
@@ -188,6 +190,10 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
 
     __module__ = "keras_sgd_plus"  # files and pickles name it, wherever it stands
 
+    learning_rate = checked_property(
+        keras.optimizers.SGD.learning_rate, sgd_arguments.live_learning_rate
+    )
+    lr = misspelt.OldName("learning_rate")
     examples_per_update = Setting(arguments.examples_per_update, _check_together)
     order = Setting(arguments.order, _check_together)
     seed = Setting(arguments.seed, _check_together)
@@ -229,6 +235,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         **kwargs: Any,
     ) -> None:
         _check_backend()
+        misspelt.refuse(kwargs, list(inspect.signature(SGDPlus).parameters)[:-1])
         checked = sgd_arguments.of_sgd(
             learning_rate=learning_rate,
             momentum=momentum,
@@ -243,16 +250,12 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
-        super().__init__(**checked, name=name, **kwargs)
+        super().__init__(**checked, name=name)
         self.examples_per_update = examples_per_update
         self.order = order
-        self.seed = _step.derived_seed() if seed is None else seed
+        self.seed = seed
         self.nonfinite = nonfinite
         self.jit_compile = jit_compile
-        # Sticky, because Keras traces a train function once and keeps it between fits.
-        self._loop_engaged = False
-        self._applied_outside_loop = False
-        self._warned_of_bypass = False
         if examples_per_update is not None and jit_compile is not False:
             _step.raise_small_loop_threshold()
 
@@ -291,43 +294,32 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
 
         Raises:
             ValueError: a batch without examples or batch axis, or of unequal lengths;
-                no y for a loss; a model built for another batch size than
-                `examples_per_update`.
+                no y for a loss; a model that takes no other batch size than one that
+                differs from `examples_per_update`.
             TypeError: strings where the model or the loss needs numbers.
             NotImplementedError: what several replicas cannot do.
             FloatingPointError: not finite, under `nonfinite="raise"`.
         """
         if self.examples_per_update is None:
             return _trainer.stock_train_step(model, data)
-        for name in ("update_step", "apply", "apply_gradients"):
-            if getattr(type(self), name) is not getattr(SGDPlus, name):
-                raise NotImplementedError(
-                    "The per-example loop computes SGD's own update rule. Received: a "
-                    f"subclass that overrides {name!r}, which the loop would ignore. "
-                    "Use examples_per_update=None with it, for one update per batch."
-                )
-        self._loop_engaged = True
         owner = getattr(model, "optimizer", None)
         wraps = owner is not None and _trainer.unwrap(owner) is self
+        outer = owner if wraps else self
+        _rule.overrides.refuse(outer)
+        _trainer.bypass.engaged(self)
         try:
-            return _step.run(self, owner if wraps else self, model, data)
+            return _step.run(self, outer, model, data)
         except (TypeError, ValueError) as error:
             error.add_note(checks.described(data, self.examples_per_update or 1))
             raise
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Applies gradients computed elsewhere: one plain SGD update, as in Keras."""
-        if keras_trainer.inside_strategy_run():  # as in fit; loops by hand stay silent
-            self._applied_outside_loop = True
+        _trainer.bypass.applied(self, _trainer.fits.models())
         return super().apply(grads, trainable_variables)
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """Writes final values (averages under `use_ema`); Keras's `fit` calls it."""
-        bypassed = self._applied_outside_loop and not self._loop_engaged
-        per_example = self.examples_per_update is not None
-        if per_example and bypassed and not self._warned_of_bypass:
-            self._warned_of_bypass = True
-            warnings.warn(_bypassed(self.name), stacklevel=2)
         skipped = ledgers.report(self)
         if skipped:
             warnings.warn(skipped, stacklevel=2)
@@ -364,14 +356,3 @@ def _check_backend() -> None:
             f"keras.backend.backend()={name!r}. Set KERAS_BACKEND=tensorflow before "
             "importing keras."
         )
-
-
-def _bypassed(name: str) -> str:
-    # `fit` ran, and the loop did not.
-    return (
-        f"fit() used the optimizer {name!r} for one update per batch: the model's own "
-        "train_step called apply_gradients, so SGDPlus never saw single examples. "
-        "Return self.optimizer.train_step(self, data), or super().train_step(data), "
-        "from train_step. If one update per batch is meant, say so with "
-        "SGDPlus(..., examples_per_update=None)."
-    )

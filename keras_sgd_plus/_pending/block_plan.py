@@ -101,6 +101,7 @@ def plan_blocks(
     index_of: Callable[[Any], int],
     changing: Collection[int],
     known: Mapping[int, Any],
+    may_wait: bool,
 ) -> BlockPlan:
     """Finds the kernels of a model.
 
@@ -115,10 +116,11 @@ def plan_blocks(
         changing: positions in the carry of values that training changes for sure.
         known: facts that earlier traces have found, by id of the kernel: the variables
             that its inputs depend on, or None for one that cannot wait.
+        may_wait: whether any kernel can.
     """
     descent = rule.find(Descent)
     candidates, places = set(), []
-    if optimizer.examples_per_update == 1 and outer is optimizer:
+    if may_wait and optimizer.examples_per_update == 1 and outer is optimizer:
         plain = layout.kernels(model)
         velocities = slots.get(VELOCITIES.name)
         for index, variable in enumerate(weights):

@@ -129,3 +129,11 @@ def compiled_losses(model: Model) -> list[Any]:
     compiled = getattr(model, "_compile_loss", None)
     flat = getattr(compiled, "_flat_losses", None) or []
     return [entry.loss for entry in flat]
+
+
+def takes_class_numbers(loss: Any) -> bool:
+    """Whether a compiled loss is sparse categorical cross-entropy, whose y are classes.
+
+    Goes when `keras.Loss` says which labels it takes.
+    """
+    return getattr(loss, "fn", None) is keras.losses.sparse_categorical_crossentropy

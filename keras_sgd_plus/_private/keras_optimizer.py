@@ -18,6 +18,40 @@ VELOCITIES = "momentums"
 AVERAGES = "_model_variables_moving_average"
 ACCUMULATORS = "_accumulated_gradients"
 
+# Methods by which Keras makes an update, in its optimizers and in its
+# `LossScaleOptimizer`. `apply_gradients` and `apply` call all the others.
+UPDATE_METHODS = (
+    "apply_gradients",
+    "apply",
+    "update_step",
+    "_backend_apply_gradients",
+    "_backend_update_step",
+    "_distributed_tf_update_step",
+    "_all_reduce_sum_gradients",
+    "_filter_empty_gradients",
+    "_overwrite_variables_directly_with_gradients",
+    "_clip_gradients",
+    "_clip_by_norm",
+    "_apply_weight_decay",
+    "_get_current_learning_rate",
+    "_backend_increment_gradient_accumulators",
+    "_backend_reset_gradient_accumulators",
+    "_update_model_variables_moving_average",
+    "_overwrite_model_variables_with_average_value",
+    "assign",
+    "assign_add",
+    "assign_sub",
+)
+SCALED_UPDATE_METHODS = (
+    "apply_gradients",
+    "apply",
+    "check_finite",
+    "_tf_apply",
+    "_common_apply",
+    "_stateful_handle_finite_grads",
+    "_stateful_handle_non_finite_grads",
+)
+
 
 def raw_iterations(optimizer: Optimizer) -> Any:
     """The counter of updates before division by `gradient_accumulation_steps`."""

@@ -15,13 +15,16 @@ import tensorflow as tf
 from keras_sgd_plus._private.types import Model
 
 
-def trainer_methods() -> dict[str, tuple[type, list[str]]]:
+def trainer_methods() -> dict[str, tuple[type, list[str] | None]]:
     """Name -> (the class that defines it, parameters) of the methods that we wrap.
+
+    Parameters are None where the wrapper hands on whatever it is given.
 
     Not `keras.Model` itself: classes made with `class X(Trainer, Layer)` share only
     the trainer. Goes when Keras exports its TensorFlow trainer.
     """
     return {
+        "fit": (_definer("fit"), None),
         "train_step": (_definer("train_step"), ["self", "data"]),
         "make_train_function": (_definer("make_train_function"), ["self", "force"]),
         "reset_metrics": (_definer("reset_metrics"), ["self"]),
@@ -43,6 +46,7 @@ class Fit:
         num_batches: of one pass through it, or None where it never ends.
         steps_per_epoch: as for `fit`.
         initial_epoch: as for `fit`.
+        array_batch_size: examples per batch of arrays, or None for other data.
     """
 
     dataset: Any
@@ -50,6 +54,7 @@ class Fit:
     num_batches: int | None
     steps_per_epoch: int | None
     initial_epoch: int
+    array_batch_size: int | None
 
 
 def fit_in_progress() -> Fit | None:
@@ -64,6 +69,7 @@ def fit_in_progress() -> Fit | None:
         if frame.f_code.co_name == "fit" and "epoch_iterator" in found:
             iterator = found["epoch_iterator"]
             adapter = iterator.data_adapter
+            is_array = type(adapter).__name__ == "ArrayDataAdapter"
             shuffles = getattr(adapter, "shuffle", getattr(adapter, "_shuffle", False))
             return Fit(
                 getattr(adapter, "py_dataset", getattr(adapter, "_dataset", None)),
@@ -71,9 +77,25 @@ def fit_in_progress() -> Fit | None:
                 adapter.num_batches,
                 iterator.steps_per_epoch,
                 found["initial_epoch"],
+                getattr(adapter, "_batch_size", None) if is_array else None,
             )
         frame = frame.f_back
     return None
+
+
+def begins_epoch() -> bool:
+    """Whether `fit` is the caller's caller, and not an `evaluate` inside it.
+
+    Both reset metrics; `fit` does so before each epoch. Goes when Keras tells an
+    optimizer of epochs.
+    """
+    frame: Any = sys._getframe()
+    while frame is not None:
+        name, module = frame.f_code.co_name, frame.f_globals.get("__name__", "")
+        if name in ("fit", "evaluate") and module.startswith("keras."):
+            return name == "fit"
+        frame = frame.f_back
+    return False
 
 
 def set_initial_epoch(model: Model, epoch: int | None) -> None:

@@ -6,6 +6,7 @@ part names the settings that it is made from and the state that it keeps per wei
 (`Slot`). A gradient is dense, rows of a table, or an outer product (`gradient.py`).
 """
 
+from keras_sgd_plus._rule import overrides
 from keras_sgd_plus._rule.accumulate import ACCUMULATORS, Accumulate
 from keras_sgd_plus._rule.average import AVERAGES, Average
 from keras_sgd_plus._rule.descent import VELOCITIES, Decay, Descent, rounded
@@ -60,6 +61,7 @@ __all__ = [
     "on_host",
     "outer",
     "rounded",
+    "overrides",
     "select",
     "slots",
     "window_ends",

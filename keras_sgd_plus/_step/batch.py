@@ -24,8 +24,9 @@ from keras_sgd_plus._rule import compiled_for
 from keras_sgd_plus._step import checks, model_checks
 from keras_sgd_plus._step.walk_batch import WalkedBatch, walk_batch
 
-# Each failed trace reveals one kind of missing variable or table; 7 allows for all.
-_MAX_TRACES = 7
+# Each failed trace reveals one kind of missing, direct or whole variable; 9 allow for
+# all.
+_MAX_TRACES = 9
 
 # Compiled steps of callers outside tf.function: model -> optimizer -> `_KeptStep`. Keys
 # are weak and steps hold weak references, so nothing is kept alive; it is not on the
@@ -67,6 +68,7 @@ def train_step(
     num_replicas = strategy.num_replicas()
     if num_replicas > 1:
         model_checks.replicas(model, optimizer, num_replicas)
+    checks.batched(model, data)
     checks.kinds(model, data)
     batch = examples.unpack(data)
     # A replica may have no examples in the last batch.
@@ -103,12 +105,14 @@ class _Facts:
     variables: dict[int, Variable] = field(default_factory=dict)
     reasons: dict[int, str | None] = field(default_factory=dict)
     kernels: dict[int, Any] = field(default_factory=dict)
+    direct: dict[int, Variable] = field(default_factory=dict)
     was_called: bool = False  # the model, once, to create its variables
 
     def add(self, found: TraceAgain) -> None:
         self.variables.update({id(v): v for v in found.variables})
         self.reasons.update(found.reasons)
         self.kernels.update(found.kernels)
+        self.direct.update({id(v): v for v in found.direct})
 
 
 class _Attempt(NamedTuple):
@@ -132,7 +136,14 @@ def _attempt(
     keras_model.build(model, outer, group)  # a loop may create no variable
     carry = Carry(model, outer, facts.variables.values())
     update = ExampleUpdate.of(
-        model, optimizer, outer, carry, batch, facts.reasons, facts.kernels
+        model,
+        optimizer,
+        outer,
+        carry,
+        batch,
+        facts.reasons,
+        facts.kernels,
+        facts.direct.values(),
     )
     ledger = ledgers.of(optimizer)
     if ledger is not None:

@@ -33,6 +33,33 @@ def rectangular(data: Structure) -> None:
             ) from None
 
 
+def batched(model: Model, data: Structure) -> None:
+    """Raises ValueError for single examples, where the shapes of the inputs tell.
+
+    Not checked: models whose inputs are not declared.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    inputs = getattr(model, "inputs", None) or []
+    if len(leaves) == len(inputs) and leaves:
+        if all(map(_is_single_example, leaves, inputs)):
+            named = examples.named_leaves((x, y, sample_weight))
+            raise ValueError(_unbatched(named))
+
+
+def _is_single_example(leaf: Any, tensor: Any) -> bool:
+    # Whether a leaf has the shape of an input without its batch axis.
+    given: Any = getattr(leaf, "shape", None)
+    shape, declared = tf.TensorShape(given), tensor.shape
+    if shape.rank is None or shape.rank != len(declared) - 1:
+        return False
+    if len(declared) > 1 and declared[-1] == 1:
+        # Keras appends the axis of length 1 to batches that lack it.
+        if shape[1:].is_compatible_with(declared[1:-1]):
+            return False
+    return shape.is_compatible_with(declared[1:])
+
+
 def kinds(model: Model, data: Structure) -> None:
     """Raises for text where Keras would cast it to numbers, and for a loss without y.
 
@@ -71,27 +98,28 @@ def batch(
             "Pass x as arrays or tensors of shape (num_examples, ...)."
         )
     for name, leaf in named_leaves:
-        if leaf.shape.rank is None or leaf.shape.rank == 0:
-            raise ValueError(_no_batch_axis(name, leaf.shape))
-    counts = [(name, examples.count(leaf)) for name, leaf in named_leaves]
-    first_name, num_examples = counts[0]
-    known = [(name, c) for name, c in counts if isinstance(c, int)]
-    for name, size in known[1:]:
-        if size != known[0][1]:
-            raise ValueError(_lengths(known[0], (name, size)))
-    if known:
-        num_examples = known[0][1]
-        if num_examples == 0 and not may_be_empty:
-            raise ValueError(_empty(known[0][0], 0))
+        if leaf.shape.rank == 0:
+            raise ValueError(_unbatched(named_leaves))
+        if leaf.shape.rank is None:
+            raise ValueError(_unknown_axes(name))
+    counts = [(name, _size(leaf)) for name, leaf in named_leaves]
+    is_known = [isinstance(size, int) for _, size in counts]
+    first = is_known.index(True) if any(is_known) else 0
+    name, num_examples = counts[first]  # all others must have this length
     checks = []
-    for name, size in counts:
-        if not isinstance(size, int) and size is not num_examples:
-            text = _lengths((first_name, "m"), (name, "n"))
-            checks.append(tf.debugging.assert_equal(size, num_examples, message=text))
-    if not isinstance(num_examples, int) and not may_be_empty:
-        text = _empty(first_name, 0)
-        checks.append(tf.debugging.assert_positive(num_examples, message=text))
-    return num_examples, [c for c in checks if c is not None]
+    for i, (_, size) in enumerate(counts):
+        pieces = _lengths(*(counts[j] for j in sorted((first, i))))
+        if not is_known[i] and i != first:
+            checks.append(_asserted(tf.equal(size, num_examples), pieces))
+        elif is_known[i] and size != num_examples:
+            raise ValueError("".join(map(str, pieces)))
+    if may_be_empty:
+        return num_examples, checks
+    if not is_known[first]:
+        checks.append(_asserted(num_examples > 0, [_empty(name)]))
+    elif num_examples == 0:
+        raise ValueError(_empty(name))
+    return num_examples, checks
 
 
 def described(data: Structure, group_size: int) -> str:
@@ -131,25 +159,53 @@ def _refuse_text(name: str, part: Structure) -> None:
             )
 
 
-def _no_batch_axis(name: str, shape: Any) -> str:
+def _unbatched(named_leaves: Sequence[tuple[str, Any]]) -> str:
+    shapes = [
+        f"{name} of shape {getattr(leaf, 'shape', ())}" for name, leaf in named_leaves
+    ]
     return (
-        f"`{name}` must have a batch axis, shape (num_examples, ...). Received: {name} "
-        f"of shape {shape}. Give a single example a first axis with x[None], and "
-        "set_shape in a tf.data pipeline that loses it. If batches before had another "
-        "number of axes, compile the model anew."
+        "The data must come in batches; was .batch(n) forgotten? Expected: shapes "
+        f"(num_examples, ...). Received: {', '.join(shapes)}. Write "
+        "dataset.batch(1024) for a tf.data.Dataset, let a generator or PyDataset give "
+        "arrays with a first axis, and write x[None] for a single example."
     )
 
 
-def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> str:
+def _unknown_axes(name: str) -> str:
     return (
+        f"`{name}` must have a known number of axes, shape (num_examples, ...). "
+        f"Received: {name} of unknown shape. Write x[None] for a single example, and "
+        "use set_shape in a tf.data pipeline that loses the shape. If batches before "
+        "had another number of axes, compile the model anew."
+    )
+
+
+def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> list[Any]:
+    # In pieces: the running graph puts in numbers that tracing does not know.
+    return [
         "x, y and sample_weight must have the same number of examples in a batch. "
-        f"Received: {one[0]} with {one[1]} and {other[0]} with {other[1]}. Give every "
-        "example its target (and weight), or drop what has none."
-    )
+        f"Received: {one[0]} with ",
+        one[1],
+        f" and {other[0]} with ",
+        other[1],
+        ". Give every example its target (and weight), or drop what has none.",
+    ]
 
 
-def _empty(name: str, size: int) -> str:
+def _empty(name: str) -> str:
     return (
-        f"A batch must have at least one example. Received: {name} with {size}. Drop "
+        f"A batch must have at least one example. Received: {name} with 0. Drop "
         "empty batches, with dataset.filter for example."
     )
+
+
+def _size(leaf: Any) -> Any:
+    # The number of examples: an int where it is known by now, else () int32.
+    size = examples.count(leaf)
+    return int(size) if tf.executing_eagerly() else size
+
+
+def _asserted(condition: Any, pieces: Sequence[Any]) -> Any:
+    # TensorFlow shows each piece in brackets, so they are stripped.
+    texts = [p.strip() if isinstance(p, str) else p for p in pieces]
+    return tf.debugging.Assert(condition, texts)

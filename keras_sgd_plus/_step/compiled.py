@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_sgd_plus._distribute import strategy
-from keras_sgd_plus._loop import Carry, WalkResult, examples
-from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._loop import Carry, WalkResult
 from keras_sgd_plus._private.types import Model, Structure, Tensor
-from keras_sgd_plus._step import warn
+from keras_sgd_plus._step import refusal, warn
 
 # XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
 # kernel, and interprets it op by op above. XLA's default is 1024.
 SMALL_LOOP_OPTION = "xla_cpu_small_while_loop_byte_threshold"
 SMALL_LOOP_BYTES = 10_000_000
 _EXTRA_OPTIONS = "--xla_backend_extra_options="
-_PROBE_SIZES = (8, 64)  # stand in for an unknown batch axis, and unknown other axes
 
 
 def raise_small_loop_threshold() -> None:
@@ -55,11 +52,12 @@ def wants_xla(jit_compile: bool | str, model: Model, leaves: Sequence[Tensor]) -
         )
         warn.once(model, "eager replicas", text)
         return False
-    if not all(examples.is_dense(leaf) for leaf in leaves):
-        return False
-    return jit_compile is True or all(
-        getattr(layer, "supports_jit", True) for layer in keras_model.layers(model)
-    )
+    known = refusal.of_inputs(leaves)
+    if known is None and jit_compile is not True:
+        known = refusal.of_layers(model)
+    if known is not None:
+        refusal.warn_once(model, known)
+    return known is None
 
 
 class How(NamedTuple):
@@ -130,15 +128,15 @@ def run(
     """
     if how.use_xla:
         compiled = _compile(walk, carry, earlier, arguments, how.in_place)
-        reason = None
+        found = None
         if how.probe and not compiled.surely_compiles:
-            reason = refused(compiled.function, compiled.arguments)
+            found = refusal.found(model, compiled.function, compiled.arguments)
         how = how._replace(probe=False)
-        if reason is None:
+        if found is None:
             changed, logs, skips, _ = compiled.function(*compiled.arguments)
             return RunResult(changed, logs, skips, how)
         how = how._replace(use_xla=False)
-        _warn_of_refusal(model, reason)
+        refusal.warn_once(model, found)
     values = carry.read()
     for position, value in earlier.items():
         values[position] = value
@@ -193,51 +191,3 @@ def _compile(
 
 def _changed(result: WalkResult) -> dict[int, Any]:
     return {i: result.values[i] for i in sorted(result.changed)}
-
-
-def refused(function: Any, arguments: Sequence[Tensor]) -> str | None:
-    """Why XLA cannot take a traced function, or None if it can; executes nothing.
-
-    Layers and losses of users say `supports_jit=True` and may yet print, call Python
-    or handle strings. XLA would find out when the first batch runs, too late to choose
-    another way in the graph that is being built.
-    """
-    try:
-        with tf.init_scope():
-            if all(a.shape.is_fully_defined() for a in arguments):
-                specs = [tf.TensorSpec(a.shape, a.dtype) for a in arguments]
-                function.experimental_get_compiler_ir(*specs)(stage="hlo")
-            else:
-                zeros = [tf.zeros(_probe_shape(a), a.dtype) for a in arguments]
-                function.experimental_get_compiler_ir(*zeros)(stage="hlo")
-    except Exception as error:  # XLA raises many classes, also bare ones
-        return _reason(str(error))
-    return None
-
-
-def _probe_shape(tensor: Tensor) -> list[int]:
-    return [
-        _PROBE_SIZES[min(axis, 1)] if d is None else d
-        for axis, d in enumerate(tensor.shape)
-    ]
-
-
-def _reason(error: str) -> str:
-    # XLA has no other sign than its text. The operations that it names, else its first
-    # line.
-    named = r"No registered '(\w+)' OpKernel|unsupported operations?[^:]*: (\w+)"
-    found = {a or b for a, b in re.findall(named, error)}
-    if found:
-        return "unsupported operations " + ", ".join(sorted(found))
-    return error.strip().splitlines()[0][:200] if error.strip() else "unknown reason"
-
-
-def _warn_of_refusal(model: Model, reason: str) -> None:
-    text = (
-        f"XLA cannot compile the per-example loop of model {model.name!r}: {reason}. "
-        "Training goes on without XLA, many times slower, with the same result up "
-        "to rounding and random draws. "
-        "Remove that operation from the model, loss or metrics, or say that "
-        "this is meant with SGDPlus(..., jit_compile=False)."
-    )
-    warn.once(model, "xla", text)

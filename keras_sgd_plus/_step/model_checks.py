@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import keras
 
 from keras_sgd_plus._distribute import strategy
-from keras_sgd_plus._private import keras_model, keras_optimizer
+from keras_sgd_plus._loop import Carry
+from keras_sgd_plus._private import keras_graph, keras_model, keras_optimizer
 from keras_sgd_plus._private.types import Layer, Model, Optimizer, Tensor
+
+_INSTEAD = (
+    "Replace it with LayerNormalization or GroupNormalization, freeze it with "
+    "`layer.trainable = False`, or give it groups with "
+    "SGDPlus(..., examples_per_update=16)."
+)
 
 
 def replicas(model: Model, optimizer: Optimizer, num_replicas: int) -> None:
@@ -44,17 +51,25 @@ def replicas(model: Model, optimizer: Optimizer, num_replicas: int) -> None:
 
 
 def batch_size(model: Model, group_size: int) -> None:
-    """Raises ValueError where a model was built for a batch of another size."""
+    """Raises ValueError where a model can only take batches of another size.
+
+    A model that was built for a batch size takes others as well, unless a layer keeps
+    a state per example of a batch, or an operation has the size built in.
+    """
+    sizes = [tensor.shape[0] for tensor in getattr(model, "inputs", None) or []]
+    others = [size for size in sizes if size not in (None, group_size)]
     problems = []
-    for tensor in getattr(model, "inputs", None) or []:
-        size = tensor.shape[0]
-        if size is not None and size != group_size:
-            problems.append(f"input {tensor.name!r} with batch size {size}")
-            problems += [
-                f"layer {layer.name!r} (stateful) with batch size {size}"
-                for layer in keras_model.layers(model)
-                if getattr(layer, "stateful", False) and layer is not model
-            ]
+    for layer in keras_model.layers(model):
+        if not getattr(layer, "stateful", False) or layer is model:
+            continue
+        kept = [size for size in _state_sizes(layer) if size != group_size] or others
+        if kept:
+            text = f"layer {layer.name!r} (stateful) with batch size {kept[0]}"
+            problems.append(text)
+    if others and not problems:
+        name = keras_graph.bound_operation(model, others[0], group_size)
+        if name is not None:
+            problems.append(f"operation {name!r} with batch size {others[0]}")
     if problems:
         raise ValueError(
             f"SGDPlus feeds the model {group_size} example(s) at a time, so the model "
@@ -64,24 +79,21 @@ def batch_size(model: Model, group_size: int) -> None:
         )
 
 
+def _state_sizes(layer: Layer) -> list[int]:
+    # A state is (batch size, ...); None before the layer is built.
+    if not isinstance(layer, keras.layers.RNN):
+        return []
+    states = keras.tree.flatten(getattr(layer, "states", None))
+    return [state.shape[0] for state in states if state is not None]
+
+
 def doubts(
     model: Model, sample_weight: Tensor, group_size: int
 ) -> list[tuple[str, str]]:
-    """Warnings, as (topic, text), of layers and losses that need several examples."""
+    """Warnings, as (topic, text), of losses that need several examples."""
     if group_size > 1:
         return []
     found = []
-    lonely = [
-        layer.name for layer in keras_model.layers(model) if _sees_one_value(layer)
-    ]
-    if lonely:
-        text = (
-            f"SGDPlus feeds the model one example at a time, so {_names(lonely)} "
-            "(BatchNormalization without spatial axes) would normalise each example by "
-            "itself and output a constant. Replace it with LayerNormalization or "
-            "GroupNormalization, or freeze it with `layer.trainable = False`."
-        )
-        found.append(("batch normalization", text))
     weightless = [
         loss.name
         for loss in keras_model.compiled_losses(model)
@@ -97,9 +109,48 @@ def doubts(
     return found
 
 
+def normalising(
+    model: Model, carry: Carry, changed: Collection[int]
+) -> list[tuple[str, str]]:
+    """Warnings, as (topic, text), of layers that normalise each example by itself.
+
+    A `BatchNormalization` that does so writes its moving averages. One that is frozen,
+    or called with `training=False`, writes nothing.
+
+    Args:
+        model: which was walked, one example per update.
+        carry: its variables.
+        changed: positions in the carry of those that the walk writes.
+    """
+    written = {id(carry.variables[i]) for i in changed}
+    layers = [
+        layer
+        for layer in keras_model.layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and id(layer.moving_mean) in written
+    ]
+    lonely = [layer.name for layer in layers if _sees_one_value(layer)]
+    spatial = [layer.name for layer in layers if not _sees_one_value(layer)]
+    found = []
+    if lonely:
+        text = (
+            f"SGDPlus feeds the model one example at a time, so {_names(lonely)} "
+            "(BatchNormalization without spatial axes) would normalise each example by "
+            f"itself and output a constant. {_INSTEAD}"
+        )
+        found.append(("batch normalization", text))
+    if spatial:
+        text = (
+            f"SGDPlus feeds the model one example at a time, so {_names(spatial)} "
+            "(BatchNormalization) normalises each example by its own mean and variance "
+            "in training, and by moving averages in evaluate and predict: evaluate may "
+            f"be far worse than the log. {_INSTEAD}"
+        )
+        found.append(("spatial batch normalization", text))
+    return found
+
+
 def _sees_one_value(layer: Layer) -> bool:
-    if not isinstance(layer, keras.layers.BatchNormalization) or not layer.trainable:
-        return False
     return getattr(layer.input_spec, "ndim", None) == 2
 
 

@@ -93,6 +93,15 @@ def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Tensor) -> None:
         warn.once(model, "tables", text)
 
 
+def _warn_of_statistics(update: ExampleUpdate, result: WalkResult) -> None:
+    # What a layer does in training shows only when the walk has been traced.
+    if update.group_size > 1:
+        return
+    found = model_checks.normalising(update.model, update.carry, result.changed)
+    for topic, text in found:
+        warn.once(update.model, topic, text)
+
+
 def _order(update: ExampleUpdate, num_examples: Tensor) -> Any:
     if update.optimizer.order != "reshuffle":
         return None
@@ -130,7 +139,7 @@ def _full_groups(
         *tensors: Tensor,
     ) -> WalkResult:
         padded, orders = tensors[: len(leaves)], tensors[len(leaves) :]
-        return walk(
+        result = walk(
             update.given(numbers),
             values,
             padded,
@@ -140,6 +149,8 @@ def _full_groups(
             is_compiled,
             skip_all if looks else None,
         )
+        _warn_of_statistics(update, result)
+        return result
 
     flag = skip_all if looks else tf.constant(False)
     now = numbers.of(update.optimizer)

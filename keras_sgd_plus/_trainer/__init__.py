@@ -1,9 +1,11 @@
 """How Keras's `fit` reaches an optimizer that steps per example.
 
 `patches` wraps methods of Keras's trainer, `optimizers` tells which optimizers are
-meant, `train_function` is what `fit` calls for each batch.
+meant, `train_function` is what `fit` calls for each batch. `fits` knows the calls of
+`fit` that run, and `bypass` the optimizers whose loop they went around.
 """
 
+from keras_sgd_plus._trainer import bypass, fits
 from keras_sgd_plus._trainer.optimizers import (
     PerExampleOptimizer,
     is_ours,
@@ -17,6 +19,8 @@ __all__ = [
     "FastForward",
     "PerExampleOptimizer",
     "TrainFunction",
+    "bypass",
+    "fits",
     "install",
     "is_ours",
     "per_example",

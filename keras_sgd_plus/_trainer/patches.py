@@ -22,6 +22,7 @@ from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure
+from keras_sgd_plus._trainer import fits
 from keras_sgd_plus._trainer.optimizers import is_ours, per_example, unwrap
 from keras_sgd_plus._trainer.train_function import TrainFunction
 
@@ -33,6 +34,7 @@ def install() -> None:
 
     `train_step` to hand batches over, `make_train_function` to notice settings that
     change on a live optimizer, `reset_metrics` to count per epoch, as metrics do;
+    `fit` to say at its end what went wrong;
     `_make_function` and `_maybe_symbolic_build` so that `fit` runs on several workers
     and on parts of unequal size.
 
@@ -45,7 +47,7 @@ def install() -> None:
         if hasattr(original, _MARK):
             continue
         actual = list(inspect.signature(original).parameters)
-        if actual != parameters:
+        if parameters is not None and actual != parameters:
             raise RuntimeError(
                 f"SGDPlus wraps {name}({', '.join(parameters)}) of Keras's trainer. "
                 f"Received: {name}({', '.join(actual)}) in Keras {keras.__version__}. "
@@ -56,6 +58,19 @@ def install() -> None:
         setattr(wrapped, _MARK, original)
         setattr(owner, name, wrapped)
     _install_lowerings()
+
+
+def _fit(original: Any) -> Any:
+    names = list(inspect.signature(original).parameters)[1:]
+
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        with fits.running(self, arguments) as run:
+            history = original(self, *args, **kwargs)
+            run.end()
+        return history
+
+    return fit
 
 
 def _train_step(original: Any) -> Any:
@@ -109,9 +124,13 @@ def _make_train_function(original: Any) -> Any:
 def _reset_metrics(original: Any) -> Any:
     def reset_metrics(self: Any) -> None:
         original(self)
+        run = fits.of(self)
+        begins = run is not None and keras_trainer.begins_epoch()
         optimizer = per_example(getattr(self, "optimizer", None))
         if optimizer is not None:
-            ledgers.reset_epoch(optimizer)
+            ledgers.reset_epoch(optimizer, goes_on=run is not None and not begins)
+        if run is not None and begins:
+            run.begin_epoch()
 
     return reset_metrics
 
@@ -148,6 +167,7 @@ def _has_workers(model: Model) -> bool:
 
 
 _WRAPPERS = {
+    "fit": _fit,
     "train_step": _train_step,
     "make_train_function": _make_train_function,
     "reset_metrics": _reset_metrics,

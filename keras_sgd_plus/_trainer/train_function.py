@@ -9,7 +9,8 @@ from typing import Any
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private.types import Model, Optimizer
-from keras_sgd_plus._rule import compiled_for
+from keras_sgd_plus._rule import compiled_for, overrides
+from keras_sgd_plus._trainer import first_call
 
 _MAX_KEPT = 8  # compiled functions, each for other settings
 
@@ -44,6 +45,7 @@ class TrainFunction:
         others = [(s, f) for s, f in kept if s != self._settings]
         self.kept = [*others, (self._settings, function)][-_MAX_KEPT:]
         self.forward: FastForward | None = None
+        self._was_called = False
 
     def is_stale(self, optimizer: Optimizer) -> bool:
         """Whether it was traced for other settings, or another optimizer."""
@@ -71,13 +73,22 @@ class TrainFunction:
                 self.forward = None
             if is_spent:
                 return self._model.get_metrics_result()
+        overrides.refuse_hooks(self._model.optimizer)
         if self.is_stale(self.optimizer):
             self._model.make_train_function()
             return self._model.train_function(iterator)
         lost_workers = strategy.lost_workers(self._model.distribute_strategy)
         with ledgers.watched(self.optimizer), lost_workers:
-            logs = self._function(iterator)
+            logs = self._called(iterator)
         ledgers.raise_if_ended(self.optimizer)
+        return logs
+
+    def _called(self, iterator: Any) -> Any:
+        if self._was_called:
+            return self._function(iterator)
+        with first_call.watched(self._model, self.optimizer):
+            logs = self._function(iterator)
+        self._was_called = True
         return logs
 
     def __getattr__(self, name: str) -> Any:

@@ -15,10 +15,13 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support import resume_run
+from tests.support.messages import normalises
 from tests.support.paths import ROOT
 from tests.support.resume_run import EPOCHS, KINDS, NUM_BATCHES, fit_small, small_model
 from tests.support.tiers import tiered_keys
 from tests.support.twins import Interrupt, Interrupted, dense_data
+
+pytestmark = normalises
 
 NUM_KILLS = 20
 

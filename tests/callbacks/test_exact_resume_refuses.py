@@ -12,8 +12,11 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
+from tests.support.messages import normalises
 from tests.support.resume_run import fit_small, small_model
 from tests.support.twins import dense_data, dense_model
+
+pytestmark = normalises
 
 
 def _other_model(directory: Path) -> Any:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.cases import FLOAT64, SGD_ARGS, inverse_time_schedule
+from tests.support.messages import normalises
 from tests.support.oracle import Oracle
 from tests.support.replicas import (
     Simulation,
@@ -29,6 +30,8 @@ from tests.support.replicas import (
     visit,
 )
 from tests.support.twins import dense_data, dense_model
+
+pytestmark = normalises
 
 layers = keras.layers
 MATRIX = pytest.mark.matrix

@@ -17,7 +17,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.support.compare import bound_of
 from tests.support.fuzz import Case, cases, train
 from tests.support.fuzz_models import MODELS
+from tests.support.messages import normalises, short_schedules
 from tests.support.twins import assert_engaged, assert_same
+
+pytestmark = [normalises, short_schedules]
 
 SHARDS, CASES_PER_SHARD = 6, 54  # over 300 different ones
 FUZZ = settings(

@@ -10,10 +10,13 @@ import pytest
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import visiting_order
+from tests.support.messages import normalises
 from tests.support.oracle import Oracle
 from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import Pair, assert_same, dense_data, dense_model, train_pair
 from tests.support.zoo import ZOO
+
+pytestmark = normalises
 
 GROUPS: dict[str, tuple[int, int, int]] = {
     # id: examples, batch size, examples per update

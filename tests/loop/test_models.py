@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.support.compare import bound_of
+from tests.support.messages import normalises
 from tests.support.tiers import tiered_rows
 from tests.support.twins import assert_same, train_pair
 from tests.support.zoo import ZOO, Case
+
+pytestmark = normalises
 
 # One of each kind; the matrix has the others, among them those that compile for long.
 DEFAULT = (

@@ -16,8 +16,11 @@ from tests.support.internals import (
     patches,
     scope,
 )
+from tests.support.messages import normalises
 from tests.support.tiers import matrix
 from tests.support.twins import assert_engaged, assert_same, train_pair
+
+pytestmark = normalises
 
 
 @pytest.fixture(autouse=True)

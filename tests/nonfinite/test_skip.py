@@ -24,8 +24,11 @@ from tests.support.bad_examples import (
 )
 from tests.support.cases import inverse_time_schedule
 from tests.support.compare import difference, snapshot
+from tests.support.messages import normalises
 from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import dense_data
+
+pytestmark = normalises
 
 
 def _dropout() -> Any:
@@ -115,7 +118,8 @@ def test_skip_is_keras_without_them(
 def test_propagate_is_the_default_and_ruins(jit_compile: Any) -> None:
     x, y = data()
     model = compiled(dense, SGDPlus(0.02, jit_compile=jit_compile))
-    history = model.fit(x, y, verbose=0).history
+    with pytest.warns(UserWarning, match="The loss should be finite at the end of fit"):
+        history = model.fit(x, y, verbose=0).history
     assert np.isnan(model.get_weights()[0]).all()
     assert "skipped" not in history and model.optimizer.skipped_examples() == []
 

@@ -126,7 +126,7 @@ def test_argument(arguments: dict[str, Any], error: type[Exception], fix: str) -
     name, value = next(iter(arguments.items()))
     assert str(raised.value).startswith(f"`{name}` must be ")
     shown = repr(value)
-    shown = f"{shown}." if len(shown) <= 200 else f"{shown[:200]}...."
+    shown = f"{shown}." if len(shown) <= 200 else f"{shown[:200]}...{shown[-1]}."
     assert f"Received: {name}={shown}" in str(raised.value)
 
 
@@ -195,6 +195,15 @@ def test_variable_is_kept(name: str) -> None:
     assert getattr(SGDPlus(**{name: variable}), name) is variable
 
 
+def test_a_seed_of_none_is_derived_on_a_live_optimizer_too() -> None:
+    optimizer = SGDPlus(seed=3)
+    optimizer.seed = None
+    assert optimizer.seed == SGDPlus().seed
+    assert type(optimizer.seed) is int
+    keras.utils.set_random_seed(5)
+    assert SGDPlus().seed != optimizer.seed
+
+
 def test_new_arguments_are_keyword_only() -> None:
     thirteen = list(inspect.signature(SGD.__init__).parameters)[1:14]
     ours = inspect.signature(SGDPlus.__init__).parameters
@@ -216,7 +225,6 @@ def test_new_arguments_are_keyword_only() -> None:
         {"use_ema": True, "ema_momentum": 1.1},
         {"use_ema": True, "ema_overwrite_frequency": -1},
         {"gradient_accumulation_steps": 1},
-        {"lr": 0.1},
     ],
     ids=str,
 )

@@ -165,12 +165,6 @@ def test_garbage_is_refused_by_name_or_trained_with(name: str) -> None:
     assert len(refused) >= (1 if name in ("nesterov", "use_ema") else 10)
 
 
-def test_unknown_argument_is_named() -> None:
-    for name in ("lr", "batch_size", "Order"):
-        with pytest.raises(ValueError, match=f"not recognized.*'{name}'"):
-            SGDPlus(**{name: 1})
-
-
 def test_assigned_numpy_integers_train() -> None:
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
     model.compile(SGDPlus(jit_compile=False), "mse")

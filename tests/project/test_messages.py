@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,28 @@ import pytest
 import keras_sgd_plus
 
 # Modules, not their functions: pytest would run those once more from here.
-from tests.callbacks import test_exact_resume_refuses
+from tests.callbacks import test_exact_resume_refuses, test_seeded_arrays
 from tests.distribute import test_refused, test_use, test_workers
-from tests.loop import test_uneven_groups
-from tests.nonfinite import test_raise, test_reports
-from tests.optimizer import test_arguments, test_live_settings
+from tests.loop import test_direct, test_uneven_groups
+from tests.nonfinite import test_raise, test_reports, test_rows
+from tests.optimizer import test_arguments, test_live_settings, test_misspelt
 from tests.pending import test_whole_tables
-from tests.rule import test_rule
+from tests.rule import test_overrides
 from tests.step import (
     test_batch_checks,
     test_model_checks,
+    test_refusals,
     test_traces,
     test_xla_choice,
 )
-from tests.trainer import test_bypass, test_installation, test_two_optimizers
+from tests.trainer import (
+    test_bypass,
+    test_divergence,
+    test_first_call,
+    test_installation,
+    test_schedules,
+    test_two_optimizers,
+)
 
 PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent
 MIN_LENGTH = 60  # of a text that is a message, and no name or option
@@ -35,10 +44,15 @@ ARGUMENTS = test_arguments.ARGUMENTS
 MODELS = test_model_checks.ERRORS
 RESUME = test_exact_resume_refuses.test_refused
 REPLICAS = test_refused.test_refused
+REFUSALS = test_refusals.ROWS
 
 # How each message begins, up to what it received -> the test, or the row of one.
 MESSAGES: dict[str, Any] = {
     "`{}` must be {}.": ARGUMENTS,
+    "SGDPlus must be given arguments that it has.": test_misspelt.ARGUMENTS,
+    "The setting `{}` must be assigned by its name.": (
+        test_misspelt.test_old_name_of_a_setting
+    ),
     "SGDPlus needs the TensorFlow backend.": test_arguments.ERRORS["other_backend"],
     '`nonfinite` must be "propagate" with examples_per_update=None.': (
         test_arguments.ERRORS["not_per_example"]
@@ -47,13 +61,32 @@ MESSAGES: dict[str, Any] = {
         test_live_settings.ERRORS["built_without"]
     ),
     "The per-example loop computes SGD's own update rule.": (
-        test_rule.ERRORS["overridden"]
+        test_overrides.ERRORS["overridden"]
     ),
     "fit() used the optimizer {} for one update per batch: the model's own": (
         test_bypass.test_bypassed
     ),
+    "fit() used the optimizer {} for one update per batch: train_step of the model": (
+        test_bypass.test_bypassed_elsewhere
+    ),
+    "The loss should be finite at the end of fit.": (
+        test_divergence.test_divergence_lists_causes_in_order
+    ),
+    **dict.fromkeys(
+        (
+            "a single bad example: SGDPlus(..., nonfinite=",
+            "inputs that are not scaled: x has numbers up to {} in size; bring each",
+        ),
+        test_divergence.test_divergence_lists_causes_in_order,
+    ),
+    "A learning-rate schedule should last longer than the first epoch.": (
+        test_schedules.test_short_schedule_warns
+    ),
     "SGDPlus needs a batch with at least one tensor.": BATCHES["nothing"],
-    "`{}` must have a batch axis, shape (num_examples, ...).": BATCHES["no_axis_x"],
+    "The data must come in batches; was .batch(n) forgotten?": BATCHES["no_axis_x"],
+    "`{}` must have a known number of axes, shape (num_examples, ...).": (
+        BATCHES["rank_unknown"]
+    ),
     "x, y and sample_weight must have the same number of examples in a batch.": (
         BATCHES["y_shorter"]
     ),
@@ -70,6 +103,9 @@ MESSAGES: dict[str, Any] = {
     "SGDPlus feeds the model one example at a time, so {} (BatchNormalization": (
         test_model_checks.test_lonely_batch_normalization_warns_once
     ),
+    "Replace it with LayerNormalization or GroupNormalization, freeze it with": (
+        test_model_checks.test_spatial_batch_normalization_warns_once
+    ),
     'reduction="mean_with_sample_weight" divides the loss of a single example by its': (
         test_model_checks.test_vanishing_sample_weights_warn_once
     ),
@@ -83,8 +119,30 @@ MESSAGES: dict[str, Any] = {
     "Every variable that the model writes must exist before training.": (
         MODELS["undeclared_state"]
     ),
+    "A variable must be written either by Keras or by the model itself.": (
+        test_direct.test_a_function_must_not_write_what_keras_trains
+    ),
+    "Under a tf.distribute strategy the layers of a model must read their weights": (
+        test_direct.test_restored_functions_are_refused_under_a_strategy
+    ),
+    "Make the layer anew in Keras, from its config or with keras.models.load_model,": (
+        test_direct.test_a_function_must_not_write_what_keras_trains
+    ),
     "XLA cannot compile the per-example loop of model {}: {}. Training goes on": (
         test_xla_choice.test_refusal_of_xla_names_the_operation
+    ),
+    "Look the numbers up in the data pipeline:": REFUSALS["strings"],
+    "Pad them in the data pipeline:": REFUSALS["ragged"],
+    "Make them dense in the data pipeline:": REFUSALS["sparse"],
+    "Apply a layer without weights in the data pipeline instead:": REFUSALS["layer"],
+    "a loop (keras.ops.while_loop, fori_loop or scan, or tf.while_loop) has": (
+        REFUSALS["open_loop"]
+    ),
+    "Write keras.ops.while_loop(..., maximum_iterations=n) instead,": (
+        REFUSALS["open_loop"]
+    ),
+    "The first batch of model {} has taken {} seconds so far:": (
+        test_first_call.test_explains_a_long_first_batch_once
     ),
     "Model {} was given examples of {} different shapes, and XLA compiles the": (
         test_traces.test_many_signatures_warn_once
@@ -103,6 +161,14 @@ MESSAGES: dict[str, Any] = {
     ),
     "Every loss and gradient should be finite.": (
         test_reports.test_warns_once_per_fit_and_forgets_the_last
+    ),
+    **dict.fromkeys(
+        (
+            "fit(shuffle=True) had shuffled the batches: with fit(shuffle=False) this",
+            "fit(shuffle=True) had shuffled the arrays, so a position is no row of x:",
+            "The dataset is shuffled anew in each pass, so a position is no row of",
+        ),
+        test_rows.test_advice_where_the_row_is_not_known,
     ),
     "SGDPlus wraps {}({}) of Keras's trainer.": (
         test_installation.ERRORS["unknown_signature"]
@@ -131,6 +197,8 @@ MESSAGES: dict[str, Any] = {
     "`directory` must be one that all workers see.": (
         test_workers.test_workers_must_share_the_directory
     ),
+    "`seed` must be an int from 0 to 2**63 - 1.": test_seeded_arrays.REFUSED,
+    "The rows of a list must have one shape.": test_seeded_arrays.REFUSED,
     **dict.fromkeys(
         (
             "`{}` must be an int >= 1.",
@@ -188,15 +256,54 @@ def written() -> set[str]:
 
 
 def _is_sentence(text: str) -> bool:
-    # Advice that is filled into another message begins with "Use"; lists of names
-    # have lines.
+    # Advice that is filled into another message begins with "Use" or "Write", and the
+    # end of one that is put together with a full stop; lists of names have lines.
     is_long = len(text) > MIN_LENGTH and text.count(" ") > 9
-    return is_long and not text.startswith("Use ") and "\n" not in text
+    return (
+        is_long and not text.startswith(("Use ", "Write ", ". ")) and "\n" not in text
+    )
 
 
 def test_every_message_has_a_test() -> None:
     new = [text for text in written() if not text.startswith(tuple(MESSAGES))]
     assert new == []
+
+
+PAIRS = (("(", ")"), ("[", "]"), ("<", ">"))
+
+
+def flaws(text: str) -> list[str]:
+    """Signs that something was left open in a message, or never filled in."""
+    found = [quote for quote in '`"' if text.count(quote) % 2]
+    found += [a + b for a, b in PAIRS if text.count(a) != text.count(b)]
+    words = re.findall(r"%[sdr]\b|\bTODO\b|\b(?:with|and|of) [mnk]\b", text)
+    return found + words
+
+
+def test_no_message_is_left_open() -> None:
+    texts = {
+        text
+        for path in PACKAGE.rglob("*.py")
+        for text in _texts(ast.parse(path.read_text()))
+        if " " in text and "\n" not in text and not text.startswith("No registered")
+    }
+    assert len(texts) > 80
+    joined = {t.replace(" >= ", " ").replace("->", "") for t in texts}
+    assert {t: flaws(t) for t in joined if flaws(t)} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("Use `fit(x, y).", "`"),
+        ('Use order="given.', '"'),
+        ("Write fit(x.", "()"),
+        ("Received: x with m and y with n.", "with m"),
+        ("Received: %s.", "%s"),
+    ],
+)
+def test_an_open_message_would_be_found(text: str, sign: str) -> None:
+    assert sign in flaws(text)
 
 
 @pytest.mark.parametrize("start", MESSAGES)

@@ -115,6 +115,14 @@ def test_there_are_blocks_and_two_commands() -> None:
     assert all(" && " in command for command in commands)
 
 
+def test_the_install_line_needs_a_clone_and_nothing_else() -> None:
+    """It is true as long as no index has the package; the gate runs it."""
+    first_screen = README[: README.index("## What it computes")]
+    assert re.findall(r"^python -m pip install \.$", first_screen, flags=re.M)
+    assert "on no package index yet" in first_screen
+    assert not re.search(r"pip install keras[-_]sgd[-_]plus", README)
+
+
 @pytest.mark.parametrize(
     ("name", "printed"),
     [("SGDPlus", "2000\n"), ("ExactResume", ""), ("SeededArrays", "3 (4, 1)\n")],

@@ -1,8 +1,7 @@
-"""The rule holds back an update if told to, and no subclass may replace it."""
+"""The rule holds back an update if told to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +12,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import Rule, State, Update, gradient
-from tests.support.messages import (
-    ErrorRow,
-    Row,
-    assert_refused,
-    error_rows,
-    fit,
-)
 from tests.support.numbers import numbers_of
-from tests.support.twins import linear_model
 
 
 @pytest.mark.parametrize("counts", [False, True])
@@ -73,28 +64,3 @@ def test_an_update_that_does_not_count_only_counts_itself(
         for after, before in zip(after_column, before_column, strict=True):
             if before is not None:
                 assert np.array_equal(after, before) != counts
-
-
-class OwnRule(SGDPlus):
-    """Overrides a method that the loop does not call."""
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        variable.assign(variable * 0)
-
-
-def _fit_subclass(model: Any) -> None:
-    model.compile(OwnRule(), "mse")
-    fit(model)
-
-
-ERRORS: dict[str, ErrorRow] = {
-    "overridden": (
-        linear_model,
-        ("overridden", _fit_subclass, NotImplementedError, "examples_per_update=None"),
-    ),
-}
-
-
-@pytest.mark.parametrize(("make", "row"), error_rows(ERRORS))
-def test_error(make: Callable[[], Any], row: Row) -> None:
-    assert_refused(make, row)

@@ -27,10 +27,12 @@ MIXED = np.array([[1, "a", None, 2.0, 3]] * 6, dtype=object)
 # The fault -> the batch, and patterns of its errors: those of the package, of Keras's
 # data adapters, of the model, or of TensorFlow after it has relaxed a shape.
 LENGTHS = "same number of examples|cardinality is ambiguous"
-NO_AXIS = "must have a batch axis|tuple index out of range|Unrecognized data type"
+NO_AXIS = (
+    "must come in batches|x\\[None\\]|tuple index out of range|Unrecognized data type"
+)
 FEATURES = "expected axis -1 of input shape to have value 5|Matrix size-incompatible"
 TEXT = "must be numbers. Received: . of strings|Invalid dtype: (str|bytes)"
-NO_ARRAY = "Unrecognized data type|Only input tensors|must have a batch axis|to Tensor"
+NO_ARRAY = "Unrecognized data type|Only input tensors|must come in batches|to Tensor"
 AS_OBJECT = "Invalid dtype: object|Unsupported object type|Convert numbers with|shape"
 UNFIT = "Dimensions must be equal|[Ii]ncompatible shapes"
 STRUCTURE = "structure"
@@ -47,7 +49,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     # ranks and shapes
     "x_scalar": ((np.float32(1), Y), NO_AXIS),
     "y_scalar": ((X, np.float32(0)), NO_AXIS),
-    "x_rank_1": ((X[:, 0], Y), "Invalid input shape|must have a batch axis"),
+    "x_rank_1": ((X[:, 0], Y), "Invalid input shape|must come in batches"),
     "x_fewer_features": ((X[:, :4], Y), FEATURES),
     "x_no_features": ((X[:, :0], Y), FEATURES),
     "y_more_outputs": ((X, np.ones((6, 3), "float32")), UNFIT),

@@ -24,6 +24,16 @@ from tests.support.messages import (
 
 NOT_ALIKE = "Give every example its target"
 EMPTY = "Drop empty batches"
+
+
+def _counted(one: str, its_size: int, other: str, size: int) -> str:
+    """The pattern of an error of the running graph, which puts the numbers in."""
+    return (
+        f"Received: {one} with\\] \\[{its_size}\\] \\[and {other} with\\] \\[{size}\\] "
+        f"\\[. {NOT_ALIKE}"
+    )
+
+
 BATCHES: dict[str, Row] = {
     "nothing": ("batch", lambda m: step(m, None), ValueError, "Pass x as arrays"),
     "no_axis_x": ("batch", lambda m: step(m, 1.0), ValueError, r"x\[None\]"),
@@ -32,7 +42,32 @@ BATCHES: dict[str, Row] = {
         "batch",
         lambda m: step(m, X, Y, 1.0),
         ValueError,
-        r"`sample_weight` must have a batch axis",
+        r"sample_weight of shape \(\).*x\[None\]",
+    ),
+    "unbatched_dataset": (
+        "batched",
+        lambda m: stream(m, tf.data.Dataset.from_tensor_slices((X, Y))),
+        ValueError,
+        r"^The data must come in batches; was .batch\(n\) forgotten\?.*"
+        r"x of shape \(5,\), y of shape \(2,\). Write dataset.batch\(1024\)",
+    ),
+    "unbatched_without_target": (
+        "batched",
+        lambda m: stream(m, tf.data.Dataset.from_tensor_slices(X)),
+        ValueError,
+        r"was .batch\(n\) forgotten",
+    ),
+    "unbatched_generator": (
+        "batched",
+        lambda m: stream(m, (pair for pair in zip(X, Y, strict=True))),
+        ValueError,
+        r"was .batch\(n\) forgotten",
+    ),
+    "unbatched_by_hand": (
+        "batched",
+        lambda m: step(m, X[0], 1.0),
+        ValueError,
+        r"x of shape \(5,\), y of shape \(\).*x\[None\]",
     ),
     "ragged_rows": (
         "rectangular",
@@ -84,31 +119,37 @@ BATCHES: dict[str, Row] = {
         "batch",
         lambda m: stream(m, streamed(X, Y[:3], batch_size=None, static=(0,))),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 6, "y", 3),
     ),
     "y_shorter_dynamic": (
         "batch",
         lambda m: stream(m, streamed(X, Y[:3], batch_size=None)),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 6, "y", 3),
     ),
     "x_shorter_dynamic": (
         "batch",
         lambda m: stream(m, streamed(X[:3], Y, batch_size=6)),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 3, "y", 6),
     ),
     "x_dynamic_y_static": (
         "batch",
         lambda m: stream(m, streamed(X[:3], Y, batch_size=6, static=(1,))),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 3, "y", 6),
     ),
     "weight_shorter_dynamic": (
         "batch",
         lambda m: stream(m, streamed(X, Y, WEIGHTS[:3], batch_size=None)),
         INVALID,
-        NOT_ALIKE,
+        _counted("x", 6, "sample_weight", 3),
+    ),
+    "ragged_by_hand": (
+        "batch",
+        lambda m: train_step_of_eager(m, tf.RaggedTensor.from_tensor(X), Y[:3]),
+        ValueError,
+        "Received: x with 6 and y with 3. Give every",
     ),
     "static_in_fit": (
         "batch",
@@ -136,6 +177,11 @@ BATCHES: dict[str, Row] = {
         "set_shape",
     ),
 }
+
+
+def train_step_of_eager(model: Any, *data: Any) -> Any:
+    model.run_eagerly = True
+    return step(model, *data)
 
 
 def streamed_empty() -> Any:
@@ -224,6 +270,21 @@ def test_errors_of_keras_get_a_note_with_the_batch(by_hand: bool) -> None:
         step(model, X, y) if by_hand else model.train_on_batch(X, y)
     (note,) = raised.value.__notes__
     assert "x: (6, 5) float32, y: (6, 3) float32. It feeds the model 1 example" in note
+
+
+@pytest.mark.parametrize(
+    ("declared", "x"),
+    [((1,), X[:, 0]), ((1,), X[:1, 0]), ((5, 1), X), ((1, 1), X[:1, :1])],
+    ids=str,
+)
+def test_batches_that_lack_a_last_axis_are_no_single_examples(
+    declared: tuple[int, ...], x: np.ndarray
+) -> None:
+    # Keras appends an axis of length 1 where the input has one.
+    body = [keras.Input(declared), layers.Flatten(), layers.Dense(2)]
+    model = compiled(keras.Sequential(body))
+    step(model, x, Y[: len(x)])
+    assert int(model.optimizer.iterations) == len(x)
 
 
 def test_a_batch_of_another_rank_is_explained() -> None:

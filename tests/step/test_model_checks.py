@@ -62,6 +62,32 @@ def _stateful(batch_size: int) -> Any:
     return keras.Model(x, layers.Dense(2)(layers.LSTM(2, stateful=True)(x)))
 
 
+def _stateful_inside() -> Any:
+    class Inside(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent = layers.LSTM(2, stateful=True, name="remembers")
+
+        def call(self, x: Any) -> Any:
+            return self.recurrent(x)
+
+    model = Inside()
+    model(np.ones((8, 3, 5), "float32"))
+    return model
+
+
+def _reshaped() -> Any:
+    x = keras.Input((5,), batch_size=8)
+    flat = keras.ops.reshape(x, (keras.ops.shape(x)[0], 5))  # which is 8
+    return keras.Model(x, layers.Dense(2)(flat))
+
+
+def _enlarged() -> Any:
+    # One example would become eight, and the loss would take the target for all.
+    x = keras.Input((5,), batch_size=8)
+    return keras.Model(x, layers.Dense(2)(x) + np.ones((8, 2), "float32"))
+
+
 class AssignsInBranch(layers.Layer):
     """Writes a variable in one branch of a condition."""
 
@@ -100,6 +126,23 @@ ERRORS: dict[str, ErrorRow] = {
             r"'lstm\w*'.*batch size 8.*Build it with batch_size=1",
         ),
     ),
+    "fixed_batch_size_inside": (
+        _stateful_inside,
+        (
+            "model",
+            lambda m: m.fit(np.ones((8, 3, 5)), np.ones((8, 2)), verbose=0),
+            ValueError,
+            "layer 'remembers'.*batch size 8.*Build it with batch_size=1",
+        ),
+    ),
+    "operation_of_fixed_size": (
+        _reshaped,
+        ("model", fit, ValueError, "operation 'reshape.*batch size 8.*Build it with"),
+    ),
+    "constant_of_fixed_size": (
+        _enlarged,
+        ("model", fit, ValueError, "operation 'add.*batch size 8.*Build it with"),
+    ),
     "assigned_inside": (
         lambda: keras.Sequential([keras.Input((5,)), AssignsInBranch()]),
         ("assigned_inside", fit, NotImplementedError, "run_eagerly=True"),
@@ -136,21 +179,42 @@ def test_fixed_batch_size_works_in_groups_of_it(engagements: list[str]) -> None:
     assert int(model.optimizer.iterations) == 2
 
 
-def _lonely_norm() -> Any:
-    norm = layers.BatchNormalization(name="lonely")
+def _lonely_norm(norm: Any = None) -> Any:
+    norm = layers.BatchNormalization(name="lonely") if norm is None else norm
     return keras.Sequential([keras.Input((5,)), norm, layers.Dense(2)])
 
 
-def _frozen_norm() -> Any:
-    model = _lonely_norm()
-    model.get_layer("lonely").trainable = False
-    return model
-
-
-def _spatial_norm() -> Any:
-    norm, flat = layers.BatchNormalization(), layers.Flatten()
+def _spatial_norm(kind: Any = layers.BatchNormalization) -> Any:
+    norm, flat = kind(name="wide"), layers.Flatten()
     shape = layers.Reshape((5, 1))
     return keras.Sequential([keras.Input((5,)), shape, norm, flat, layers.Dense(2)])
+
+
+def _frozen(make: Callable[[], Any], name: str) -> Callable[[], Any]:
+    def frozen() -> Any:
+        model = make()
+        model.get_layer(name).trainable = False
+        return model
+
+    return frozen
+
+
+class Nested(keras.Model):
+    """Its layer cannot be seen in a graph of layers.
+
+    `for_training=False` is as in transfer learning: a part keeps its statistics.
+    """
+
+    def __init__(self, for_training: bool = True) -> None:
+        super().__init__()
+        self.part, self.for_training = _spatial_norm(), for_training
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.part(x, training=training and self.for_training)
+
+
+class OwnNorm(layers.BatchNormalization):
+    """A subclass, as users write them."""
 
 
 def _fit_twice(model: Any, **kwargs: Any) -> None:
@@ -159,27 +223,68 @@ def _fit_twice(model: Any, **kwargs: Any) -> None:
 
 
 NORM = "Replace it with LayerNormalization or GroupNormalization"
+WORSE = "evaluate may be far worse than the log"
 
 
 def test_lonely_batch_normalization_warns_once() -> None:
     model = compiled(_lonely_norm())
     texts = caught_by(lambda: _fit_twice(model), NORM)
     assert len(texts) == 1
-    assert "'lonely'" in texts[0]
+    assert "'lonely'" in texts[0] and "output a constant" in texts[0]
     assert "layer.trainable = False" in texts[0]
+    assert "examples_per_update=16" in texts[0] and WORSE not in texts[0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [_spatial_norm, lambda: _spatial_norm(OwnNorm), Nested],
+    ids=["plain", "subclass", "nested"],
+)
+def test_spatial_batch_normalization_warns_once(make: Callable[[], Any]) -> None:
+    model = compiled(make())
+    texts = caught_by(lambda: _fit_twice(model), NORM)
+    assert len(texts) == 1
+    assert "'wide'" in texts[0] and WORSE in texts[0]
+
+
+def test_both_kinds_of_batch_normalization_warn_apart() -> None:
+    model = keras.Sequential([_spatial_norm(), layers.BatchNormalization()])
+    texts = caught_by(lambda: fit(compiled(model)), NORM)
+    assert sorted(WORSE in text for text in texts) == [False, True]
 
 
 @pytest.mark.parametrize(
     ("make", "plus"),
     [
-        (_frozen_norm, {}),
-        (_spatial_norm, {}),
+        (_frozen(_lonely_norm, "lonely"), {}),
+        (_frozen(_lonely_norm, "lonely"), {"jit_compile": "auto"}),
+        (_frozen(_lonely_norm, "lonely"), {"nonfinite": "skip"}),
+        (_frozen(_spatial_norm, "wide"), {}),
+        (lambda: Nested(for_training=False), {}),
+        (lambda: _lonely_norm(layers.LayerNormalization()), {}),
+        (lambda: _lonely_norm(layers.GroupNormalization(1)), {}),
+        (lambda: _lonely_norm(layers.Normalization(mean=0, variance=1)), {}),
         (_lonely_norm, {"examples_per_update": 3}),
+        (_spatial_norm, {"examples_per_update": 3}),
         (_lonely_norm, {"examples_per_update": None}),
     ],
-    ids=["frozen", "spatial", "groups", "stock"],
+    ids=[
+        "frozen",
+        "frozen_xla",
+        "frozen_skip",
+        "frozen_spatial",
+        "inference",
+        "layer_norm",
+        "group_norm",
+        "scaling",
+        "groups",
+        "spatial_groups",
+        "stock",
+    ],
 )
-def test_other_batch_normalization_is_silent(make: Any, plus: dict[str, Any]) -> None:
+def test_other_normalization_is_silent(
+    make: Callable[[], Any], plus: dict[str, Any]
+) -> None:
     model = compiled(make(), plus=plus)
     assert caught_by(lambda: fit(model), NORM) == []
     assert int(model.optimizer.iterations) > 0

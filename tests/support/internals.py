@@ -21,7 +21,7 @@ from keras_sgd_plus._lowering import (
 from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._pending import block_plan, blocks, clocks, coefficients
 from keras_sgd_plus._pending import tables as pending_tables
-from keras_sgd_plus._private import keras_backend, keras_trainer, xla
+from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer, xla
 from keras_sgd_plus._rule import (
     Part,
     Rule,
@@ -33,7 +33,7 @@ from keras_sgd_plus._rule import (
     rule,
 )
 from keras_sgd_plus._step import batch, compiled, visiting_order
-from keras_sgd_plus._trainer import patches
+from keras_sgd_plus._trainer import first_call, patches, schedules
 
 # The folder has a function of the same name.
 walk = importlib.import_module("keras_sgd_plus._loop.walk")
@@ -59,9 +59,11 @@ __all__ = [
     "compiled",
     "convolution",
     "example_update",
+    "first_call",
     "gradient",
     "keras_backend",
     "keras_functions",
+    "keras_optimizer",
     "keras_trainer",
     "layout",
     "numbers",
@@ -70,6 +72,7 @@ __all__ = [
     "pending_tables",
     "random",
     "rule",
+    "schedules",
     "scope",
     "strategy",
     "visiting_order",

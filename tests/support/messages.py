@@ -14,6 +14,15 @@ from keras_sgd_plus import SGDPlus
 from tests.support.internals import patches
 from tests.support.twins import dense_data, linear_model
 
+# For comparisons with Keras at `batch_size=1`, which normalises one example by itself,
+# too, and for schedules that are short so that a short run sees all of them.
+normalises = pytest.mark.filterwarnings(
+    "ignore:SGDPlus feeds the model one example at a time, so .*BatchNormalization"
+)
+short_schedules = pytest.mark.filterwarnings(
+    "ignore:A learning-rate schedule should last longer than the first epoch"
+)
+
 
 def compiled(model: Any = None, *, plus: Any = None, **compile: Any) -> Any:
     """A model compiled with SGDPlus, without XLA unless asked: most never run."""

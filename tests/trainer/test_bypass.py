@@ -26,6 +26,7 @@ from tests.support.steps import (
     own_step,
     state_of,
 )
+from tests.support.tiers import tiered_keys
 
 
 def fits(model: Any) -> list[str]:
@@ -128,3 +129,104 @@ def test_bypassed() -> None:
     model = messages.compiled(ByTape([keras.Input((5,)), layers.Dense(2)]))
     texts = caught_by(lambda: messages.fit(model), "Return self.optimizer.train_step")
     assert len(texts) == 1
+
+
+class Pair(keras.Model):
+    """Two networks, as in a GAN: `hold` keeps the optimizer, `find` gives it back."""
+
+    def __init__(self, optimizer: Any, hold: Any, find: Any) -> None:
+        super().__init__()
+        self.judge = keras.Sequential([keras.Input((5,)), layers.Dense(1)])
+        hold(self, optimizer)
+        self.find = find
+
+    def train_step(self, data: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self.judge(data[0]) ** 2)
+        weights = self.judge.trainable_variables
+        self.find(self).apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+def _hold(name: str, pack: Any) -> Any:
+    return lambda model, optimizer: setattr(model, name, pack(optimizer))
+
+
+_outside: list[Any] = []
+
+
+def _nowhere(model: Any, optimizer: Any) -> None:
+    del model
+    _outside.append(optimizer)
+
+
+# Where an optimizer is kept: how, how it is found there, and the text for that line.
+HOLDS: dict[str, tuple[Any, Any, str]] = {
+    "attribute": (_hold("mine", lambda o: o), lambda m: m.mine, "self.mine"),
+    "private": (_hold("_mine", lambda o: o), lambda m: m._mine, "self._mine"),
+    "dict": (
+        _hold("both", lambda o: {"d": o}),
+        lambda m: m.both["d"],
+        "self.both['d']",
+    ),
+    "list": (_hold("both", lambda o: [o]), lambda m: m.both[0], "self.both[0]"),
+    "tuple": (_hold("both", lambda o: (1, o)), lambda m: m.both[1], "self.both[1]"),
+    "loss_scaled": (
+        _hold("mine", keras.optimizers.LossScaleOptimizer),
+        lambda m: m.mine,
+        "self.mine",
+    ),
+    "part": (
+        lambda m, o: m.judge.compile(o, "mse"),
+        lambda m: m.judge.optimizer,
+        "self.judge.optimizer",
+    ),
+    "nowhere": (_nowhere, lambda m: _outside[-1], "optimizer"),
+}
+
+
+@pytest.mark.parametrize("hold", tiered_keys(HOLDS, "attribute", "list", "nowhere"))
+def test_bypassed_elsewhere(hold: str, engagements: list[str]) -> None:
+    keep, find, place = HOLDS[hold]
+    model = Pair(SGDPlus(0.01), keep, find)
+    model.compile()
+    texts = fits(model)
+    assert len(texts) == 1
+    assert f"logs = {place}.train_step(network, (x, y))" in texts[0]
+    assert "apply_gradients" in texts[0] and "examples_per_update=None" in texts[0]
+    assert engagements == []
+
+
+def test_no_warning_of_other_optimizers_of_a_model() -> None:
+    keep, find, _ = HOLDS["attribute"]
+    stock = Pair(SGDPlus(0.01, examples_per_update=None), keep, find)
+    stock.compile()
+    by_hand = Pair(SGDPlus(0.01), keep, find)
+    by_hand.compile()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(stock)
+        by_hand.train_on_batch(*data())
+        tf.function(by_hand.train_step)(data())
+        fit(linear(by_hand.mine))
+
+
+def linear(held: Any) -> Any:
+    """A model that holds an optimizer, and is trained by another."""
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(2)])
+    model.held = held
+    model.compile(loss="mse")
+    return model
+
+
+def test_interrupted_fit_is_warned_of_by_the_next() -> None:
+    keep, find, _ = HOLDS["attribute"]
+    model = Pair(SGDPlus(0.01), keep, find)
+    model.compile()
+
+    def stop(batch: int, logs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=stop)])
+    assert len(caught_by(lambda: fit(model), "self.mine.train_step")) == 1

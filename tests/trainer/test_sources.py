@@ -66,6 +66,8 @@ SOURCES: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
 }
 
 
+# step/test_refusals.py has that warning.
+WITHOUT_XLA = pytest.mark.filterwarnings("ignore:XLA cannot compile:UserWarning")
 DEFAULT = (
     *("numpy", "tf_tensor", "tf_data", "tf_data_rank_only"),
     *("generator", "py_dataset"),
@@ -155,6 +157,7 @@ def test_dtype(dtype: str, as_declared: bool, engagements: list[str]) -> None:
     assert_engaged(pair, engagements, N)
 
 
+@WITHOUT_XLA
 def test_strings(engagements: list[str]) -> None:
     words = ["red", "green", "blue", "black"]
 
@@ -194,6 +197,7 @@ class BagOfWords(keras.Model):
         return self.head(tf.reduce_mean(rows, axis=1))
 
 
+@WITHOUT_XLA
 def test_ragged(engagements: list[str]) -> None:
     lengths = RNG(0).integers(1, 5, N)
     ragged = tf.RaggedTensor.from_row_lengths(
@@ -212,6 +216,7 @@ def test_ragged(engagements: list[str]) -> None:
     assert_engaged(pair, engagements, N)
 
 
+@WITHOUT_XLA
 @pytest.mark.parametrize("source", ["tf_data", *matrix("tensor")])
 def test_sparse(source: str, engagements: list[str]) -> None:
     dense = RNG(0).normal(size=(N, 6)).astype("float32")

@@ -11,6 +11,7 @@ import pytest
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.messages import normalises
 from tests.support.stories import Run, run_pair
 from tests.support.tiers import tiered_rows
 from tests.support.twins import (
@@ -21,6 +22,8 @@ from tests.support.twins import (
     dense_model,
     snapshot,
 )
+
+pytestmark = normalises
 
 N = 20
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.messages import normalises
 from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     BATCH_SIZE,
@@ -20,6 +21,8 @@ from tests.support.twins import (
     dense_model,
     linear_model,
 )
+
+pytestmark = normalises
 
 X, Y = dense_data(28)
 

@@ -130,6 +130,41 @@ def test_two_optimizers_in_one_train_step(
     assert_close(state_of(both.two, both.optimizers[1]), state_of(twin, optimizer))
 
 
+class Adversaries(keras.Model):
+    """The forger's half of a GAN: a generator that learns through a frozen judge."""
+
+    def __init__(self, optimizer: Any) -> None:
+        super().__init__()
+        self.generator = linear_model()
+        self.judge = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+        self.forger = keras.Sequential([self.generator, self.judge])
+        self.forger.compile(optimizer, loss="mse")
+
+    def train_step(self, data: Any) -> Any:
+        self.judge.trainable = False
+        logs = self.forger.optimizer.train_step(self.forger, data)
+        self.judge.trainable = True
+        return logs
+
+
+def test_a_generator_learns_through_a_frozen_judge(engagements: list[str]) -> None:
+    keras.utils.set_random_seed(1)
+    ours = Adversaries(SGDPlus(**PLAIN))
+    ours.compile()
+    fit(ours)
+    keras.utils.set_random_seed(1)
+    theirs = Adversaries(SGD(**MOMENTUM))
+    before = theirs.judge.get_weights()
+    theirs.judge.trainable = False
+    theirs.forger.fit(*data(), batch_size=1, shuffle=False, verbose=0)
+    assert set(engagements) == {ours.forger.name}
+    pairs = [(a.generator, a.forger.optimizer) for a in (ours, theirs)]
+    assert_close(*(state_of(*pair) for pair in pairs))
+    for a, b in zip(ours.judge.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert ours.judge.trainable_variables
+
+
 def _multi(model: Any) -> None:
     inside = keras.optimizers.OptimizerMap(SGDPlus())
     model.compile(keras.optimizers.MultiOptimizer(inside), loss="mse")

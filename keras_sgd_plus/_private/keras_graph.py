@@ -1,0 +1,76 @@
+"""Private names of Keras's functional models: run their graph on other shapes.
+
+Read in the sources of Keras 3.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus._private.types import Model
+
+
+def bound_operation(model: Model, batch_size: int, group_size: int) -> str | None:
+    """The operation of a model that only takes the batch size the model was built for.
+
+    The graph of a functional model is run on shapes alone, for `group_size` examples.
+    Such an operation fails on them, or makes `batch_size` examples of them. None if
+    there is none, and for models with a `call` of their own. Goes when Keras has a
+    public way to visit the operations of a graph with their shapes.
+
+    Args:
+        model: the model.
+        batch_size: that it was built for.
+        group_size: examples to try instead.
+    """
+    graph = getattr(model, "_functional", None) or model  # of a Sequential model
+    run = getattr(graph, "_run_through_graph", None)
+    if run is None or not _runs_its_graph(graph):
+        return None
+    failed: list[str] = []
+    enlarged: list[str] = []
+
+    def watched(operation: Any) -> Callable[..., Any]:
+        def output_spec(*args: Any, **kwargs: Any) -> Any:
+            try:
+                spec = operation.compute_output_spec(*args, **kwargs)
+            except Exception:  # of any class: the operation may be a user's
+                failed.append(operation.name)
+                raise
+            if batch_size in _sizes(spec) - _sizes((args, kwargs)):
+                enlarged.append(operation.name)
+            return spec
+
+        return output_spec
+
+    group = [
+        keras.KerasTensor((group_size, *t.shape[1:]), t.dtype, sparse=t.sparse)
+        for t in model.inputs
+    ]
+    with tf.init_scope():
+        try:
+            outputs = keras.tree.flatten(run(group, operation_fn=watched))
+        except Exception:
+            return failed[0] if failed else None
+    # A layer may move the batch axis and move it back, so the outputs decide.
+    pairs = zip(model.outputs, outputs, strict=True)
+    for built, now in pairs:
+        if _sizes(built) == {batch_size} and _sizes(now) != {group_size}:
+            return enlarged[0] if enlarged else built.name
+    return None
+
+
+def _runs_its_graph(graph: Any) -> bool:
+    # A subclass may have a `call` of its own.
+    owner = next((c for c in type(graph).__mro__ if "call" in vars(c)), None)
+    return owner is not None and "_standardize_inputs" in vars(owner)
+
+
+def _sizes(structure: Any) -> set[Any]:
+    # The first axes of its tensors.
+    leaves = keras.tree.flatten(structure)
+    return {t.shape[0] for t in leaves if isinstance(t, keras.KerasTensor) and t.shape}

@@ -1,0 +1,83 @@
+"""A first batch that compiles for long is explained meanwhile, once per model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import keras
+import pytest
+
+from keras_sgd_plus import SGDPlus
+from tests.support.internals import first_call
+from tests.support.messages import caught_by
+from tests.support.twins import dense_data, linear_model
+
+X, Y = dense_data(6)
+
+
+class _SlowToTrace(keras.layers.Layer):
+    """Takes as long to trace as a large model."""
+
+    def call(self, x: Any) -> Any:
+        time.sleep(0.3)
+        return x
+
+
+@pytest.fixture
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_call, "SECONDS", 0.1)
+
+
+def _compiled(slow: bool = True, **plus: Any) -> Any:
+    model = linear_model()
+    if slow:
+        inputs = keras.Input((5,))
+        model = keras.Model(inputs, model(_SlowToTrace()(inputs)))
+    model.compile(SGDPlus(0.01, **plus), "mse")
+    return model
+
+
+def _fit(model: Any) -> None:
+    model.fit(X, Y, batch_size=3, verbose=0)
+
+
+@pytest.mark.usefixtures("_soon")
+def test_explains_a_long_first_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, said = _compiled(), []
+    warn = first_call.warnings.warn
+
+    def heard(text: str) -> None:
+        # While the first batch is on its way, and from another thread.
+        said.append(int(model.optimizer.iterations))
+        assert threading.current_thread() is not threading.main_thread()
+        warn(text)
+
+    monkeypatch.setattr(first_call.warnings, "warn", heard)
+    texts = caught_by(lambda: (_fit(model), _fit(model)), "The first batch of model")
+    assert len(texts) == 1 and said == [0]
+    assert repr(model.name) in texts[0] and "jit_compile=False" in texts[0]
+    # A new trace of the same model says nothing more.
+    model.make_train_function(force=True)
+    assert caught_by(lambda: _fit(model), "") == []
+
+
+@pytest.mark.usefixtures("_soon")
+def test_says_nothing_where_nothing_is_compiled() -> None:
+    assert caught_by(lambda: _fit(_compiled(jit_compile=False)), "") == []
+
+
+def test_a_short_first_batch_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    model = _compiled(slow=False)
+    assert caught_by(lambda: _fit(model), "") == []
+    time.sleep(0.1)  # a timer that was cancelled ends at once
+    assert threading.active_count() <= before
+
+
+@pytest.mark.usefixtures("_soon")
+def test_trains_where_warnings_are_errors() -> None:
+    model = _compiled()
+    _fit(model)  # as pyproject.toml says
+    assert int(model.optimizer.iterations) == 6
