@@ -29,7 +29,7 @@ from keras_sgd_plus._rule import (
     numbers,
     rule,
 )
-from keras_sgd_plus._step import batch, compiled, visiting_order
+from keras_sgd_plus._step import batch, compiled, refusal, visiting_order
 from keras_sgd_plus._trainer import first_call, patches, schedules
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "patches",
     "pending_tables",
     "random",
+    "refusal",
     "rule",
     "schedules",
     "scope",
