@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import compiled, xla
+from tests.support.internals import refusal, xla
 from tests.support.twins import dense_data, dense_model
 
 
@@ -70,13 +70,13 @@ def test_only_the_unknown_is_tried(
     layer: str, tried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = []
-    refused = compiled.refused
+    find = refusal.found
 
     def counted(*args: Any) -> Any:
         trials.append(args)
-        return refused(*args)
+        return find(*args)
 
-    monkeypatch.setattr(compiled, "refused", counted)
+    monkeypatch.setattr(refusal, "found", counted)
     model: Any = dense_model()
     if layer == "lambda":
         odd = keras.layers.Lambda(lambda x: tf.math.erf(tf.math.erfinv(x / 9)))

@@ -138,9 +138,6 @@ MESSAGES: dict[str, Any] = {
     "a loop (keras.ops.while_loop, fori_loop or scan, or tf.while_loop) has": (
         REFUSALS["open_loop"]
     ),
-    "Write keras.ops.while_loop(..., maximum_iterations=n) instead,": (
-        REFUSALS["open_loop"]
-    ),
     "The first batch of model {} has taken {} seconds so far:": (
         test_first_call.test_explains_a_long_first_batch_once
     ),

@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import compiled, xla
+from tests.support.internals import refusal, xla
 
 
 def optimized(monkeypatch: pytest.MonkeyPatch, model: Any, x: Any, y: Any) -> str:
     """The text of the compiled function that a train step on x and y runs."""
     found: list[str] = []
-    refused = compiled.refused
+    find = refusal.found
 
-    def look(function: Any, arguments: Any) -> Any:
+    def look(model: Any, function: Any, arguments: Any) -> Any:
         with tf.init_scope():
             specs = [tf.TensorSpec(a.shape, a.dtype) for a in arguments]
             compiler = function.experimental_get_compiler_ir(*specs)
             found.append(compiler(stage="optimized_hlo"))
-        return refused(function, arguments)
+        return find(model, function, arguments)
 
     # Force a trial, which hands over the function.
     monkeypatch.setattr(xla, "surely_takes", lambda graph: False)
-    monkeypatch.setattr(compiled, "refused", look)
+    monkeypatch.setattr(refusal, "found", look)
     model.optimizer.train_step(model, (tf.constant(x), tf.constant(y)))
     (text,) = found
     return text

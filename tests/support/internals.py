@@ -32,7 +32,7 @@ from keras_sgd_plus._rule import (
     numbers,
     rule,
 )
-from keras_sgd_plus._step import batch, compiled, visiting_order
+from keras_sgd_plus._step import batch, compiled, refusal, visiting_order
 from keras_sgd_plus._trainer import first_call, patches, schedules
 
 # The folder has a function of the same name.
@@ -71,6 +71,7 @@ __all__ = [
     "patches",
     "pending_tables",
     "random",
+    "refusal",
     "rule",
     "schedules",
     "scope",
