@@ -15,6 +15,7 @@ import keras_sgd_plus
 from tests.callbacks import test_exact_resume_refuses
 from tests.distribute import test_refused, test_use, test_workers
 from tests.loop import test_uneven_groups
+from tests.lowering import test_installed_forms
 from tests.nonfinite import test_raise, test_reports
 from tests.optimizer import test_arguments, test_live_settings
 from tests.pending import test_whole_tables
@@ -104,8 +105,9 @@ MESSAGES: dict[str, Any] = {
     "Every loss and gradient should be finite.": (
         test_reports.test_warns_once_per_fit_and_forgets_the_last
     ),
-    "SGDPlus wraps {}({}) of Keras's trainer.": (
-        test_installation.ERRORS["unknown_signature"]
+    "SGDPlus needs {}.": (test_installation.ERRORS["unknown_signature"]),
+    "SGDPlus wraps functions of Keras's TensorFlow backend, for forms that XLA": (
+        test_installed_forms.test_missing_functions_warn_once
     ),
     "A per-example SGDPlus must be a model's only optimizer.": (
         test_two_optimizers.ERRORS["inside_multi_optimizer"]
