@@ -17,6 +17,7 @@ import tensorflow as tf
 
 # Versions that the tests were run with.
 INSTALL = 'pip install "keras>=3.13.2,<3.16" "tensorflow>=2.17,<2.22"'
+_LIBRARIES = ("keras", "tensorflow")
 _MISSING = object()
 
 
@@ -87,6 +88,9 @@ def module(place: str) -> ModuleType:
 
 
 def _title(owner: Any) -> str:
-    if isinstance(owner, (ModuleType, type)):
+    # A class by the name that its library gave it, without the user's subclasses.
+    if isinstance(owner, ModuleType):
         return owner.__name__
-    return type(owner).__name__
+    classes = (owner if isinstance(owner, type) else type(owner)).__mro__
+    theirs = [c for c in classes if c.__module__.split(".")[0] in _LIBRARIES]
+    return (theirs or classes)[0].__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from typing import Any
 
@@ -62,16 +61,3 @@ def test_every_form_is_installed() -> None:
     assert set(keras_backend.lowered_functions()) == set(keras_functions.LOWERINGS)
     for name in keras_functions.LOWERINGS:
         assert installation.is_installed(name)
-
-
-def test_uninstall_gives_keras_its_functions_back() -> None:
-    installation.install()
-    module = keras_backend.lowered_functions()["conv"][0]
-    wrapped: Any = module.conv
-    installation.install()
-    assert module.conv is wrapped
-    installation.uninstall()
-    assert module.conv is inspect.unwrap(wrapped)
-    assert not installation.is_installed("conv")
-    installation.install()
-    assert installation.is_installed("conv")

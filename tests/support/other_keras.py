@@ -6,6 +6,7 @@ as a later release would. `use` is called before the library is imported.
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import re
@@ -53,6 +54,7 @@ def longer(name: str, modules: str = KERAS, is_method: bool = True) -> Change:
 
     def edit(_: str, text: str) -> str:
         text = re.sub(call, r"\g<0>None, ", text)
+        text = re.sub(rf"\.{name},(?=\s)", r"\g<0> None,", text)  # called by another
         if is_method:
             return re.sub(rf"\bdef {name}\(\s*self", r"\g<0>, another", text)
         return re.sub(rf"\bdef {name}\(", r"\g<0>another, ", text)
@@ -122,7 +124,7 @@ def move(old: str, new: str) -> None:
     """
     package, _, word = old.rpartition(".")
     above = sys.modules[package]
-    module = sys.modules[old]
+    module = sys.modules.get(old) or importlib.import_module(new)  # moved by now
     sys.modules.setdefault(new.rpartition(".")[0], ModuleType("moved"))
     sys.modules[new] = module
     sys.modules[old] = None  # type: ignore[assignment]  # an import of it fails

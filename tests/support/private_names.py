@@ -20,7 +20,7 @@ BACKEND = "keras.src.backend.tensorflow"
 TRAINERS = r"keras\.src\.(trainers|backend\.tensorflow\.trainer|utils)\b"
 OPTIMIZERS = r"keras\.src\.(optimizers|backend\.tensorflow\.optimizer)"
 SEEDS = r"keras\.src\.(random|backend\.tensorflow\.random|utils)\b"
-TF = r"tensorflow\.python\."
+TF = r"tensorflow\.(python|dtensor)\."
 
 
 @dataclass(frozen=True)
