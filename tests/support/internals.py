@@ -9,6 +9,7 @@ from keras_sgd_plus._loop.rule_variables import RuleVariables
 from keras_sgd_plus._lowering import (
     channels,
     convolution,
+    installation,
     keras_functions,
     layout,
     one_kernel,
@@ -50,6 +51,7 @@ __all__ = [
     "convolution",
     "first_call",
     "gradient",
+    "installation",
     "keras_backend",
     "keras_functions",
     "keras_optimizer",
