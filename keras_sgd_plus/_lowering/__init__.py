@@ -9,7 +9,14 @@ loop. `KERAS_SGD_PLUS_LOWERING=0` in the environment switches all of them off; `
 
 from keras_sgd_plus._lowering import layout, lookup, one_kernel
 from keras_sgd_plus._lowering.installation import install, is_installed, uninstall
-from keras_sgd_plus._lowering.scope import active, after, is_active, is_on, one
+from keras_sgd_plus._lowering.scope import (
+    active,
+    after,
+    is_active,
+    is_on,
+    is_switched_off,
+    one,
+)
 
 __all__ = [
     "active",
@@ -18,6 +25,7 @@ __all__ = [
     "is_active",
     "is_installed",
     "is_on",
+    "is_switched_off",
     "layout",
     "lookup",
     "one",

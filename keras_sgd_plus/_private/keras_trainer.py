@@ -143,7 +143,7 @@ def _fit(found: dict[str, Any]) -> Fit:
         names.attribute(adapter, "num_batches"),
         names.attribute(iterator, "steps_per_epoch"),
         found["initial_epoch"],
-        names.attribute(adapter, "_batch_size") if is_array else None,
+        getattr(adapter, "_batch_size", None) if is_array else None,
     )
 
 

@@ -80,6 +80,14 @@ MOVED = _rows(
         ERROR,
     ),
     Row(
+        (
+            "tensorflow.python.framework.auto_control_deps_utils",
+            f"{_GONE}.dependencies",
+        ),
+        "direct",
+        ERROR,
+    ),
+    Row(
         ("tensorflow.python.distribute.distribute_lib", f"{_GONE}.distribute"),
         "replicas",
         ERROR,
@@ -127,6 +135,7 @@ RENAMED = _rows(
     Row(renamed("TFDatasetAdapter", TRAINERS), "resume", ERROR),
     Row(renamed("TorchDataLoaderAdapter", TRAINERS), "resume", RIGHT),
     Row(renamed("_shuffle", TRAINERS), "shuffled_arrays", ERROR),
+    Row(renamed("_batch_size", TRAINERS), "plain", RIGHT),
     Row(renamed("_dataset", TRAINERS, r"self\._dataset\b"), "resume", ERROR),
     Row(renamed("py_dataset", TRAINERS, r"self\.py_dataset\b"), "batches", ERROR),
     Row(renamed("shuffle", TRAINERS, r"self\.shuffle\b"), "shuffled_batches", ERROR),
@@ -139,6 +148,10 @@ RENAMED = _rows(
     Row(renamed("_compile_loss"), "plain", RIGHT),
     Row(renamed("_flat_losses"), "plain", RIGHT),
     Row(renamed("_deferred_initialize"), "variables_in_call", RIGHT),
+    Row(renamed("fn", r"keras\.src\.losses"), "plain", RIGHT),
+    Row(renamed("_functional"), "fixed_size", RIGHT),
+    Row(renamed("_run_through_graph"), "fixed_size", RIGHT),
+    Row(renamed("_standardize_inputs"), "fixed_size", RIGHT),
     # The optimizer
     Row(renamed("momentums"), "plain", ERROR),
     Row(renamed("_model_variables_moving_average"), "plain", ERROR),
@@ -149,7 +162,9 @@ RENAMED = _rows(
     Row(renamed("_use_weight_decay"), "plain", ERROR),
     Row(renamed("_check_variables_are_known"), "plain", ERROR),
     Row(renamed("_get_variable_index"), "plain", ERROR),
+    Row(renamed("_clip_gradients", OPTIMIZERS), "plain", RIGHT),
     # TensorFlow
+    Row(renamed("get_read_write_resource_inputs", TF), "direct", ERROR),
     Row(renamed("ResourceVariable", TF), "skip", ERROR),
     Row(renamed("GraphOrParentsInXlaContext", TF), "one_example", ERROR),
     Row(renamed("_run_functions_eagerly", TF), "plain", ERROR),
@@ -184,6 +199,7 @@ RESIGNED = _rows(
     Row(longer("_check_variables_are_known", OPTIMIZERS), "plain", ERROR),
     Row(longer("_get_variable_index", OPTIMIZERS), "plain", ERROR),
     Row(longer("_in_multi_worker_mode", TF), "worker", ERROR),
+    Row(longer("get_read_write_resource_inputs", TF, is_method=False), "direct", ERROR),
     Row(
         longer("GraphOrParentsInXlaContext", TF, is_method=False), "one_example", ERROR
     ),
