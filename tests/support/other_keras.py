@@ -120,7 +120,7 @@ def use(change: Change) -> Sequence[str]:
 def move(old: str, new: str) -> None:
     """Moves a module that is imported; whoever has imported it keeps it.
 
-    TensorFlow imports its own modules late, from their package, which keeps them.
+    Some modules are imported late, from their package, which keeps them.
     """
     package, _, word = old.rpartition(".")
     above = sys.modules[package]
@@ -128,5 +128,5 @@ def move(old: str, new: str) -> None:
     sys.modules.setdefault(new.rpartition(".")[0], ModuleType("moved"))
     sys.modules[new] = module
     sys.modules[old] = None  # type: ignore[assignment]  # an import of it fails
-    if hasattr(above, word) and package.startswith("keras"):
+    if hasattr(above, word) and package.startswith("keras.src.backend."):
         delattr(above, word)
