@@ -24,7 +24,7 @@ class Carry:
         self, model: Model, optimizer: Optimizer, extras: Iterable[Any] = ()
     ) -> None:
         self.trainable = list(model.trainable_variables)
-        seed_state = keras_backend.global_seed_state()
+        seed_state = keras_backend.found_global_seed_state()
         candidates = [
             *self.trainable,
             *model.non_trainable_variables,

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _rule
+from keras_sgd_plus import _lowering, _rule
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop.carry import Carry
 from keras_sgd_plus._loop.direct import refuse as refuse_direct
@@ -135,8 +135,16 @@ class ExampleUpdate:
         )
 
     def given(self, numbers: Tensor) -> ExampleUpdate:
-        """The update with the numbers of its rule, a vector as of `_rule.as_vector`."""
-        return replace(self, numbers=_rule.by_name(_rule.all_numbers(), numbers))
+        """The update with the numbers of its rule, a vector as of `_rule.as_vector`.
+
+        Where forms are switched off they are constants, as Keras has them: the
+        processor rounds products with a constant in another order.
+        """
+        named = _rule.all_numbers()
+        if _lowering.is_switched_off():
+            plain = tf.constant(_rule.on_host(self.optimizer, named), tf.float64)
+            numbers = _rule.as_vector(self.optimizer, named, plain)
+        return replace(self, numbers=_rule.by_name(named, numbers))
 
     @property
     def group_size(self) -> int:

@@ -45,7 +45,12 @@ def active(one: Tensor) -> Iterator[None]:
 def is_on() -> bool:
     """Whether loops are to be lowered here: on a CPU, and not switched off."""
     on_cpu = not tf.config.list_physical_devices("GPU")
-    return on_cpu and os.environ.get(SWITCH, "1") != "0"
+    return on_cpu and not is_switched_off()
+
+
+def is_switched_off() -> bool:
+    """Whether the user wants loops that equal Keras's own, where XLA allows it."""
+    return os.environ.get(SWITCH, "1") == "0"
 
 
 def is_active() -> bool:

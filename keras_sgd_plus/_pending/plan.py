@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._lowering import lookup
+from keras_sgd_plus._lowering import is_installed, lookup
 from keras_sgd_plus._pending import clocks
 from keras_sgd_plus._pending.protocol import Reasons
 from keras_sgd_plus._private import keras_model, keras_optimizer
@@ -154,6 +154,8 @@ def plan_tables(
     kinds: list[ClockKind] = []
     places: list[Place] = []
     candidates = {id(v) for v in _embeddings(model)} | reasons.keys()
+    if not is_installed("take"):
+        candidates = set()  # lookups would pass by
     velocities = slots.get(VELOCITIES.name)
     for index, variable in enumerate(weights):
         if variable is None or id(variable) not in candidates:

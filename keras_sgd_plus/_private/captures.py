@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import (  # type: ignore[import]
-    auto_control_deps_utils,
-)
 
+from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Operation, Tensor, Variable
 
 # Operations on a variable that do not depend on its value.
@@ -69,7 +67,6 @@ def _root(tensor: Tensor) -> Any:
 
 
 def _writes(op: Operation, handle: Tensor) -> bool:
-    return any(
-        tensor is handle
-        for tensor in auto_control_deps_utils.get_read_write_resource_inputs(op)[1]
-    )
+    module = names.module("tensorflow.python.framework.auto_control_deps_utils")
+    _, written = names.call(module, "get_read_write_resource_inputs", op)
+    return any(tensor is handle for tensor in written)

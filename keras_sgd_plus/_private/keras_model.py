@@ -1,6 +1,6 @@
 """Private names of Keras's models and layers: build them, call them, look into them.
 
-Read in the sources of Keras 3.15.
+Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._private import keras_optimizer, names
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 
 
@@ -32,7 +32,7 @@ def build(model: Model, optimizer: Optimizer, data: tuple[Any, Any, Any]) -> Non
 
     with tf.init_scope(), tf.variable_creator_scope(creator):
         if model.compiled:
-            model._symbolic_build(data_batch=data)
+            names.call(model, "_symbolic_build", data_batch=data)
         if not optimizer.built:
             with keras.name_scope(optimizer.name):
                 optimizer.build(model.trainable_variables)
@@ -53,7 +53,7 @@ def build_from_first_part(model: Model, iterator: Any) -> None:
         )
         break
     with strategy.scope():
-        model._symbolic_build(data_batch=data)
+        names.call(model, "_symbolic_build", data_batch=data)
 
 
 _MAKERS = ("__init__", "_deferred_initialize")  # methods of Keras's variables
@@ -97,12 +97,12 @@ def trace_once(model: Model, data: tuple[Any, Any, Any]) -> None:
 
 def layers(model: Model) -> list[Any]:
     """The model and every layer in it; goes when `_flatten_layers` is public."""
-    return list(model._flatten_layers())
+    return list(names.call(model, "_flatten_layers"))
 
 
 def forward(model: Model, x: Structure) -> Any:
     """Calls the model for training, as Keras's `train_step` does."""
-    if getattr(model, "_call_has_training_arg", True):
+    if names.attribute(model, "_call_has_training_arg"):
         return model(x, training=True)
     return model(x)
 
@@ -114,14 +114,15 @@ def compute_loss(
 
     Goes when Keras drops support for such overrides (`_compute_loss`, since 3.3).
     """
-    return model._compute_loss(
-        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-    )
+    arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
+    if not hasattr(model, "_compute_loss"):
+        return model.compute_loss(**arguments, training=True)
+    return names.call(model, "_compute_loss", **arguments, training=True)
 
 
 def loss_tracker(model: Model) -> Any:
     """The metric behind the logged `loss`, or None before `compile`."""
-    return model._loss_tracker
+    return names.attribute(model, "_loss_tracker")
 
 
 def compiled_losses(model: Model) -> list[Any]:

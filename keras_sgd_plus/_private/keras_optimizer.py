@@ -1,6 +1,6 @@
 """Private names of Keras's optimizers: counters, settings and state per weight.
 
-Read in the sources of Keras 3.15.
+Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Optimizer, Variable
 
 # Attributes of `keras.optimizers.SGD` that hold a variable, or None, per weight. Keras
@@ -53,19 +54,32 @@ SCALED_UPDATE_METHODS = (
 )
 
 
+def need_slot(attribute: str) -> None:
+    """Raises RuntimeError where Keras does not keep variables in that attribute.
+
+    An optimizer that was built without a setting has none either, so this builds one
+    that has all of them.
+    """
+    with tf.init_scope():
+        settings = {"use_ema": True, "gradient_accumulation_steps": 2}
+        probe = keras.optimizers.SGD(momentum=0.5, **settings)
+        probe.build([keras.Variable([0.0])])
+    names.attribute(probe, attribute)
+
+
 def raw_iterations(optimizer: Optimizer) -> Any:
     """The counter of updates before division by `gradient_accumulation_steps`."""
-    return optimizer._iterations
+    return names.attribute(optimizer, "_iterations")
 
 
 def built_variables(optimizer: Optimizer) -> list[Any]:
     """The trainable variables that the optimizer was built with."""
-    return list(optimizer._trainable_variables)
+    return list(names.attribute(optimizer, "_trainable_variables"))
 
 
 def schedule(optimizer: Optimizer) -> Any:
     """The schedule or callable of the learning rate; None if a variable holds it."""
-    source = optimizer._learning_rate
+    source = names.attribute(optimizer, "_learning_rate")
     return None if isinstance(source, keras.Variable) else source
 
 
@@ -75,7 +89,7 @@ def decays(optimizer: Optimizer, variable: Variable) -> bool:
     The name that `exclude_from_weight_decay` matches is that of the `tf.Variable`, so
     the test has to see that, outside any scope that hides it.
     """
-    return optimizer._use_weight_decay(native(variable))
+    return names.call(optimizer, "_use_weight_decay", native(variable))
 
 
 def variable_index(optimizer: Optimizer, variable: Variable) -> int:
@@ -84,8 +98,8 @@ def variable_index(optimizer: Optimizer, variable: Variable) -> int:
     Raises:
         ValueError: the optimizer was built for other variables (Keras's own message).
     """
-    optimizer._check_variables_are_known([variable])
-    return optimizer._get_variable_index(variable)
+    names.call(optimizer, "_check_variables_are_known", [variable])
+    return names.call(optimizer, "_get_variable_index", variable)
 
 
 def native(variable: Variable) -> Any:

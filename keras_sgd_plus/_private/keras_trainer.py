@@ -1,10 +1,11 @@
 """Private names of Keras's TensorFlow trainer and of its `fit`.
 
-Read in the sources of Keras 3.15.
+Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -12,28 +13,54 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Model
 
+# Methods that we wrap, with their parameters.
+_METHODS: dict[str, list[str] | None] = {
+    "fit": None,  # the wrapper hands on whatever it is given
+    "train_step": ["self", "data"],
+    "make_train_function": ["self", "force"],
+    "reset_metrics": ["self"],
+    "_make_function": ["self", "step_function"],
+    "_maybe_symbolic_build": ["self", "iterator", "data_batch"],
+}
+# Those that every training needs; `need` is asked for the others.
+_ALWAYS = ("train_step", "make_train_function")
 
-def trainer_methods() -> dict[str, tuple[type, list[str] | None]]:
-    """Name -> (the class that defines it, parameters) of the methods that we wrap.
 
-    Parameters are None where the wrapper hands on whatever it is given.
+def trainer_methods() -> dict[str, type]:
+    """Name -> the class that defines it, of the methods that we wrap.
 
-    Not `keras.Model` itself: classes made with `class X(Trainer, Layer)` share only
-    the trainer. Goes when Keras exports its TensorFlow trainer.
+    Those of other parameters than we know are left out. Not `keras.Model` itself:
+    classes made with `class X(Trainer, Layer)` share only the trainer. Goes when Keras
+    exports its TensorFlow trainer.
+
+    Raises:
+        RuntimeError: one is left out that every training needs.
     """
-    return {
-        "fit": (_definer("fit"), None),
-        "train_step": (_definer("train_step"), ["self", "data"]),
-        "make_train_function": (_definer("make_train_function"), ["self", "force"]),
-        "reset_metrics": (_definer("reset_metrics"), ["self"]),
-        "_make_function": (_definer("_make_function"), ["self", "step_function"]),
-        "_maybe_symbolic_build": (
-            _definer("_maybe_symbolic_build"),
-            ["self", "iterator", "data_batch"],
-        ),
-    }
+    for name in _ALWAYS:
+        need(name)
+    return {name: _definer(name) for name in _METHODS if not _objection(name)}
+
+
+def need(name: str) -> None:
+    """Raises RuntimeError where Keras has no such method, or with other parameters."""
+    objection = _objection(name)
+    if objection:
+        needed = f"{name}({', '.join(_METHODS[name] or [])}) of Keras's trainer"
+        raise names.unusable(needed, objection)
+
+
+def _objection(name: str) -> str | None:
+    definers = [c for c in keras.Model.__mro__ if name in vars(c)]
+    if not definers:
+        return "do not have it"
+    # `signature` looks through our own wrapper.
+    signature = inspect.signature(vars(definers[0])[name])
+    known = _METHODS[name]
+    as_known = known is None or list(signature.parameters) == known
+    return None if as_known else f"have {name}{signature}"
 
 
 @dataclass(frozen=True)
@@ -57,28 +84,28 @@ class Fit:
     array_batch_size: int | None
 
 
+# Class of `fit`'s data -> the attributes with the data, and whether Keras shuffles it.
+_ADAPTERS = {
+    "ArrayDataAdapter": (None, "_shuffle"),
+    "GeneratorDataAdapter": (None, None),
+    "GrainDatasetAdapter": ("_dataset", None),
+    "PyDatasetAdapter": ("py_dataset", "shuffle"),
+    "TFDatasetAdapter": ("_dataset", None),
+    "TorchDataLoaderAdapter": (None, None),
+}
+
+
 def fit_in_progress() -> Fit | None:
     """The `fit` that the caller is called from, or None where it is not found.
 
     Keras tells a callback nothing of the data, so this looks at the local variables of
     `fit`. Goes when Keras hands callbacks their data.
     """
+    source = _definer("fit").__module__
     frame: Any = sys._getframe()
     while frame is not None:
-        found = frame.f_locals
-        if frame.f_code.co_name == "fit" and "epoch_iterator" in found:
-            iterator = found["epoch_iterator"]
-            adapter = iterator.data_adapter
-            is_array = type(adapter).__name__ == "ArrayDataAdapter"
-            shuffles = getattr(adapter, "shuffle", getattr(adapter, "_shuffle", False))
-            return Fit(
-                getattr(adapter, "py_dataset", getattr(adapter, "_dataset", None)),
-                bool(shuffles),
-                adapter.num_batches,
-                iterator.steps_per_epoch,
-                found["initial_epoch"],
-                getattr(adapter, "_batch_size", None) if is_array else None,
-            )
+        if frame.f_code.co_name == "fit" and frame.f_globals["__name__"] == source:
+            return _fit(frame.f_locals)
         frame = frame.f_back
     return None
 
@@ -98,8 +125,31 @@ def begins_epoch() -> bool:
     return False
 
 
+def _fit(found: dict[str, Any]) -> Fit:
+    for name in ("epoch_iterator", "initial_epoch"):
+        if name not in found:
+            needed = f"the local variable {name} of {keras.Model.__name__}.fit"
+            raise names.unusable(needed, "do not have it")
+    iterator = found["epoch_iterator"]
+    adapter = names.attribute(iterator, "data_adapter")
+    kind = type(adapter).__name__
+    if kind not in _ADAPTERS:
+        raise names.unusable(f"one of {', '.join(_ADAPTERS)}", f"have {kind}")
+    dataset, shuffle = _ADAPTERS[kind]
+    is_array = kind == "ArrayDataAdapter"
+    return Fit(
+        names.attribute(adapter, dataset) if dataset else None,
+        bool(names.attribute(adapter, shuffle)) if shuffle else False,
+        names.attribute(adapter, "num_batches"),
+        names.attribute(iterator, "steps_per_epoch"),
+        found["initial_epoch"],
+        getattr(adapter, "_batch_size", None) if is_array else None,
+    )
+
+
 def set_initial_epoch(model: Model, epoch: int | None) -> None:
     """Sets the epoch at which a beginning `fit` begins, as `BackupAndRestore` does."""
+    names.attribute(model, "_initial_epoch")
     model._initial_epoch = epoch
 
 
@@ -110,19 +160,27 @@ def shuffles_differently(dataset: Any) -> bool:
     """
     if not isinstance(dataset, tf.data.Dataset):
         return False
-    if getattr(dataset, "_reshuffle_each_iteration", False):
+    # A seed, so that no random number of TensorFlow is drawn for the probe.
+    probe = tf.data.Dataset.range(2).shuffle(2, seed=1)
+    for name in (_RESHUFFLES, *_SEEDS):
+        names.attribute(probe, name)
+    if getattr(dataset, _RESHUFFLES, False):
         return True
-    seeds = [getattr(dataset, n) for n in ("_seed", "_seed2") if hasattr(dataset, n)]
+    seeds = [getattr(dataset, n) for n in _SEEDS if hasattr(dataset, n)]
     if seeds and not any(int(seed) for seed in seeds):
         return True
-    return any(shuffles_differently(each) for each in dataset._inputs())
+    return any(shuffles_differently(each) for each in names.call(dataset, "_inputs"))
+
+
+# Attributes of what `tf.data.Dataset.shuffle` returns.
+_RESHUFFLES = "_reshuffle_each_iteration"
+_SEEDS = ("_seed", "_seed2")
 
 
 def is_stock_train_function(function: Any) -> bool:
     """Whether Keras's own `make_train_function` has made it."""
     python = getattr(function, "python_function", function)
-    owner = _definer("make_train_function").__qualname__
-    return getattr(python, "__qualname__", "").startswith(f"{owner}._make_function")
+    return getattr(python, "__module__", None) == _definer("train_step").__module__
 
 
 def has_default_metrics(model: Model) -> bool:
@@ -141,4 +199,7 @@ def inside_strategy_run() -> bool:
 
 
 def _definer(method: str) -> type:
-    return next(c for c in keras.Model.__mro__ if method in vars(c))
+    found = [c for c in keras.Model.__mro__ if method in vars(c)]
+    if not found:
+        raise names.unusable(f"{method} of Keras's trainer", "do not have it")
+    return found[0]

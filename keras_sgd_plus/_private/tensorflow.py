@@ -1,4 +1,7 @@
-"""Private names of TensorFlow: variables outside strategies, functions as Python."""
+"""Private names of TensorFlow: variables outside strategies, functions as Python.
+
+Read in the sources of TensorFlow 2.17 to 2.21.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Strategy
 
 
@@ -18,10 +22,10 @@ def variable(shape: tuple[int, ...], dtype: Any = tf.int64) -> Any:
     `tf.Variable` asks the strategy, which would tie it to its replicas. Goes when that
     can be said to it.
     """
-    from tensorflow.python.ops.resource_variable_ops import ResourceVariable
-
+    module = names.module("tensorflow.python.ops.resource_variable_ops")
     with tf.init_scope():
-        return ResourceVariable(tf.zeros(shape, dtype), trainable=False)
+        zeros = tf.zeros(shape, dtype)
+        return names.call(module, "ResourceVariable", zeros, trainable=False)
 
 
 class _Inlining(threading.local):
@@ -44,7 +48,7 @@ def inlined_functions() -> Iterator[None]:
     """
     cls: Any = type(tf.function(lambda: None))
     with _lock:
-        original: Any = cls._run_functions_eagerly
+        original = names.attribute(cls, "_run_functions_eagerly")
         if not hasattr(original.fget, "asks_thread"):
 
             def runs_eagerly(self: Any) -> bool:
@@ -64,7 +68,7 @@ def has_workers(strategy: Strategy) -> bool:
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return False
     extended: Any = strategy.extended
-    return bool(extended._in_multi_worker_mode())
+    return bool(names.call(extended, "_in_multi_worker_mode"))
 
 
 @contextlib.contextmanager
@@ -74,10 +78,11 @@ def without_strategy() -> Iterator[None]:
     TensorFlow keeps strategies on a stack of the thread; goes when one can be left in
     public.
     """
-    from tensorflow.python.distribute import distribute_lib
-
-    distribute_lib._push_per_thread_mode(distribute_lib._get_default_replica_mode())
+    module = names.module("tensorflow.python.distribute.distribute_lib")
+    names.attribute(module, "_pop_per_thread_mode")
+    none = names.call(module, "_get_default_replica_mode")
+    names.call(module, "_push_per_thread_mode", none)
     try:
         yield
     finally:
-        distribute_lib._pop_per_thread_mode()
+        names.call(module, "_pop_per_thread_mode")

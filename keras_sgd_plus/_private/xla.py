@@ -1,10 +1,13 @@
-"""Questions about XLA that TensorFlow does not answer in public."""
+"""Questions about XLA that TensorFlow does not answer in public.
+
+Read in the sources of TensorFlow 2.17 to 2.21.
+"""
 
 from __future__ import annotations
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util  # type: ignore[import]
 
+from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Graph, Operation, Tensor
 
 # Operations that XLA:CPU has kernels for, on every type below.
@@ -50,7 +53,8 @@ def is_tracing() -> bool:
     if tf.executing_eagerly():
         return False
     graph = tf.compat.v1.get_default_graph()
-    return control_flow_util.GraphOrParentsInXlaContext(graph)
+    module = names.module("tensorflow.python.ops.control_flow_util")
+    return names.call(module, "GraphOrParentsInXlaContext", graph)
 
 
 def surely_takes(graph: Graph) -> bool:

@@ -15,14 +15,19 @@ from keras_sgd_plus._rule.numbers import switch
 _OF_THE_LOOP = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
 
 
-def compiled_for(optimizer: Optimizer) -> tuple[Any, ...]:
+def compiled_for(optimizer: Optimizer, with_numbers: bool) -> tuple[Any, ...]:
     """The values of an SGDPlus that a compiled loop takes as constants.
 
     Where one of them differs later, the loop has to be traced anew. A learning rate in
-    a variable is read per batch, a schedule is one of the constants. Of a number only
-    whether it is above zero counts.
+    a variable is read per batch, a schedule is one of the constants.
+
+    Args:
+        optimizer: the SGDPlus.
+        with_numbers: whether numbers of the rule are constants, too. Else only whether
+            they are above zero counts.
     """
     names = (*_OF_THE_LOOP, *rule.settings())
     values = (getattr(optimizer, name) for name in names)
-    switches = (switch(getattr(optimizer, n.setting)) for n in rule.all_numbers())
-    return (keras_optimizer.schedule(optimizer), *values, *switches)
+    numbers = [getattr(optimizer, n.setting) for n in rule.all_numbers()]
+    fixed = numbers if with_numbers else map(switch, numbers)
+    return (keras_optimizer.schedule(optimizer), *values, *fixed)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import replicas, strategy
 from keras_sgd_plus._loop import Carry, ExampleUpdate, TraceAgain, examples
 from keras_sgd_plus._nonfinite import Ledger, ledgers
@@ -210,7 +211,7 @@ def _kept_step(
     # A tf.function of the step is kept until the model is compiled anew, or gets or
     # loses a variable. The first call may build the model, so they are noted after it.
     per_model = _steps.setdefault(model, weakref.WeakKeyDictionary())
-    settings = compiled_for(optimizer)
+    settings = compiled_for(optimizer, _lowering.is_switched_off())
     kept: _KeptStep | None = per_model.get(optimizer)
     current = _variables(model)
     if kept is not None and kept.settings == settings:

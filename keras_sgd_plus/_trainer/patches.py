@@ -39,25 +39,17 @@ def install() -> None:
     and on parts of unequal size.
 
     Raises:
-        RuntimeError: this version of Keras has one of another signature.
+        RuntimeError: this version of Keras lacks one that every training needs.
     """
-    found = keras_trainer.trainer_methods()
-    for name, (owner, parameters) in found.items():
+    for name, owner in keras_trainer.trainer_methods().items():
         original: Any = vars(owner)[name]
         if hasattr(original, _MARK):
             continue
-        actual = list(inspect.signature(original).parameters)
-        if parameters is not None and actual != parameters:
-            raise RuntimeError(
-                f"SGDPlus wraps {name}({', '.join(parameters)}) of Keras's trainer. "
-                f"Received: {name}({', '.join(actual)}) in Keras {keras.__version__}. "
-                "Install a version of Keras that this release names as tested, or call "
-                "optimizer.train_step(model, data) from a train_step of your own."
-            )
         wrapped = functools.wraps(original)(_WRAPPERS[name](original))
         setattr(wrapped, _MARK, original)
         setattr(owner, name, wrapped)
-    _install_lowerings()
+    keras_backend.seed_name()  # a loop could not find it out
+    _lowering.install()
 
 
 def _fit(original: Any) -> Any:
@@ -98,6 +90,7 @@ def _make_train_function(original: Any) -> Any:
         optimizer = unwrap(getattr(self, "optimizer", None))
         if not is_ours(optimizer):
             return original(self, force)
+        _need_methods(self, optimizer)
         # Derived seeds are of each process: all take that of the first worker.
         optimizer.seed = strategy.gathered(self.distribute_strategy, optimizer.seed)[0]
         ledgers.begin(optimizer)
@@ -119,6 +112,16 @@ def _make_train_function(original: Any) -> Any:
         return self.train_function
 
     return make_train_function
+
+
+def _need_methods(model: Model, optimizer: Optimizer) -> None:
+    # Raises where this training needs a method that could not be wrapped.
+    if optimizer.nonfinite == "skip":
+        keras_trainer.need("reset_metrics")
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        keras_trainer.need("_maybe_symbolic_build")
+    if strategy.has_workers(model.distribute_strategy):
+        keras_trainer.need("_make_function")
 
 
 def _reset_metrics(original: Any) -> Any:
@@ -176,43 +179,18 @@ _WRAPPERS = {
 }
 
 
-def _install_lowerings() -> None:
-    # Each is the original unless a loop is being traced in the same thread. Where
-    # Keras has changed a signature, its own function stays.
-    for name, (module, parameters) in keras_backend.lowered_functions().items():
-        original: Any = getattr(module, name)
-        if hasattr(original, _MARK):
-            continue
-        if list(inspect.signature(original).parameters) == parameters:
-            setattr(module, name, _lowered(original, _lowering.LOWERINGS[name]))
-
-
-def _lowered(original: Any, lowering: Any) -> Any:
-    @functools.wraps(original)
-    def dispatch(*args: Any, **kwargs: Any) -> Any:
-        found = None
-        if _lowering.is_active():
-            found = lowering(*args, **kwargs)
-        return original(*args, **kwargs) if found is None else found
-
-    setattr(dispatch, _MARK, original)
-    return dispatch
-
-
 def uninstall() -> None:
     """Restores Keras's own functions. The next SGDPlus made installs ours again."""
-    for name, (owner, _) in keras_trainer.trainer_methods().items():
+    for name, owner in keras_trainer.trainer_methods().items():
         original = getattr(vars(owner)[name], _MARK, None)
         if original is not None:
             setattr(owner, name, original)
-    for name, (module, _) in keras_backend.lowered_functions().items():
-        current = getattr(module, name)
-        setattr(module, name, getattr(current, _MARK, current))
+    _lowering.uninstall()
 
 
 def stock_train_step(model: Model, data: Structure) -> Any:
     """Keras's own train step: one update for the whole batch."""
-    owner, _ = keras_trainer.trainer_methods()["train_step"]
+    owner = keras_trainer.trainer_methods()["train_step"]
     current: Any = vars(owner)["train_step"]
     return getattr(current, _MARK, current)(model, data)
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private.types import Model, Optimizer
@@ -38,7 +39,7 @@ class TrainFunction:
         earlier: TrainFunction | None = None,
     ) -> None:
         self._model, self.optimizer, self._function = model, optimizer, function
-        self._settings = compiled_for(optimizer)
+        self._settings = _settings(optimizer)
         kept: list[Any] = []
         if earlier is not None and earlier.optimizer is optimizer:
             kept = earlier.kept
@@ -50,13 +51,13 @@ class TrainFunction:
     def is_stale(self, optimizer: Optimizer) -> bool:
         """Whether it was traced for other settings, or another optimizer."""
         known = self.optimizer, self._settings
-        return known != (optimizer, compiled_for(optimizer))
+        return known != (optimizer, _settings(optimizer))
 
     def kept_for(self, optimizer: Optimizer) -> Any:
         """Keras's function for the settings of now, or None if there is none yet."""
         if optimizer is not self.optimizer:
             return None
-        settings = compiled_for(optimizer)
+        settings = _settings(optimizer)
         return next((f for s, f in self.kept if s == settings), None)
 
     def __call__(self, iterator: Any) -> Any:
@@ -93,6 +94,10 @@ class TrainFunction:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
+
+
+def _settings(optimizer: Optimizer) -> tuple[Any, ...]:
+    return compiled_for(optimizer, _lowering.is_switched_off())
 
 
 class FastForward:

@@ -105,6 +105,7 @@ def _weighted() -> keras.Model:
 
 
 @pytest.mark.matrix
+@pytest.mark.filterwarnings("ignore:The loss should be finite")  # it overflows
 def test_loss_scale_that_skips(
     tables: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import keras_sgd_plus
 from tests.callbacks import test_exact_resume_refuses, test_seeded_arrays
 from tests.distribute import test_refused, test_use, test_workers
 from tests.loop import test_direct, test_uneven_groups
+from tests.lowering import test_installed_forms
 from tests.nonfinite import test_raise, test_reports, test_rows
 from tests.optimizer import test_arguments, test_live_settings, test_misspelt
 from tests.pending import test_whole_tables
@@ -167,8 +168,9 @@ MESSAGES: dict[str, Any] = {
         ),
         test_rows.test_advice_where_the_row_is_not_known,
     ),
-    "SGDPlus wraps {}({}) of Keras's trainer.": (
-        test_installation.ERRORS["unknown_signature"]
+    "SGDPlus needs {}.": (test_installation.ERRORS["unknown_signature"]),
+    "SGDPlus wraps functions of Keras's TensorFlow backend, for forms that XLA": (
+        test_installed_forms.test_missing_functions_warn_once
     ),
     "A per-example SGDPlus must be a model's only optimizer.": (
         test_two_optimizers.ERRORS["inside_multi_optimizer"]

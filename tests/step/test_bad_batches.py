@@ -49,7 +49,10 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     # ranks and shapes
     "x_scalar": ((np.float32(1), Y), NO_AXIS),
     "y_scalar": ((X, np.float32(0)), NO_AXIS),
-    "x_rank_1": ((X[:, 0], Y), "Invalid input shape|must come in batches"),
+    "x_rank_1": (
+        (X[:, 0], Y),
+        "Invalid input shape|must come in batches|known number of axes",
+    ),
     "x_fewer_features": ((X[:, :4], Y), FEATURES),
     "x_no_features": ((X[:, :0], Y), FEATURES),
     "y_more_outputs": ((X, np.ones((6, 3), "float32")), UNFIT),

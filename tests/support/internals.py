@@ -12,6 +12,7 @@ from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._lowering import (
     channels,
     convolution,
+    installation,
     keras_functions,
     layout,
     one_kernel,
@@ -61,6 +62,7 @@ __all__ = [
     "example_update",
     "first_call",
     "gradient",
+    "installation",
     "keras_backend",
     "keras_functions",
     "keras_optimizer",

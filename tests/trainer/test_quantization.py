@@ -32,6 +32,11 @@ def _einsum() -> Any:
     return keras.Sequential([keras.Input((5,)), dense, layers.Dense(2)])
 
 
+def _sequence() -> Any:
+    stack = [layers.RepeatVector(2), layers.Dense(16, "tanh"), layers.Flatten()]
+    return keras.Sequential([keras.Input((5,)), *stack, layers.Dense(2)])
+
+
 def _convolution() -> Any:
     stack = [layers.Reshape((5, 1)), layers.Conv1D(4, 2), layers.Flatten()]
     return keras.Sequential([keras.Input((5,)), *stack, layers.Dense(2)])
@@ -49,12 +54,16 @@ CHANGED: dict[str, tuple[Any, int, str | None, bool, int]] = {
     "dense_int4": (dense_model, 0, "int4", False, 3),
     "dense_int8_lora": (dense_model, 0, "int8", True, 5),
     "einsum_int8_lora": (_einsum, 0, "int8", True, 5),
+    "sequence_int8_lora": (_sequence, 1, "int8", True, 5),
     "embedding_int8_lora": (_embedding, 0, "int8", True, 4),
     "convolution_lora": (_convolution, 1, None, True, 5),
 }
 
 
-@pytest.mark.parametrize("case", tiered_rows(CHANGED, "dense_int4", "dense_int8_lora"))
+BY_DEFAULT = ("dense_int4", "dense_int8_lora", "sequence_int8_lora")
+
+
+@pytest.mark.parametrize("case", tiered_rows(CHANGED, *BY_DEFAULT))
 def test_quantized_and_lora(case: Any, engagements: list[str]) -> None:
     """Frozen integers stay, their adapters and the layers around them learn."""
     make, position, mode, lora, num_trainable = case

@@ -1,0 +1,1 @@
+"""The room of private names of Keras and TensorFlow, and what happens without one."""
