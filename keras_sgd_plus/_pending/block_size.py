@@ -1,14 +1,22 @@
-"""The number of examples in a block, by the size of the kernel."""
+"""The number of examples in a block, by the size of the kernel.
+
+Measured by `python -m benchmarks blocks`. A block needs the products of its inputs with
+each other, so a kernel with few outputs spares less than these cost; and one with few
+inputs is soon multiplied anyway.
+"""
 
 from __future__ import annotations
 
-MIN_ENTRIES = 2_048  # of a kernel; a block of a smaller one costs more than it spares
-_LARGE = 1_000_000  # entries
+MIN_INPUTS = 128
+MIN_OUTPUTS = 64
+MIN_ENTRIES = 16_500  # 132 x 128 gains an eighth, 256 x 64 loses as much
+LARGE = 1_000_000  # entries, from which on reading the kernel costs most
 
 
 def block_size(num_inputs: int, num_outputs: int) -> int | None:
     """Examples in a block; None for a kernel that is updated at once."""
     entries = num_inputs * num_outputs
-    if entries < MIN_ENTRIES:
+    is_wide = num_inputs >= MIN_INPUTS and num_outputs >= MIN_OUTPUTS
+    if not is_wide or entries < MIN_ENTRIES:
         return None
-    return 64 if entries < _LARGE else 32
+    return 64 if entries < LARGE else 128

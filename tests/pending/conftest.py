@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.internals import example_update, pending_tables
+from tests.support.internals import block_plan, example_update, pending_tables
 
 
 @pytest.fixture
@@ -37,3 +37,13 @@ def blocks_used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(example_update, "plan_blocks", counted)
     return counts
+
+
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of 2,048 entries wait, too, so that models of tests may be small."""
+
+    def block_size(num_inputs: int, num_outputs: int) -> int | None:
+        return 64 if num_inputs * num_outputs >= 2_048 else None
+
+    monkeypatch.setattr(block_plan, "block_size", block_size)

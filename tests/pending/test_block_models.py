@@ -19,6 +19,8 @@ NUM_EXAMPLES = 80
 RATE = {"learning_rate": 0.001, "momentum": 0.8}
 layers = keras.layers
 
+pytestmark = pytest.mark.usefixtures("short_blocks")
+
 
 def _x(seed: int = 0) -> Any:
     return np.random.default_rng(seed).normal(size=(NUM_EXAMPLES, INPUTS))

@@ -24,9 +24,11 @@ from tests.support.internals import blocks, coefficients, gradient, walk
 from tests.support.oracle import Oracle
 from tests.support.tiers import tiered_keys
 
+pytestmark = pytest.mark.usefixtures("short_blocks")
+
 Fault = Callable[[pytest.MonkeyPatch], None]
 
-INPUTS, UNITS, OUTPUTS = 40, 60, 2  # 2,400 entries: just large enough
+INPUTS, UNITS, OUTPUTS = 40, 60, 2  # 2,400 entries: just large enough here
 RATE = 2.0**-9  # exact in float32, in which Keras keeps it
 NUM_EXAMPLES = 220
 BATCH = 150  # two blocks of 64 and a part of one; then one and a part of one
