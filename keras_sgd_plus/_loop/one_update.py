@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.apply_rule import Applied, apply_rule
-from keras_sgd_plus._loop.backward import backward
+from keras_sgd_plus._loop.backward import BackwardResult, backward
 from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
 from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._loop.trace_again import TraceAgain
@@ -98,12 +98,7 @@ def update_once(
         scope.direct.check(update.model, trained, scope.read_directly)
         gradients = found.by_index(update)
         _check_tables(pending, scope, gradients)
-        guard = None
-        if skips is not None:
-            # A gradient that is too large for loss scaling is Keras's to skip.
-            looked_at = found.gradients if update.outer is update.optimizer else []
-            cause = first_cause(found.loss, looked_at)
-            guard = Guard.of(cause, skips, update.raises)
+        guard = None if skips is None else _guard(update, found, skips)
         applied = apply_rule(update, scope, found, guard, pending)
         metrics = update.model.compute_metrics
         logs = metrics(x, y, found.y_pred, sample_weight=sample_weight)
@@ -127,6 +122,12 @@ def update_once(
     result = _result(values, new, logs, guard, applied)
     scope.direct.check(update.model, result.changed, ())
     return result
+
+
+def _guard(update: ExampleUpdate, found: BackwardResult, skips: Skips) -> Guard:
+    # A gradient that is too large for loss scaling is Keras's to skip.
+    looked_at = found.gradients if update.outer is update.optimizer else []
+    return Guard.of(first_cause(found.loss, looked_at), skips, update.raises)
 
 
 def _result(

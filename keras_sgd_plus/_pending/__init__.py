@@ -6,12 +6,8 @@ which an example touches a few rows: all other rows wait for the end of the batc
 """
 
 from keras_sgd_plus._pending.block_plan import BlockPlan, plan_blocks
-from keras_sgd_plus._pending.blocks import (
-    Buffers,
-    EnteredBlock,
-    ShownBlock,
-    new_buffers,
-)
+from keras_sgd_plus._pending.block_products import Buffers, new_buffers
+from keras_sgd_plus._pending.blocks import EnteredBlock, ShownBlock
 from keras_sgd_plus._pending.plan import plan_tables
 from keras_sgd_plus._pending.protocol import Entered, Pending, Shown
 from keras_sgd_plus._pending.tables import Tables

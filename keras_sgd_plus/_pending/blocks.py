@@ -21,31 +21,13 @@ import tensorflow as tf
 
 from keras_sgd_plus._pending import coefficients
 from keras_sgd_plus._pending.block_plan import BlockPlace, BlockPlan
+from keras_sgd_plus._pending.block_products import Buffers, Product, begun, finished
 from keras_sgd_plus._pending.coefficients import Coefficients
 from keras_sgd_plus._pending.protocol import Misread, Reader
 from keras_sgd_plus._private.types import Tensor
 from keras_sgd_plus._rule import Numbers, OuterGradient, rounded
 
 put: Any = keras.ops.slice_update  # its annotations name tensors of every backend
-
-
-class Product(NamedTuple):
-    """The tensors of one kernel that stay the same throughout a block of k examples."""
-
-    weight: Tensor  # (n, m), at its beginning
-    velocity: Any  # (n, m), or None without momentum
-    inputs: Tensor  # (k, n)
-    clean: Tensor  # the same, with zeros for a row that is not finite
-    gram: Tensor  # (k, k): products of the inputs with each other
-    outputs: Tensor  # (k, m): of the inputs with the weight
-    drifts: Any  # (k, m): of the inputs with the velocity, or None
-
-
-class Buffers(NamedTuple):
-    """Memory that is used again in each block; nothing of the block before is read."""
-
-    inputs: list[Tensor]  # per kernel, (k, n)
-    changes: list[Tensor]  # per kernel, (k, m)
 
 
 class BlockState(NamedTuple):
@@ -85,7 +67,7 @@ class EnteredBlock:
             skips_bad: whether examples that are not finite are left out.
         """
         products = tuple(
-            _product(place, values, x, skips_bad)
+            begun(place, values, x, skips_bad)
             for place, x in zip(plan.places, buffers.inputs, strict=True)
         )
         return cls(plan, products, numbers, buffers)
@@ -118,7 +100,7 @@ class EnteredBlock:
         """The carry's values once the updates of the block are made."""
         found = list(values)
         for k, place in enumerate(self.plan.places):
-            weight, velocity = _finished(
+            weight, velocity = finished(
                 self.products[k], state.changes[k], state.coefficients[k]
             )
             found[place.weight_position] = weight
@@ -241,57 +223,6 @@ class ShownBlock:
             amount = tf.cast(rounded(numbers["weight_decay"]), tf.float64)
             factor = 1 - tf.cast(rate, tf.float64) * amount
         return coefficients.Step(momentum, plan.nesterov, factor)
-
-
-def new_buffers(plan: BlockPlan) -> Buffers:
-    """The memory before the first block."""
-    found = Buffers([], [])
-    for place in plan.places:
-        num_inputs, num_outputs = place.shape
-        dtype = place.variable.dtype
-        found.inputs.append(tf.zeros((plan.size, num_inputs), dtype))
-        found.changes.append(tf.zeros((plan.size, num_outputs), dtype))
-    return found
-
-
-def _product(
-    place: BlockPlace,
-    values: Sequence[Tensor],
-    inputs: Tensor,
-    skips_bad: bool,
-) -> Product:
-    clean = inputs
-    if skips_bad:
-        finite = tf.reduce_all(tf.math.is_finite(inputs), 1, keepdims=True)
-        clean = tf.where(finite, inputs, tf.zeros_like(inputs))
-    weight = values[place.weight_position]
-    velocity = None
-    if place.velocity_position is not None:
-        velocity = values[place.velocity_position]
-    gram = tf.matmul(clean, clean, transpose_b=True)
-    # A bad example shows here alone, in the loss or a gradient, as without blocks.
-    outputs = tf.matmul(inputs, weight)
-    drifts = None if velocity is None else tf.matmul(clean, velocity)
-    return Product(weight, velocity, inputs, clean, gram, outputs, drifts)
-
-
-def _finished(
-    product: Product, changes: Tensor, now: Coefficients
-) -> tuple[Tensor, Any]:
-    # The kernel and its velocity at the end of the block.
-    dtype = changes.dtype
-
-    def total(shares: Tensor) -> Tensor:
-        weighted = tf.cast(shares, dtype)[:, None] * changes
-        return tf.matmul(product.clean, weighted, transpose_a=True)
-
-    weight, velocity = product.weight, product.velocity
-    if not isinstance(now.weight, tuple):
-        weight = tf.cast(now.weight, dtype) * weight
-    if velocity is not None:
-        weight += tf.cast(now.carried, dtype) * velocity
-        velocity = tf.cast(now.velocity, dtype) * velocity - total(now.kicks)
-    return weight - total(now.changes), velocity
 
 
 def _row(matrix: Tensor, row: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from tests.support.cases import (
 )
 from tests.support.internals import blocks, coefficients, gradient, walk
 from tests.support.oracle import Oracle
-from tests.support.tiers import tiered_keys
+from tests.support.tiers import matrix, tiered_keys
 
 pytestmark = pytest.mark.usefixtures("short_blocks")
 
@@ -106,7 +106,7 @@ def test_against_numpy(name: str, blocks_used: list[int]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        *matrix({}),
         pytest.param({"weight_decay": 0.125, "momentum": 0.75}, id="decay_momentum"),
     ],
 )
@@ -190,8 +190,8 @@ def _compare_bad(momentum: float, nonfinite: str) -> None:
         np.testing.assert_allclose(a, b, rtol=FLOAT64, atol=FLOAT64)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.875])
-@pytest.mark.parametrize("nonfinite", ["propagate", "skip", "raise"])
+@pytest.mark.parametrize("momentum", [*matrix(0.0), 0.875])
+@pytest.mark.parametrize("nonfinite", [*matrix("propagate"), "skip", "raise"])
 def test_bad_examples(momentum: float, nonfinite: str, blocks_used: list[int]) -> None:
     _compare_bad(momentum, nonfinite)
     assert 1 in blocks_used
@@ -226,12 +226,12 @@ def _velocity_decays(advance: Any, now: Any, row: Any, step: Any, applies: Any) 
 
 
 def _velocities_lost(patch: pytest.MonkeyPatch) -> None:
-    finished = blocks._finished
+    finished = blocks.finished
 
     def broken(product: Any, *rest: Any) -> Any:
         return finished(product, *rest)[0], product.velocity
 
-    patch.setattr(blocks, "_finished", broken)
+    patch.setattr(blocks, "finished", broken)
 
 
 def _whole_blocks(patch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from tests.support.private_names import ERROR, SLOWER, TABLES, Row
 
 FOLDER = Path(keras_sgd_plus.__file__).resolve().parent / "_private"
 TOLERANCE = 1e-5  # of weights of size one
-# One of each kind; the whole table is of the matrix.
+# One of each kind; the whole table is of the matrix, other parameters of the slow tier.
 BY_DEFAULT = {
     ("moved", "keras.src.backend.tensorflow.nn"),
     ("renamed", "take"),
@@ -67,7 +67,8 @@ def _rows() -> Iterator[Any]:
     for table, rows in TABLES.items():
         for name, row in rows.items():
             is_default = (table, name) in BY_DEFAULT
-            marks = () if is_default else (pytest.mark.matrix,)
+            tier = pytest.mark.slow if table == "resigned" else pytest.mark.matrix
+            marks = () if is_default else (tier,)
             yield pytest.param(table, row, id=f"{table}-{name}", marks=marks)
 
 

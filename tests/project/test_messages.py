@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,6 +241,7 @@ def _texts(tree: ast.AST) -> Iterator[str]:
                 yield node.value
 
 
+@functools.cache
 def written() -> set[str]:
     """The messages of the package, each up to what it received."""
     texts = {
