@@ -30,6 +30,7 @@ from tests.support.twins import (
 )
 
 
+@pytest.mark.matrix
 def test_early_stopping_restores_the_best_weights(engagements: list[str]) -> None:
     """It stops in the same epoch as with Keras, and restores the same weights.
 
@@ -79,7 +80,10 @@ def test_learning_rate_by_epoch(
 
 @pytest.mark.parametrize(
     ("swap_on_epoch", "plus"),
-    [pytest.param(False, {}, marks=pytest.mark.matrix), (True, NO_XLA)],
+    [
+        pytest.param(False, {}, marks=pytest.mark.matrix),
+        pytest.param(True, NO_XLA, marks=pytest.mark.matrix),
+    ],
     ids=["for_validation", "on_epoch"],
 )
 def test_swap_ema_weights(

@@ -110,6 +110,7 @@ def test_several_steps_per_execution(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.matrix
 def test_one_update_per_batch(tmp_path: Path) -> None:
     """Stock SGD resumes as well."""
     settings = {"momentum": 0.9, "examples_per_update": None}
@@ -183,6 +184,7 @@ def test_weights_load_elsewhere(tmp_path: Path) -> None:
     assert int(other.optimizer.iterations) == 60
 
 
+@pytest.mark.matrix
 def test_the_recipe_without_the_callback(tmp_path: Path) -> None:
     """`tf.train.Checkpoint` saves the seeds; the counter says where the data go on."""
     (x, y), _ = resume_run.make_data("arrays")

@@ -24,6 +24,7 @@ from tests.support.twins import dense_data, dense_model
 layers = keras.layers
 
 
+@pytest.mark.matrix
 def test_logs_of_each_batch_are_of_all_replicas() -> None:
     x, y = dense_data(29)
     seen: list[dict[str, float]] = []
@@ -71,7 +72,7 @@ def test_own_logs_are_averaged_by_examples() -> None:
 @pytest.mark.parametrize(
     "first, second, kind",
     [
-        (2, 1, "model.keras"),
+        pytest.param(2, 1, "model.keras", marks=pytest.mark.matrix),
         pytest.param(1, 2, "model.keras", marks=pytest.mark.matrix),
         pytest.param(2, 1, "model.weights.h5", marks=pytest.mark.matrix),
     ],

@@ -86,6 +86,7 @@ def test_groups_of_model_equal_keras(case_id: str, engagements: list[str]) -> No
     assert engagements
 
 
+@pytest.mark.matrix
 def test_sample_weights_divide_by_the_size_of_the_group(engagements: list[str]) -> None:
     x, y = dense_data(30)
     weights = np.linspace(0, 2, 30).astype("float32")

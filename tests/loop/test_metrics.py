@@ -74,6 +74,7 @@ def test_class_metrics(engagements: list[str]) -> None:
     assert pair.our_logs.keys() >= {"loss", "accuracy", "top2", "iou"}
 
 
+@pytest.mark.matrix
 def test_binary_metrics(engagements: list[str]) -> None:
     """States of several shapes (AUC holds 200 thresholds), a scalar, a function."""
 
@@ -189,6 +190,7 @@ def test_added_losses_and_regularizers(engagements: list[str]) -> None:
     assert pair.our_logs["loss"][0] > 1.05 * pair.our_logs["mse"][0]
 
 
+@pytest.mark.matrix
 def test_mask_of_a_sequence(engagements: list[str]) -> None:
     """Padded steps do not count; each step has a weight of its own."""
     rng = np.random.default_rng(0)

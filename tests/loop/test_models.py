@@ -15,7 +15,7 @@ pytestmark = normalises
 # One of each kind; the matrix has the others, among them those that compile for long.
 DEFAULT = (
     *("mlp", "functional", "subclassed", "trainer_and_layer", "lora"),
-    *("dropout", "conv2d_pool", "gru", "mlp_float64", "mlp_bfloat16"),
+    *("dropout", "conv2d_pool", "mlp_float64"),
 )
 
 

@@ -157,6 +157,7 @@ def test_learning_rate_zero_changes_nothing() -> None:
     assert int(model.optimizer.iterations) == 16
 
 
+@pytest.mark.matrix
 def test_zero_weights_still_move_by_momentum_and_decay() -> None:
     """As in Keras, a weight of zero makes the gradient zero, and nothing else."""
     x, y = dense_data(16)

@@ -100,6 +100,7 @@ def test_a_kernel_may_be_used_elsewhere_too(engagements: list[str]) -> None:
     assert_same(pair)
 
 
+@pytest.mark.matrix
 def test_a_short_group_and_other_ranks(engagements: list[str]) -> None:
     """Groups leave a rest, whose update is not part of the loop."""
 

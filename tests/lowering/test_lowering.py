@@ -99,7 +99,7 @@ def _cnn() -> Any:
     )
 
 
-@pytest.mark.parametrize("group_size", [1, *matrix(4)])
+@pytest.mark.parametrize("group_size", matrix(1, 4))
 def test_model_equals_keras(group_size: int, engagements: list[str]) -> None:
     # In float32 rounding can decide where a gradient goes, at a ReLU or a maximum, and
     # kernels round differently on other processors. So the test runs in float64.

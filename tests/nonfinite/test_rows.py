@@ -92,6 +92,7 @@ def test_rows_of_a_second_fit_with_other_data() -> None:
     assert data.rows_of(entry.batch)[entry.positions[0]] == BAD
 
 
+@pytest.mark.matrix
 def test_rows_of_groups_and_of_arrays_that_were_not_shuffled() -> None:
     fit = {"batch_size": BATCH_SIZE, "shuffle": False}
     for nonfinite, say in SAY.items():

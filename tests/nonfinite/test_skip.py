@@ -237,6 +237,7 @@ def _half(nonfinite: str, scale: float, x: Any, y: Any) -> tuple[Any, Any]:
     return model, inner
 
 
+@pytest.mark.matrix
 def test_loss_scaling_goes_on_as_in_keras() -> None:
     """Keras skips gradients too large for the scale; SGDPlus skips the others."""
     x, y = dense_data(20, outputs=1)
@@ -252,6 +253,7 @@ def test_loss_scaling_goes_on_as_in_keras() -> None:
     assert inner.skipped_examples() == []
 
 
+@pytest.mark.matrix
 def test_a_bad_loss_leaves_the_loss_scale() -> None:
     x, y = dense_data(20, outputs=1)
     y[7] = np.nan

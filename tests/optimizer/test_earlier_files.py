@@ -73,6 +73,7 @@ PICKLED = {
 }
 
 
+@pytest.mark.matrix
 def test_pickles_name_modules_that_python_finds() -> None:
     """In a process that has imported nothing, as `pickle.load` may be."""
     names = PICKLED.items()

@@ -92,7 +92,7 @@ WAITING: dict[str, tuple[Callable[[], Any], Callable[[], Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", tiered_keys(WAITING, "normalized", "two_first_layers"))
+@pytest.mark.parametrize("name", tiered_keys(WAITING, "normalized"))
 def test_kernels_that_wait(name: str, blocks_used: list[int]) -> None:
     make, data, kernels = WAITING[name]
     pair = train_pair(make, data(), _y(), sgd=RATE, our_fit={"batch_size": 50})
@@ -172,7 +172,7 @@ FALLING_BACK: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(
-    "name", tiered_keys(FALLING_BACK, "gradient_by_inputs", "changing_before", "tied")
+    "name", tiered_keys(FALLING_BACK, "gradient_by_inputs", "tied")
 )
 def test_kernels_that_do_not_wait(name: str, blocks_used: list[int]) -> None:
     make, sgd = FALLING_BACK[name]

@@ -38,6 +38,7 @@ def test_no_table_is_copied(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not hlo.copies([text], rows)
 
 
+@pytest.mark.matrix
 def test_time_does_not_grow_with_the_table() -> None:
     """Moving whole tables would take over 50 times as long on the larger one."""
     seconds = {}

@@ -28,9 +28,7 @@ TOLERANCE = 1e-5  # of weights of size one
 # One of each kind; the whole table is of the matrix, other parameters of the slow tier.
 BY_DEFAULT = {
     ("moved", "keras.src.backend.tensorflow.nn"),
-    ("renamed", "take"),
     ("renamed", "_loss_tracker"),
-    ("resigned", "train_step"),
 }
 # Words in the folder's code that are public names, or names of its own.
 PUBLIC = {

@@ -81,6 +81,7 @@ def test_trains_on_after_it_was_saved(tmp_path: Path, engagements: list[str]) ->
     assert len(engagements) >= 2
 
 
+@pytest.mark.matrix
 def test_a_model_that_the_first_part_of_a_batch_built(
     tmp_path: Path, engagements: list[str]
 ) -> None:

@@ -13,7 +13,6 @@ import keras
 import pytest
 
 from keras_sgd_plus import SGDPlus
-from tests.support.tiers import tiered_keys
 from tests.support.twins import dense_data
 
 pytestmark = [
@@ -61,7 +60,8 @@ def _usage() -> tuple[int, int]:
     return pages * os.sysconf("SC_PAGE_SIZE"), num_objects
 
 
-@pytest.mark.parametrize("name", tiered_keys(STREAMS, "by_hand"))
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", list(STREAMS))
 def test_stream(name: str, engagements: list[str]) -> None:
     _run_stream(name, 2_000, engagements)
 

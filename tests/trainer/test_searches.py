@@ -54,6 +54,7 @@ def outputs(pipeline: Any) -> np.ndarray:
     return pipeline[-1].model_.predict(pipeline[:-1].transform(X), verbose=0)
 
 
+@pytest.mark.matrix
 def test_search_of_a_pipeline(engagements: list[str]) -> None:
     """`GridSearchCV` finds what it finds with Keras one by one."""
     labels = (Y[:, 0] > 0).astype("int32")

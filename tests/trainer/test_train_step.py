@@ -79,6 +79,7 @@ def test_by_hand_follows_freezing(recompiled: bool, engagements: list[str]) -> N
     assert int(optimizer.iterations) == 12
 
 
+@pytest.mark.matrix
 def test_by_hand_in_a_function_of_the_user(
     per_example: list[np.ndarray], engagements: list[str]
 ) -> None:
