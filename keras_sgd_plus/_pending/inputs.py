@@ -6,12 +6,16 @@ from typing import Any
 
 from keras_sgd_plus._private.types import Tensor
 
+_COSTLY = ("Conv", "BatchMatMul", "Einsum", "While", "If", "Call")  # in an op's type
+_MAX_OPERATIONS = 200
+
 
 def sources(tensor: Tensor) -> set[int] | None:
     """Ids of the placeholders of the graph that a tensor is computed from.
 
     None where it also depends on an operation with a state of its own: a random draw,
-    or a variable that is read directly.
+    or a variable that is read directly. None, too, where it takes more than some cheap
+    operations, which would be traced and compiled once more, in a loop of their own.
     """
     found: set[int] = set()
     seen: set[int] = set()
@@ -24,8 +28,9 @@ def sources(tensor: Tensor) -> set[int] | None:
         seen.add(id(op))
         if op.type == "Placeholder":
             found.add(id(current))
-        elif op.op_def is None or op.op_def.is_stateful:
+        elif op.op_def is None or op.op_def.is_stateful or len(seen) > _MAX_OPERATIONS:
+            return None
+        elif any(part in op.type for part in _COSTLY):
             return None
         frontier += list(op.inputs)
-        seen.update()
     return found

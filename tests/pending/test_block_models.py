@@ -167,6 +167,14 @@ FALLING_BACK: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "gradient_by_inputs": (Penalized, {}),
     "trained_before": (lambda: _sequential(layers.Dense(INPUTS, name="first")), {}),
     "changing_before": (lambda: _sequential(Averaging()), {}),
+    "convolution_before": (
+        lambda: _sequential(
+            layers.Reshape((4, 8, 1)),
+            layers.Conv2D(2, 3, trainable=False),
+            layers.Flatten(),
+        ),
+        {},
+    ),
     "half": (lambda: _sequential(dtype="mixed_bfloat16"), {}),
 }
 
