@@ -32,7 +32,8 @@ def _train(
     shape: tuple[int, int], length: int | None, batch: int, data: Any, options: Any
 ) -> tuple[list[Any], list[float]]:
     num_inputs, num_units = shape
-    keras.config.set_floatx("float64")
+    keras.config.set_floatx("float64")  # of the data
+    keras.config.set_dtype_policy("float64")
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [
