@@ -81,15 +81,16 @@ def products(graph: Graph) -> int:
 
     Products with a vector do not count: they are fast in either form.
     """
-    total = 0
-    for op in graph.get_operations():
-        if op.type in ("MatMul", "BatchMatMulV2", "BatchMatMulV3"):
-            total += _matmul(op)
-        elif op.type == "Einsum":
-            total += _einsum(op)
-        elif op.type in _CONVOLUTIONS:
-            total += MAX_PRODUCTS + 1
-    return total
+    return sum(map(products_of, graph.get_operations()))
+
+
+def products_of(op: Operation) -> int:
+    """Multiplications in one operation, as `products` counts them."""
+    if op.type in ("MatMul", "BatchMatMulV2", "BatchMatMulV3"):
+        return _matmul(op)
+    if op.type == "Einsum":
+        return _einsum(op)
+    return MAX_PRODUCTS + 1 if op.type in _CONVOLUTIONS else 0
 
 
 def _matmul(op: Operation) -> int:

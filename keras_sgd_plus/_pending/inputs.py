@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_sgd_plus._lowering import one_kernel
 from keras_sgd_plus._private.types import Tensor
 
-_COSTLY = ("Conv", "BatchMatMul", "Einsum", "While", "If", "Call")  # in an op's type
+_CONTROL_FLOW = ("While", "If", "Call")  # in an operation's type
 _MAX_OPERATIONS = 200
 
 
@@ -30,7 +31,7 @@ def sources(tensor: Tensor) -> set[int] | None:
             found.add(id(current))
         elif op.op_def is None or op.op_def.is_stateful or len(seen) > _MAX_OPERATIONS:
             return None
-        elif any(part in op.type for part in _COSTLY):
+        elif one_kernel.products_of(op) or any(k in op.type for k in _CONTROL_FLOW):
             return None
         frontier += list(op.inputs)
     return found

@@ -170,7 +170,7 @@ FALLING_BACK: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "convolution_before": (
         lambda: _sequential(
             layers.Reshape((4, 8, 1)),
-            layers.Conv2D(2, 3, trainable=False),
+            layers.Conv2D(8, 3, trainable=False),
             layers.Flatten(),
         ),
         {},
@@ -180,7 +180,7 @@ FALLING_BACK: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(
-    "name", tiered_keys(FALLING_BACK, "gradient_by_inputs", "tied")
+    "name", tiered_keys(FALLING_BACK, "gradient_by_inputs", "changing_before")
 )
 def test_kernels_that_do_not_wait(name: str, blocks_used: list[int]) -> None:
     make, sgd = FALLING_BACK[name]
