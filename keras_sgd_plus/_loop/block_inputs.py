@@ -34,7 +34,7 @@ class _Met(BaseException):
 def block_inputs(
     update: ExampleUpdate,
     values: Values,
-    group_at: Callable[[Tensor], list[Tensor]],
+    example: Callable[[Tensor], list[Tensor]],
     first: Tensor,
     num_groups: Tensor,
     memory: Sequence[Tensor],
@@ -44,7 +44,8 @@ def block_inputs(
     Args:
         update: the update.
         values: the carry's.
-        group_at: gives the tensors of the example with a number, () int32.
+        example: gives the tensors of the example of a number, () int32, in the order
+            of visits.
         first: () int32, the number of the block's first example.
         num_groups: () int32, the examples of the batch.
         memory: per kernel, (k, n), to be overwritten.
@@ -55,7 +56,7 @@ def block_inputs(
 
         def body(r: Any, rows: Tensor, place: Any = place) -> Any:
             number = first + r
-            row = _inputs_of(update, values, group_at(number), place.variable)
+            row = _inputs_of(update, values, example(number), place.variable)
             row = tf.where(number < num_groups, row, tf.zeros_like(row))
             return r + 1, put(rows, tf.stack([r, 0]), row)
 

@@ -39,7 +39,7 @@ def block_body(
     update = loop.update
     size = update.blocks.size
 
-    def group_number(i: Any) -> list[Any]:
+    def example(i: Any) -> list[Any]:
         return loop.group_at(loop.positions(i))
 
     def body(
@@ -48,23 +48,16 @@ def block_body(
         buffers = memory.buffers
         with loop.forms():
             inputs = block_inputs(
-                update, values, group_number, first, num_groups, buffers.inputs
+                update, values, example, first, num_groups, buffers.inputs
             )
             buffers = buffers._replace(inputs=inputs)
             entered = EnteredBlock.of(
                 update.blocks, values, buffers, update.numbers, skips_bad
             )
-        inner = replace(loop, entered=entered)
-
-        def turn(*carry: Any) -> tuple[Any, ...]:
-            carry, found = inner.turn(*carry)
-            turns.append(found)
-            return carry
-
         start = (first, entered.without(values), logs, skips, memory.fence)
         _, rest, logs, skips, inner_fence, state = tf.while_loop(
             lambda i, *_: i < tf.minimum(first + size, num_groups),
-            turn,
+            replace(loop, entered=entered).body(turns),
             (*start, entered.start),
             parallel_iterations=1,
             name=xla.TAKEN,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,23 +21,50 @@ from keras_sgd_plus._private.types import Tensor
 
 
 class Turn(NamedTuple):
-    # Facts that the trace of one turn of the loop found.
+    """Facts that the trace of one turn of the loop has found.
+
+    Attributes:
+        changed: positions in the carry of values that may be new.
+        surely_compiles: whether XLA is known to take the body.
+    """
+
     changed: frozenset[int]
     surely_compiles: bool
 
 
 @dataclass(frozen=True)
 class Loop:
-    # The objects that stay the same from turn to turn.
+    """The objects that stay the same from turn to turn.
+
+    Attributes:
+        update: given its numbers.
+        leaves: tensors of the batch, (num_examples or more, ...).
+        order: positions to visit, (num_examples or more,) int32, or None.
+        compiled: whether XLA compiles the loop.
+        lowered: whether forms that suit XLA are used.
+        one: () int32 that is 1, which XLA cannot know.
+        entered: weights whose updates wait, or None.
+    """
+
     update: ExampleUpdate
     leaves: Sequence[Tensor]
     order: Tensor
     compiled: bool
     lowered: bool
-    one: Tensor  # () int32 that is 1, which XLA cannot know
+    one: Tensor
     entered: Entered | None
 
-    def turn(
+    def body(self, turns: list[Turn]) -> Callable[..., tuple[Any, ...]]:
+        """The body of `tf.while_loop`; `turns` gets the facts of each trace."""
+
+        def body_fn(*carry: Any) -> tuple[Any, ...]:
+            carry, turn = self._turn(*carry)
+            turns.append(turn)
+            return carry
+
+        return body_fn
+
+    def _turn(
         self,
         i: Any,
         values: Values,
@@ -74,7 +101,7 @@ class Loop:
         return [examples.gather_examples(leaf, positions) for leaf in self.leaves]
 
     def forms(self) -> contextlib.AbstractContextManager[None]:
-        # While it is open, Keras's functions take the forms that suit XLA, if they may.
+        """While it is open, Keras's functions take the forms that suit XLA, if any."""
         return _lowering.active(self.one) if self.lowered else contextlib.nullcontext()
 
 
@@ -88,7 +115,11 @@ def update_and_list(
     lowered: bool = False,
     pending: Shown | None = None,
 ) -> tuple[UpdateResult, Skips | tuple[()]]:
-    # One update; a bad group is listed, and the logs stay those of the group before.
+    """One update; a bad group is listed, and the logs stay those of the group before.
+
+    Arguments are those of `update_once`, and `positions`, (k or fewer,) int32, of the
+    examples in the batch.
+    """
     result = update_once(update, values, group, lowered, skips or None, pending)
     guard = result.guard
     if guard is not None:

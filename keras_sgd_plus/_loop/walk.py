@@ -85,23 +85,18 @@ def walk(
         del carry
         return i < num_groups
 
-    def one_turn(*carry: Any) -> tuple[Any, ...]:
-        carry, turn = loop.turn(*carry)
-        turns.append(turn)
-        return carry
-
     start = update.other_layout(values) if lowered else list(values)
     logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
     skips = ()
     if skip_all is not None:
         rows = 2 if update.raises else most_groups + 2
         skips = update.no_skips(values, rows, skip_all)
-    body_fn = one_turn
     in_blocks = lowered and bool(update.blocks.places)
     if in_blocks:
         body_fn = block_body(loop, num_groups, skip_all is not None, turns)
         pending = new_memory(update)
     else:
+        body_fn = loop.body(turns)
         pending = () if entered is None else entered.start
     _, values, logs, skips, fence, pending = tf.while_loop(
         cond_fn,

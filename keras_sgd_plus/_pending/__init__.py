@@ -15,13 +15,13 @@ from keras_sgd_plus._pending.tables import Tables
 __all__ = [
     "BlockPlan",
     "Buffers",
-    "new_buffers",
     "Entered",
     "EnteredBlock",
     "Pending",
     "Shown",
     "ShownBlock",
     "Tables",
+    "new_buffers",
     "plan_blocks",
     "plan_tables",
 ]

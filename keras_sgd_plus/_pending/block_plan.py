@@ -15,7 +15,7 @@ from keras_sgd_plus._lowering import layout
 from keras_sgd_plus._pending import inputs
 from keras_sgd_plus._pending.block_size import block_size
 from keras_sgd_plus._private.types import Model, Optimizer, Tensor
-from keras_sgd_plus._rule import VELOCITIES, Decay, Descent, Rule
+from keras_sgd_plus._rule import VELOCITIES, Rule
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,6 @@ def plan_blocks(
             that its inputs depend on, or None for one that cannot wait.
         may_wait: whether any kernel can.
     """
-    descent = rule.find(Descent)
     candidates, places = set(), []
     if may_wait and optimizer.examples_per_update == 1 and outer is optimizer:
         plain = layout.kernels(model)
@@ -135,7 +134,6 @@ def plan_blocks(
                 continue
             reads = known[id(variable)]
             if reads is not None:
-                decay = rule.find(Decay)
                 velocity = None if velocities is None else velocities[index]
                 places.append(
                     BlockPlace(
@@ -143,7 +141,7 @@ def plan_blocks(
                         index,
                         index_of(variable),
                         None if velocity is None else index_of(velocity),
-                        decay is not None and index in decay.indices,
+                        rule.decays(index),
                         frozenset(map(index_of, reads)),
                     )
                 )
@@ -152,7 +150,7 @@ def plan_blocks(
         tuple(places),
         frozenset(candidates),
         frozenset(changing),
-        bool(descent and descent.has_momentum),
-        descent is not None and descent.nesterov,
+        rule.has_momentum,
+        rule.nesterov,
         min(sizes, default=0),
     )

@@ -48,6 +48,14 @@ def begun(
     inputs: Tensor,
     skips_bad: bool,
 ) -> Product:
+    """The tensors of a kernel for a block with these inputs, (k, n).
+
+    Args:
+        place: of the kernel.
+        values: the carry's, at the block's beginning.
+        inputs: of the layer, zeros in rows that are no examples.
+        skips_bad: whether rows that are not finite are left out of all but `outputs`.
+    """
     clean = inputs
     if skips_bad:
         finite = tf.reduce_all(tf.math.is_finite(inputs), 1, keepdims=True)
@@ -66,7 +74,13 @@ def begun(
 def finished(
     product: Product, changes: Tensor, now: Coefficients
 ) -> tuple[Tensor, Any]:
-    # The kernel and its velocity at the end of the block.
+    """The kernel and its velocity, (n, m) or None, at the end of the block.
+
+    Args:
+        product: of the block.
+        changes: (k, m), the rate times the error of each example.
+        now: the coefficients after the last example.
+    """
     dtype = changes.dtype
 
     def total(shares: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 MIN_INPUTS = 128
 MIN_OUTPUTS = 64
-MIN_ENTRIES = 16_500  # 132 x 128 gains an eighth, 256 x 64 loses as much
+MIN_ENTRIES = 16_500  # 132 x 128 gains a little, 256 x 64 loses
 LARGE = 1_000_000  # entries, from which on reading the kernel costs most
 
 

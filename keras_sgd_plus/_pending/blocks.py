@@ -25,7 +25,7 @@ from keras_sgd_plus._pending.block_products import Buffers, Product, begun, fini
 from keras_sgd_plus._pending.coefficients import Coefficients
 from keras_sgd_plus._pending.protocol import Misread, Reader
 from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._rule import Numbers, OuterGradient, rounded
+from keras_sgd_plus._rule import Numbers, OuterGradient, exact_decay, exact_momentum
 
 put: Any = keras.ops.slice_update  # its annotations name tensors of every backend
 
@@ -218,10 +218,9 @@ class ShownBlock:
         plan, numbers = self.entered.plan, self.entered.numbers
         momentum = factor = None
         if plan.has_momentum:
-            momentum = tf.cast(rounded(numbers["momentum"]), tf.float64)
+            momentum = exact_momentum(numbers)
         if place.decays:
-            amount = tf.cast(rounded(numbers["weight_decay"]), tf.float64)
-            factor = 1 - tf.cast(rate, tf.float64) * amount
+            factor = 1 - exact_decay(numbers, rate)
         return coefficients.Step(momentum, plan.nesterov, factor)
 
 

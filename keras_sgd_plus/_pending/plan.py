@@ -20,13 +20,12 @@ from keras_sgd_plus._private import keras_model, keras_optimizer
 from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
 from keras_sgd_plus._rule import (
     VELOCITIES,
-    Decay,
-    Descent,
     Gradient,
     Numbers,
     RowsGradient,
     Rule,
-    rounded,
+    exact_decay,
+    exact_momentum,
 )
 
 
@@ -113,11 +112,8 @@ class TablePlan:
         if kind.decays:
             # The numbers that the rule multiplies, rounded as there.
             source = tf.convert_to_tensor(self.optimizer.learning_rate)
-            rate = tf.cast(tf.cast(source, kind.dtype), tf.float64)
-            amount = rounded(numbers["weight_decay"])
-            decay = rate * tf.cast(amount, tf.float64)
-        momentum = tf.cast(rounded(numbers["momentum"]), tf.float64)
-        return clocks.once(momentum, self.nesterov, decay)
+            decay = exact_decay(numbers, tf.cast(source, kind.dtype))
+        return clocks.once(exact_momentum(numbers), self.nesterov, decay)
 
     def new_clocks(self, num_updates: Tensor, numbers: Numbers) -> list[clocks.Clock]:
         """The clocks of a batch of at most so many updates, () int32."""
@@ -168,18 +164,17 @@ def plan_tables(
             if reason:  # an empty reason is no cost to the user
                 refusals.append((variable, reason))
             continue
-        kind = ClockKind(_decays(rule, index), variable.dtype)
+        kind = ClockKind(rule.decays(index), variable.dtype)
         if kind not in kinds:
             kinds.append(kind)
         velocity = None if velocities is None else index_of(velocities[index])
         position = index_of(variable)
         places.append(Place(variable, index, position, velocity, kinds.index(kind)))
-    descent = rule.find(Descent)
     return TablePlan(
         optimizer,
         rule,
         weights,
-        nesterov=descent is not None and descent.nesterov,
+        nesterov=rule.nesterov,
         places=tuple(places),
         kinds=tuple(kinds),
         refusals=tuple(refusals),
@@ -196,10 +191,4 @@ def _embeddings(model: Model) -> list[Any]:
 
 def _moves_all_rows(rule: Rule, index: int) -> bool:
     # Whether an update moves rows without a gradient.
-    descent = rule.find(Descent)
-    return bool(descent and descent.has_momentum) or _decays(rule, index)
-
-
-def _decays(rule: Rule, index: int) -> bool:
-    decay = rule.find(Decay)
-    return decay is not None and index in decay.indices
+    return rule.has_momentum or rule.decays(index)

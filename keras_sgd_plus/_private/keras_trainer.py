@@ -101,13 +101,8 @@ def fit_in_progress() -> Fit | None:
     Keras tells a callback nothing of the data, so this looks at the local variables of
     `fit`. Goes when Keras hands callbacks their data.
     """
-    source = _definer("fit").__module__
-    frame: Any = sys._getframe()
-    while frame is not None:
-        if frame.f_code.co_name == "fit" and frame.f_globals["__name__"] == source:
-            return _fit(frame.f_locals)
-        frame = frame.f_back
-    return None
+    frame = _frame_of("fit")
+    return None if frame is None else _fit(frame.f_locals)
 
 
 def begins_epoch() -> bool:
@@ -116,13 +111,20 @@ def begins_epoch() -> bool:
     Both reset metrics; `fit` does so before each epoch. Goes when Keras tells an
     optimizer of epochs.
     """
+    frame = _frame_of("fit", "evaluate")
+    return frame is not None and frame.f_code.co_name == "fit"
+
+
+def _frame_of(*methods: str) -> Any:
+    # The innermost call of one of these methods of Keras's trainer, or None.
+    sources = {name: _definer(name).__module__ for name in methods}
     frame: Any = sys._getframe()
     while frame is not None:
-        name, module = frame.f_code.co_name, frame.f_globals.get("__name__", "")
-        if name in ("fit", "evaluate") and module.startswith("keras."):
-            return name == "fit"
+        name = frame.f_code.co_name
+        if name in sources and frame.f_globals.get("__name__") == sources[name]:
+            return frame
         frame = frame.f_back
-    return False
+    return None
 
 
 def _fit(found: dict[str, Any]) -> Fit:

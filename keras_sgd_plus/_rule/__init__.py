@@ -9,7 +9,12 @@ part names the settings that it is made from and the state that it keeps per wei
 from keras_sgd_plus._rule import overrides
 from keras_sgd_plus._rule.accumulate import ACCUMULATORS, Accumulate
 from keras_sgd_plus._rule.average import AVERAGES, Average
-from keras_sgd_plus._rule.descent import VELOCITIES, Decay, Descent, rounded
+from keras_sgd_plus._rule.descent import (
+    VELOCITIES,
+    exact_decay,
+    exact_momentum,
+    rounded,
+)
 from keras_sgd_plus._rule.gradient import (
     Gradient,
     OuterGradient,
@@ -37,8 +42,6 @@ __all__ = [
     "VELOCITIES",
     "Accumulate",
     "Average",
-    "Decay",
-    "Descent",
     "Gradient",
     "LossScale",
     "OuterGradient",
@@ -57,6 +60,8 @@ __all__ = [
     "both",
     "by_name",
     "compiled_for",
+    "exact_decay",
+    "exact_momentum",
     "make_slots",
     "on_host",
     "outer",

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule.gradient import Gradient, RowsGradient
-from keras_sgd_plus._rule.numbers import Number
+from keras_sgd_plus._rule.numbers import Number, Numbers
 from keras_sgd_plus._rule.part import Condition, Part, Slot, Tensor, Update, select
 
 VELOCITIES = Slot(
@@ -131,3 +131,19 @@ def rounded(number: Tensor) -> Tensor:
     Keras casts momentum and weight decay so before it casts them to a weight's type.
     """
     return tf.cast(number, tf.float32)
+
+
+def exact_momentum(numbers: Numbers) -> Any:
+    """() float64: the momentum that the rule multiplies by, rounded as there."""
+    return tf.cast(rounded(numbers["momentum"]), tf.float64)
+
+
+def exact_decay(numbers: Numbers, rate: Tensor) -> Any:
+    """() float64: the part of a weight that one update takes away.
+
+    Args:
+        numbers: of the rule.
+        rate: () learning rate, in the type of the weight.
+    """
+    amount = tf.cast(rounded(numbers["weight_decay"]), tf.float64)
+    return tf.cast(rate, tf.float64) * amount

@@ -22,9 +22,8 @@ from keras_sgd_plus._private.types import Tensor
 ops: Any = keras.ops  # its annotations name tensors of every backend
 Map = Callable[[Tensor], Tensor]
 
-_MANY = (
-    64  # entries of a vector, from which on its sum is sooner found than its maximum
-)
+# Entries of a vector, from which on its sum is sooner found than its maximum.
+_MANY = 64
 _SAME_ENTRIES = ("Reshape", "Transpose", "Identity", "ExpandDims", "Squeeze")
 
 

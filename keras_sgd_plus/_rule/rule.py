@@ -75,6 +75,23 @@ class Rule:
         return next((reason for reason in reasons if reason is not None), None)
 
     @property
+    def has_momentum(self) -> bool:
+        """Whether weights move on without a gradient."""
+        descent = self.find(Descent)
+        return descent is not None and descent.has_momentum
+
+    @property
+    def nesterov(self) -> bool:
+        """Whether the step is Nesterov's."""
+        descent = self.find(Descent)
+        return descent is not None and descent.nesterov
+
+    def decays(self, index: int) -> bool:
+        """Whether weight decay applies to a weight."""
+        decay = self.find(Decay)
+        return decay is not None and index in decay.indices
+
+    @property
     def keeps_factors(self) -> bool:
         """Whether the product of two vectors as a gradient stays such a product."""
         parts = (*self.gradient_parts, *self.weight_parts)

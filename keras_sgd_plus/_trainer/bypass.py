@@ -26,10 +26,8 @@ _applied: weakref.WeakSet[Any] = weakref.WeakSet()
 _of_fits: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _warned: weakref.WeakSet[Any] = weakref.WeakSet()
 
-_OF_TRACKING = (
-    "_self_",
-    "_tracker",
-)  # attributes of TensorFlow and Keras
+# Attributes in which TensorFlow and Keras keep what they track begin so.
+_OF_TRACKING = ("_self_", "_tracker")
 
 
 def engaged(optimizer: Optimizer) -> None:

@@ -61,13 +61,14 @@ def _rate(optimizer: Optimizer) -> tuple[str, str]:
     # The setting as it is, and advice. With one example per update, a rate for the
     # usual batch is too large by the size of that batch, if momentum stays.
     size = optimizer.examples_per_update
-    factor = USUAL_BATCH if size == 1 else 10
+    factor = 10
     reason = f"the rate is per update of {size} examples"
     if size == 1:
+        factor = USUAL_BATCH
         reason = (
             f"the rate is per example, and one for batches of {factor} is {factor} "
+            "times too large"
         )
-        reason += "times too large"
     momentum = f" and momentum={optimizer.momentum:g}" if optimizer.momentum else ""
     if keras_optimizer.schedule(optimizer) is not None:
         received = f"a learning_rate that changes{momentum}"

@@ -22,6 +22,7 @@ from tests.support.internals import keras_backend, keras_optimizer, keras_traine
 from tests.support.other_keras import Change
 from tests.support.paths import ROOT
 from tests.support.private_names import ERROR, SLOWER, TABLES, Row
+from tests.support.syntax import pieces_of_f_strings
 
 FOLDER = Path(keras_sgd_plus.__file__).resolve().parent / "_private"
 TOLERANCE = 1e-5  # of weights of size one
@@ -37,8 +38,7 @@ PUBLIC = {
     ),
     "the only way to a caller's frame": "_getframe",
     "methods and arguments of keras.Model": (
-        "call compute_metrics evaluate fit initial_epoch sample_weight x y y_pred "
-        "keras."
+        "call compute_metrics evaluate fit initial_epoch sample_weight x y y_pred"
     ),
     "arguments of keras.optimizers.SGD": "gradient_accumulation_steps use_ema",
     "arguments of the methods, which come with each": (
@@ -91,12 +91,7 @@ def test_trains_right_or_says_so(table: str, row: Row) -> None:
 
 def _words(tree: ast.AST) -> set[str]:
     """Texts that may be names, attributes with an underscore, and imports."""
-    inside = {
-        id(part)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.JoinedStr)
-        for part in node.values
-    }
+    inside = pieces_of_f_strings(tree)
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):

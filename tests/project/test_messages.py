@@ -29,6 +29,7 @@ from tests.step import (
     test_traces,
     test_xla_choice,
 )
+from tests.support.syntax import pieces_of_f_strings
 from tests.trainer import (
     test_bypass,
     test_divergence,
@@ -77,6 +78,7 @@ MESSAGES: dict[str, Any] = {
     **dict.fromkeys(
         (
             "a single bad example: SGDPlus(..., nonfinite=",
+            "the rate is per example, and one for batches of {} is {} times too",
             "inputs that are not scaled: x has numbers up to {} in size; bring each",
         ),
         test_divergence.test_divergence_lists_causes_in_order,
@@ -223,13 +225,7 @@ def _docstrings(tree: ast.AST) -> set[int]:
 
 def _texts(tree: ast.AST) -> Iterator[str]:
     """The texts of a module, with {} for what is filled in."""
-    inside = {
-        id(part)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.JoinedStr)
-        for part in node.values
-    }
-    skipped = inside | _docstrings(tree)
+    skipped = pieces_of_f_strings(tree) | _docstrings(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             parts = [
