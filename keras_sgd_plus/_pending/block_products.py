@@ -65,7 +65,7 @@ def begun(
     if place.velocity_position is not None:
         velocity = values[place.velocity_position]
     gram = tf.matmul(clean, clean, transpose_b=True)
-    # A bad example shows here alone, in the loss or a gradient, as without blocks.
+    # With the raw inputs, so that a bad example shows in the loss or a gradient.
     outputs = tf.matmul(inputs, weight)
     drifts = None if velocity is None else tf.matmul(clean, velocity)
     return Product(weight, velocity, inputs, clean, gram, outputs, drifts)

@@ -183,7 +183,7 @@ class ShownBlock:
         if not isinstance(now.carried, tuple):
             drift = _row(product.drifts, self.state.row)
             outputs += tf.cast(now.carried, dtype) * drift
-        # Of the others NaN may be known, and zero times NaN is NaN.
+        # Inputs of later rows may be NaN, and zero times NaN is NaN.
         is_earlier = tf.range(product.gram.shape[0]) < self.state.row
         gram = _row(product.gram, self.state.row)
         shares = tf.where(is_earlier, gram, 0) * tf.cast(now.changes, dtype)

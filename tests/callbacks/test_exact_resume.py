@@ -99,6 +99,7 @@ def test_interrupted_with_other_settings(
     assert_bits(resume_run.train("arrays", tmp_path, **settings)[0], expected)
 
 
+@pytest.mark.matrix
 def test_several_steps_per_execution(tmp_path: Path) -> None:
     whole = small_model(steps_per_execution=4)
     fit_small(whole, None)
@@ -143,6 +144,7 @@ def test_counts_of_skipped_examples_go_on(tmp_path: Path) -> None:
     assert [(e.batch, e.positions) for e in found] == [(5, (3,))]
 
 
+@pytest.mark.matrix
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     expected, _ = resume_run.train("arrays", tmp_path, jit_compile=False)
     again, history = resume_run.train("arrays", tmp_path, jit_compile=False)

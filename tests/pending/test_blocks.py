@@ -106,10 +106,11 @@ def test_against_numpy(name: str, blocks_used: list[int]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        *matrix({}),
+        {},
         pytest.param({"weight_decay": 0.125, "momentum": 0.75}, id="decay_momentum"),
     ],
 )
+@pytest.mark.matrix
 def test_a_schedule(options: dict[str, Any], blocks_used: list[int]) -> None:
     settings = {**options, "learning_rate": inverse_time_schedule()}
     model = _model(order="given", **settings)

@@ -26,11 +26,8 @@ from tests.support.syntax import pieces_of_f_strings
 
 FOLDER = Path(keras_sgd_plus.__file__).resolve().parent / "_private"
 TOLERANCE = 1e-5  # of weights of size one
-# One of each kind; the whole table is of the matrix, other parameters of the slow tier.
-BY_DEFAULT = {
-    ("moved", "keras.src.backend.tensorflow.nn"),
-    ("renamed", "_loss_tracker"),
-}
+# The whole table is of the matrix, other parameters of the slow tier.
+BY_DEFAULT = {("moved", "keras.src.backend.tensorflow.nn")}
 # Words in the folder's code that are public names, or names of its own.
 PUBLIC = {
     "attributes of Python's functions": (

@@ -60,6 +60,7 @@ def test_trains_as_keras_does(make: Callable[[], Any], engagements: list[str]) -
     assert pair.ours.predict(X, batch_size=SIZE, verbose=0).shape == (20, 2)
 
 
+@pytest.mark.matrix
 def test_trains_in_groups(engagements: list[str]) -> None:
     plus = {"order": "given", "examples_per_update": 4}
     groups = {"batch_size": 8}

@@ -78,6 +78,7 @@ def test_search_of_a_pipeline(engagements: list[str]) -> None:
     assert len(engagements) == 5  # two choices in two folds, and the best again
 
 
+@pytest.mark.matrix
 def test_cross_validation_of_a_compiled_model(engagements: list[str]) -> None:
     """Keras clones the model for each fold, and gives each clone an SGDPlus of its own.
 
