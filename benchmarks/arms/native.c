@@ -150,6 +150,8 @@ static void relu_gradient(const Dense *d) {
     for (int k = 0; k < d->width; k++) d->dx[k] = where_positive(d->x[k], d->dx[k]);
 }
 
+#include "native_blocks.h"
+
 /* ---- Losses of the last layer's outputs; fill its dy ---- */
 
 static float squared_error(const Dense *d, const float *target, float rate) {
@@ -304,6 +306,7 @@ typedef struct {
     Dense *layers;
     vec *next; /* the first layer's coming inputs */
     Convs *convs; /* NULL: only dense layers */
+    Walk *walk; /* in blocks */
     int num_layers, cross_entropy;
     float rate;
 } Net;
@@ -332,6 +335,7 @@ void *create(const int *sizes, int num_layers, int convs, int cross_entropy, flo
         d->dx = l ? (vec *)d[-1].dy : allocate(blocks, row);
     }
     net->next = allocate(blocks, net->layers->width * sizeof(vec));
+    net->walk = make_walk(blocks, net->layers);
     const Dense *last = &net->layers[num_layers - 1];
     for (int o = last->outputs; o % 16; o++) last->y[o] = -1e30f;
     return net;
@@ -408,6 +412,23 @@ static double train_dense(Net *net, const float *x, const void *y, long count,
     return loss;
 }
 
+static double train_blocks(Net *net, const float *x, const void *y, long count) {
+    Dense *first = net->layers;
+    Walk *walk = net->walk;
+    double loss = 0;
+    for (long start = 0; start < count; start += BLOCK) {
+        int length = count - start < BLOCK ? count - start : BLOCK;
+        begin_block(first, walk, x + start * first->inputs, length);
+        for (int j = 0; j < length; j++) {
+            block_forward(first, walk, j);
+            loss += rest(net, 1, y, start + j);
+            block_update(first, walk, j);
+        }
+        end_block(first, walk, length);
+    }
+    return loss;
+}
+
 static double train_convs(Net *net, const float *x, const void *y, long count) {
     double loss = 0;
     for (long i = 0; i < count; i++) {
@@ -421,14 +442,18 @@ static double train_convs(Net *net, const float *x, const void *y, long count) {
     return loss;
 }
 
+/* How the first layer is updated; the other layers are the same in all. */
+enum { EXAMPLE_BY_EXAMPLE, FUSED, IN_BLOCKS };
+
 /* One pass over the examples; the sum of their losses. */
-double train(Net *net, const float *x, const void *y, long count, int fused) {
+double train(Net *net, const float *x, const void *y, long count, int how) {
 #ifdef __SSE__
     unsigned int mode = _mm_getcsr();
     _mm_setcsr(mode | 0x8040); /* denormals are zero: idle velocities shrink to them */
 #endif
-    double loss = net->convs ? train_convs(net, x, y, count)
-                             : train_dense(net, x, y, count, fused);
+    double loss = net->convs          ? train_convs(net, x, y, count)
+                  : how == IN_BLOCKS ? train_blocks(net, x, y, count)
+                                     : train_dense(net, x, y, count, how == FUSED);
 #ifdef __SSE__
     _mm_setcsr(mode);
 #endif

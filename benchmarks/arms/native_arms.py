@@ -24,6 +24,7 @@ if shutil.which(_COMPILER[0]) is None:
     raise ImportError(f"no C compiler: {_COMPILER[0]!r} not found (set CC)")
 _FLAGS = ["-O3", "-march=native", "-ffast-math", "-fPIC"]
 _CNN_DENSE = (800, 10)  # after 5x5x32
+_EXAMPLE_BY_EXAMPLE, _FUSED, _IN_BLOCKS = range(3)  # as in native.c
 
 
 @functools.cache
@@ -63,9 +64,9 @@ class _Native:
         weights: list[np.ndarray],
         x: Any,
         y: Any,
-        fused: bool = True,
+        how: int = _FUSED,
     ) -> None:
-        self._fused = fused
+        self._how = how
         cnn = workload.network == "cnn"
         sizes = np.asarray(_CNN_DENSE if cnn else workload.sizes, "int32")
         cross_entropy = workload.loss == "cross_entropy"
@@ -95,7 +96,7 @@ class _Native:
         """One pass over the examples."""
         x, y = self._x, self._y
         total = self._library.train(
-            self._net, x.ctypes.data, y.ctypes.data, len(x), self._fused
+            self._net, x.ctypes.data, y.ctypes.data, len(x), self._how
         )
         self.loss = total / max(len(x), 1)
 
@@ -122,7 +123,16 @@ def make_unfused(workload: Workload, weights: list[np.ndarray], x: Any, y: Any) 
     """The arm that fuses nothing across examples."""
     if workload.network != "dense":
         raise Unsupported("the C convolutions fuse nothing across examples")
-    return _Native(workload, weights, x, y, fused=False)
+    return _Native(workload, weights, x, y, _EXAMPLE_BY_EXAMPLE)
 
 
-ARMS = {names.C: make, names.C_UNFUSED: make_unfused}
+def make_in_blocks(
+    workload: Workload, weights: list[np.ndarray], x: Any, y: Any
+) -> Arm:
+    """The arm that updates the first layer in blocks of 64 examples."""
+    if workload.network != "dense":
+        raise Unsupported("the C convolutions are not walked in blocks")
+    return _Native(workload, weights, x, y, _IN_BLOCKS)
+
+
+ARMS = {names.C: make, names.C_UNFUSED: make_unfused, names.C_BLOCKS: make_in_blocks}

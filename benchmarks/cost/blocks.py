@@ -3,6 +3,8 @@
 `python -m benchmarks blocks [--momentum 0.9] [NxM ...]`. One hidden layer of M units on
 N inputs, and one output; with a M of one, the layer is the output. All loops of a shape
 take turns. `--one-thread` keeps the matrix products of a block on one core.
+Hand-written C, which has one thread, walks the same layers in blocks of 64. Without
+arguments all shapes are measured, without momentum and with, and stored.
 """
 
 from __future__ import annotations
@@ -10,20 +12,24 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from unittest import mock
 
+from benchmarks.arms.workloads import Workload
 from benchmarks.cost import loops
-from benchmarks.shared.finding import Finding
+from benchmarks.shared import storage
+from benchmarks.shared.finding import Finding, Stored
 
 SHAPES = (
     *("20x1", "64x16", "64x64", "132x32", "132x128", "784x1", "784x10", "784x32"),
     *("784x128", "784x512", "4096x16", "2048x2048", "8192x4096"),
 )
-LENGTHS = (32, 64, 128, 256)
+LENGTHS = (16, 32, 64, 128, 256)
+MOMENTA = (0.0, 0.9)
 REPEATS = 5
 _BYTES = 2e9  # of kernels that a pass may read
+_MOST_IN_C = 10**7  # entries of a kernel, of which C has a copy
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,17 @@ class Blocks(Finding):
     Attributes:
         shape: "NxM".
         momentum: of the optimizer.
-        times: by length; 1 is the loop without blocks.
+        times: by length; "1" is the loop without blocks.
         ours: the length that SGDPlus takes; 1 for none.
+        native: of hand-written C in blocks of 64; None without a compiler.
         agree: whether the losses agree.
     """
 
     shape: str
     momentum: float
-    times: dict[int, float]
+    times: dict[str, float]
     ours: int
+    native: float | None
     agree: bool
 
     @property
@@ -50,51 +58,105 @@ class Blocks(Finding):
         return not self.agree
 
 
-def measure(arguments: list[str]) -> Iterator[Blocks]:
-    """Yields each shape."""
+def measure(arguments: list[str]) -> Iterator[Blocks | Stored]:
+    """Yields each shape; writes JSON if it measured them all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks blocks")
     parser.add_argument("shapes", nargs="*", default=SHAPES, help="such as 784x128")
-    parser.add_argument("--momentum", type=float, default=0.0)
+    parser.add_argument("--momentum", type=float)
     parser.add_argument("--one-thread", action="store_true")
     chosen = parser.parse_args(arguments)
     if chosen.one_thread:
         loops.use_one_thread()
+    found = []
+    for momentum in MOMENTA if chosen.momentum is None else (chosen.momentum,):
+        for shape in chosen.shapes:
+            found.append(_measure(shape, momentum))
+            yield found[-1]
+    if not arguments:
+        storage.write("blocks", [asdict(each) for each in found])
+        yield Stored("blocks")
+
+
+def _measure(shape: str, momentum: float) -> Blocks:
     from keras_sgd_plus._pending.block_size import block_size
 
-    for shape in chosen.shapes:
-        num_inputs, num_outputs = (int(part) for part in shape.split("x"))
-        count = int(_BYTES / (4 * num_inputs * num_outputs)) // 128 * 128
-        count = min(max(count, 128), 4_096)
-        pair = [
-            _loop(num_inputs, num_outputs, count, length, chosen.momentum)
-            for length in (None, *LENGTHS)
-        ]
-        times, agree = loops.in_turn(shape, pair, REPEATS)
-        by_length = dict(zip((1, *LENGTHS), times, strict=True))
-        ours = block_size(num_inputs, num_outputs) or 1
-        yield Blocks(shape, chosen.momentum, by_length, ours, agree)
+    num_inputs, num_outputs = (int(part) for part in shape.split("x"))
+    count = int(_BYTES / (4 * num_inputs * num_outputs)) // 128 * 128
+    count = min(max(count, 128), 4_096)
+    variants = [
+        _loop(num_inputs, num_outputs, count, length, momentum)
+        for length in (None, *LENGTHS)
+    ]
+    if native := _native(num_inputs, num_outputs, count, momentum):
+        variants.append(native)
+    times, agree = loops.in_turn(shape, variants, REPEATS)
+    by_length = dict(zip(map(str, (1, *LENGTHS)), times, strict=False))
+    return Blocks(
+        shape,
+        momentum,
+        by_length,
+        block_size(num_inputs, num_outputs) or 1,
+        times[-1] if native else None,
+        agree,
+    )
+
+
+def _data(num_inputs: int, count: int) -> tuple[Any, Any]:
+    import numpy as np
+
+    x = np.random.default_rng(0).normal(size=(count, num_inputs)).astype("float32")
+    return x, x[:, :1]
+
+
+def _model(num_inputs: int, num_outputs: int) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    hidden = [] if num_outputs == 1 else [keras.layers.Dense(num_outputs, "relu")]
+    return keras.Sequential(
+        [keras.Input((num_inputs,)), *hidden, keras.layers.Dense(1)]
+    )
+
+
+def _native(
+    num_inputs: int, num_outputs: int, count: int, momentum: float
+) -> loops.Loop | None:
+    if num_inputs * num_outputs > _MOST_IN_C:
+        return None
+    try:
+        from benchmarks.arms import names, native_arms
+    except ImportError:  # no compiler
+        return None
+    hidden = () if num_outputs == 1 else (num_outputs,)
+    sizes = (num_inputs, *hidden, 1)
+    rate = 1e-4 / num_inputs
+    workload = Workload("blocks", "dense", sizes, "mse", rate, momentum)
+    weights = _model(num_inputs, num_outputs).get_weights()
+    arm: Any = native_arms.ARMS[names.C_BLOCKS](
+        workload, weights, *_data(num_inputs, count)
+    )
+    arm.train()
+
+    def run() -> float:
+        start = time.perf_counter()
+        arm.train()
+        return (time.perf_counter() - start) / count * 1e6
+
+    return run, arm.loss
 
 
 def _loop(
     num_inputs: int, num_outputs: int, count: int, length: int | None, momentum: float
 ) -> loops.Loop:
-    import keras
-    import numpy as np
     import tensorflow as tf
 
     from keras_sgd_plus import SGDPlus
     from keras_sgd_plus._pending import block_plan
 
-    keras.utils.set_random_seed(0)
-    hidden = [] if num_outputs == 1 else [keras.layers.Dense(num_outputs, "relu")]
-    model: Any = keras.Sequential(
-        [keras.Input((num_inputs,)), *hidden, keras.layers.Dense(1)]
-    )
+    model = _model(num_inputs, num_outputs)
     optimizer = SGDPlus(1e-4 / num_inputs, momentum, order="given")
     model.compile(optimizer, "mse")
-    rng = np.random.default_rng(0)
-    x = tf.constant(rng.normal(size=(count, num_inputs)), tf.float32)
-    data = x, x[:, :1]
+    data = tuple(map(tf.constant, _data(num_inputs, count)))
 
     def train() -> float:
         return float(optimizer.train_step(model, data)["loss"])

@@ -15,11 +15,11 @@ from benchmarks.arms.names import FIT, KERAS_32, REFERENCE
 from benchmarks.quality.accuracy import FIRST
 from benchmarks.quality.goals import goals, stored
 from benchmarks.quality.tasks import TASKS
-from benchmarks.report.tables import markdown, quality, scaling, speed
+from benchmarks.report.tables import cost, markdown, quality, scaling, speed
 from benchmarks.shared import machine, storage
 from benchmarks.shared.machine import ROOT
-from benchmarks.speed.targets import Medians, medians
-from benchmarks.timing.measuring import Row
+from benchmarks.speed import stored as stored_speed
+from benchmarks.speed.targets import medians
 
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 _REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -50,8 +50,8 @@ def first() -> str:
 
 def throughput() -> str:
     """Examples per second beside Keras at batch size 1, fastest too, and 32."""
-    run = storage.read("speed")
-    found = _medians(run["results"])
+    run = storage.read("speed")["results"]
+    found = medians(stored_speed.rows(run))
     names = {  # workload -> its name in this table
         "mlp-784-128-10": "MLP 784-128-10",
         "cnn": "CNN, 28 x 28",
@@ -76,21 +76,23 @@ def throughput() -> str:
         cells = [f"{1e6 / us:,.0f}" for us in (ours, plain, fastest)]
         times = f"{fastest / ours:.1f} times"
         rows.append([name, *cells, times, f"{1e6 / batch:,.0f}"])
-    return f"{markdown.table(head, rows)}\n\n{_short([run['environment']])}"
+    here = [run["workloads"][workload]["environment"] for workload in names]
+    return f"{markdown.table(head, rows)}\n\n{_short(here)}"
 
 
 def workloads() -> str:
     """Microseconds per example of every workload and the main arms."""
-    run = storage.read("speed")
-    passes = max(len(row["seconds"]) for row in run["results"]["rows"])
+    run = storage.read("speed")["results"]
+    rows = stored_speed.rows(run)
+    passes = max(len(row.seconds) for row in rows)
     foot = f"Medians of {passes} passes, compilation apart. "
-    table = speed.summary(_medians(run["results"]))
-    return f"{table}\n\n{foot}{machine.line(run['environment'])}"
+    machines = " ".join(map(machine.line, stored_speed.environments(run)))
+    return f"{speed.summary(medians(rows))}\n\n{foot}{machines}"
 
 
 def targets() -> str:
     """The bounds of the speed benchmark, and whether they are kept."""
-    return speed.of_verdicts(storage.read("speed")["results"]["targets"])
+    return speed.of_verdicts(stored_speed.targets(storage.read("speed")["results"]))
 
 
 def port() -> str:
@@ -129,10 +131,6 @@ def _short(environments: list[dict[str, Any]]) -> str:
     return f"{', '.join(words)}."
 
 
-def _medians(results: dict[str, Any]) -> Medians:
-    return medians(Row(**row) for row in results["rows"])
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "throughput": throughput,
     "first": first,
@@ -146,6 +144,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "port": port,
     "order": _whole("order", quality.of_orders),
     "linear": _whole("linear", quality.of_problems),
+    "blocks": _whole("blocks", cost.of_blocks),
 }
 
 

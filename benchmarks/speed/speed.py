@@ -1,10 +1,15 @@
 """Every workload with every arm, in turns, and the targets: met or not.
 
-`python -m benchmarks speed [--quick] [--only id,id] [--repeats n]`. An arm first makes
-the same few updates from the same weights. Their time is its first call (compilation is
-in it); the loss afterwards is its quality, which must agree between arms of the same
-algorithm. Then the arms take turns, pass by pass. A pass of an arm that calls `fit` is
-an epoch inside the call; a column of its own shows what the call costs beside epochs.
+`python -m benchmarks speed [--quick] [--only id,id] [--missing] [--repeats n]`. Each
+workload is stored when it is done; `--missing` leaves out those that this very code has
+measured, so that a run can be stopped and resumed. Before each workload the run waits
+until the machine is quiet.
+
+An arm first makes the same few updates from the same weights. Their time is its first
+call (compilation is in it); the loss afterwards is its quality, which must agree
+between arms of the same algorithm. Then the arms take turns, pass by pass. A pass of an
+arm that calls `fit` is an epoch inside the call; a column of its own shows what the
+call costs beside epochs.
 """
 
 from __future__ import annotations
@@ -12,13 +17,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from benchmarks.arms.names import FIT, IDLE, ONE_BATCH
 from benchmarks.arms.workloads import WORKLOADS
-from benchmarks.shared import storage
 from benchmarks.shared.finding import Finding, Stored
-from benchmarks.speed import extremes
+from benchmarks.shared.quiet import Quiet
+from benchmarks.speed import extremes, stored
 from benchmarks.speed.targets import Verdicts, medians, verdicts
 from benchmarks.timing import measuring
 from benchmarks.timing.measuring import Row
@@ -30,7 +35,7 @@ _LINEAR, _MLP, _MOMENTUM = "linear-20", "mlp-784-128-10", "mlp-784-128-10-m0.9"
 _SPECIAL = {  # arms that answer one question, on the workloads that ask it
     f"{FIT}, batch 32": (_MLP,),
     f"{FIT}, batch 4,096": (_MLP, _MOMENTUM),
-    f"{FIT}, batch 8,192": (_LINEAR,),
+    f"{FIT}, batch 8,192": (_LINEAR, _MLP),
     f"{FIT}, batch 65,536": (_LINEAR,),
     ONE_BATCH: (_LINEAR,),
     f"{FIT}, 8 examples per update": (_MLP,),
@@ -38,7 +43,7 @@ _SPECIAL = {  # arms that answer one question, on the workloads that ask it
     "keras SGD, batch 8": (_MLP,),
     f"{IDLE}, batch 1,024": (_LINEAR, _MLP),
     f"{IDLE}, batch 4,096": (_MLP,),
-    f"{IDLE}, batch 8,192": (_LINEAR,),
+    f"{IDLE}, batch 8,192": (_LINEAR, _MLP),
     f"{IDLE}, batch 65,536": (_LINEAR,),
     f"{IDLE}, one batch": (_LINEAR,),
 }
@@ -77,31 +82,35 @@ class Run(Finding):
 
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
-    """Yields the rows of each workload, the targets and the run; writes JSON."""
+    """Yields the rows of each workload, the targets and the run; stores each."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks speed")
     parser.add_argument("--quick", action="store_true", help="fewer arms and passes")
     parser.add_argument("--only", help="workload ids, with commas between")
     parser.add_argument("--repeats", type=int, help="passes of each arm")
+    parser.add_argument("--missing", action="store_true", help="what is not stored yet")
     options = parser.parse_args(arguments)
+    name = "speed-quick" if options.quick else "speed"
     repeats = options.repeats or (3 if options.quick else 7)
     chosen = options.only.split(",") if options.only else list(WORKLOADS)
-    start = time.perf_counter()
+    if options.missing:
+        chosen = [each for each in chosen if not stored.is_fresh(name, each)]
+    start, quiet = time.perf_counter(), Quiet()
     rows: list[Row] = []
     peers = [peer for peer in PEERS if not (options.quick and peer.suffix)]
     with started(peers) as workers:
         for workload_id in chosen:
             wanted = _wanted(workload_id, options.quick)
-            workload = WORKLOADS[workload_id]
-            found = measuring.measure(workload, workers, repeats, wanted)
+            drift = quiet.wait()
+            found = measuring.measure(WORKLOADS[workload_id], workers, repeats, wanted)
+            stored.keep(name, workload_id, found, [drift, quiet.drift()])
             yield Rows(found)
             rows += found
     lines = verdicts(medians(rows), set(chosen))
     if not options.only:
-        lines += extremes.verdicts(options.quick)
-    name = "speed-quick" if options.quick else "speed"
-    if not options.only:  # a part of the workloads must not replace all of them
-        storage.write(name, {"rows": [asdict(row) for row in rows], "targets": lines})
+        quiet.wait()
+        first_calls = extremes.verdicts(options.quick)
+        stored.keep_extremes(name, first_calls)
+        lines += first_calls
     yield Verdicts(lines)
     yield Run(rows, repeats, (time.perf_counter() - start) / 60)
-    if not options.only:
-        yield Stored(name)
+    yield Stored(name)

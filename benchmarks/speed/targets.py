@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.arms.names import (
-    C_UNFUSED,
+    C_BLOCKS,
     FIT,
     IDLE,
     JAX,
@@ -73,6 +73,14 @@ def _above(workload: str, arm: str, floor: str, bound: float) -> Target:
     return Target(workload, f"{arm} - {floor}", compute, bound, unit=" us")
 
 
+def _beside(workload: str, arm: str, floor: str, per: str, bound: float) -> Target:
+    def compute(medians: Medians) -> float:
+        above = medians[workload, arm] - medians[workload, floor]
+        return above / medians[workload, per]
+
+    return Target(workload, f"({arm} - {floor}) / {per}", compute, bound)
+
+
 def _growth(workload: str, small: str, arm: str, bound: float) -> Target:
     def compute(medians: Medians) -> float:
         return medians[workload, arm] - medians[small, arm]
@@ -95,20 +103,25 @@ TARGETS = (
         0.25,
     ),
     _ratio("linear-20", LOOP, JAX, 1.0),
-    _ratio(_MLP, LOOP, JAX, 1.0),
-    _ratio(_MLP, LOOP, C, 1.15),
-    _ratio(_MLP, LOOP, C_UNFUSED, 1.15),
+    _ratio(_MLP, LOOP, JAX, 0.4),
+    _ratio(_MLP, LOOP, C, 1.0),
+    _ratio(_MLP, LOOP, C_BLOCKS, 1.25),
     _speedup(_MLP, REFERENCE, LOOP, 100),
     _speedup(_MLP, REFERENCE, f"{FIT}, batch 4,096", 100),
     _ratio(_MLP, f"{FIT}, batch 4,096", LOOP, 1.2),
+    _beside(_MLP, FIT, f"{IDLE}, batch 1,024", LOOP, 1.15),
+    _beside(_MLP, f"{FIT}, batch 8,192", f"{IDLE}, batch 8,192", LOOP, 1.15),
+    _ratio(_MLP, FIT, f"{KERAS_32}, 32 steps per execution", 0.6),
     _ratio(_MLP, f"{FIT}, batch 32", KERAS_32, 1.3),
     _speedup(_MLP, KERAS_32, f"{FIT}, 32 examples per update", 8),
-    _ratio(_MOMENTUM, LOOP, JAX, 1.0),
-    _ratio(_MOMENTUM, LOOP, C, 1.4),
-    _ratio(_MOMENTUM, LOOP, C_UNFUSED, 1.4),
+    _ratio(_MOMENTUM, LOOP, JAX, 0.35),
+    _ratio(_MOMENTUM, LOOP, C, 0.7),
+    _ratio(_MOMENTUM, LOOP, C_BLOCKS, 1.25),
     _speedup(_MOMENTUM, REFERENCE, LOOP, 60),
     _speedup(_MOMENTUM, REFERENCE, f"{FIT}, batch 4,096", 60),
     _ratio(_BIG, LOOP, JAX, 1.0),
+    _ratio(_BIG, FIT, LOOP, 1.2),
+    _ratio(_BIG, FIT, KERAS_32, 1.0),
     _ratio("cnn", LOOP, TORCH, 0.4),
     _ratio("cnn", LOOP, JAX, 0.3),
     _speedup("conv-bn-dropout", REFERENCE, FIT, 30),

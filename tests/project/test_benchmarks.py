@@ -11,8 +11,8 @@ from benchmarks.arms import names
 from benchmarks.arms.workloads import WORKLOADS, Workload
 from benchmarks.report.tables import speed as speed_tables
 from benchmarks.scaling import embeddings, replicas
-from benchmarks.shared import storage
-from benchmarks.speed import targets
+from benchmarks.shared import quiet, storage
+from benchmarks.speed import stored, targets
 from benchmarks.timing import measuring
 from benchmarks.timing.worker import Peer, Worker
 
@@ -101,7 +101,7 @@ def _assert_prefix(workload: Workload) -> None:
 def test_what_the_readme_says_of_small_networks() -> None:
     """An epoch is faster than Keras's at batch 32, except with layers of thousands."""
     recorded = storage.read("speed")["results"]
-    found = targets.medians([measuring.Row(**row) for row in recorded["rows"]])
+    found = targets.medians(stored.rows(recorded))
     slower = [
         workload
         for workload in WORKLOADS
@@ -140,3 +140,39 @@ def test_what_is_said_of_replicas_on_paper() -> None:
 def test_embeddings_keep_their_bounds() -> None:
     found = embeddings.grown(storage.read("embeddings")["results"])
     assert all(more <= embeddings.BOUNDS[size] for size, more in found.items())
+
+
+def test_a_run_waits_until_the_machine_is_quiet(monkeypatch: Any) -> None:
+    times = iter([1.0, 1.3, 1.2, 1.05])
+    slept: list[float] = []
+    monkeypatch.setattr(quiet, "_seconds", lambda: next(times))
+    monkeypatch.setattr(quiet.time, "sleep", slept.append)
+    machine = quiet.Quiet()
+    assert machine.wait() == 1.0
+    assert machine.wait() == 1.05
+    assert len(slept) == 2
+
+
+def test_a_run_does_not_wait_for_ever(monkeypatch: Any) -> None:
+    times = iter([1.0, 1.3])
+    monkeypatch.setattr(quiet, "_seconds", lambda: next(times))
+    machine = quiet.Quiet()
+    machine.wait()
+    assert machine.wait(seconds=0) == 1.3
+
+
+def test_each_workload_is_stored_beside_the_others(
+    monkeypatch: Any, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(storage, "RESULTS", tmp_path)
+    monkeypatch.setattr(stored.machine, "environment", lambda: {"commit": "1234567"})
+    rows = [row for row in _rows() if row.missing is None]
+    stored.keep("speed", "mlp-784-128-10", rows, [1.0, 1.1])
+    stored.keep("speed", "cnn", rows[:1], [1.0, 1.0])
+    results = storage.read("speed")["results"]
+    assert stored.rows(results) == [*rows, rows[0]]
+    assert stored.environments(results) == [{"commit": "1234567"}]
+    assert stored.is_fresh("speed", "cnn")
+    assert not stored.is_fresh("speed", "lstm-20x8")
+    monkeypatch.setattr(stored.machine, "environment", lambda: {"commit": "1-dirty"})
+    assert not stored.is_fresh("speed", "cnn")

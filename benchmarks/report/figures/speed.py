@@ -6,8 +6,8 @@ from typing import Any
 
 from benchmarks.arms.names import FIT, JAX, KERAS_32, LOOP, REFERENCE, TORCH
 from benchmarks.report.figures.canvas import bare, save
+from benchmarks.speed import stored
 from benchmarks.speed.targets import medians
-from benchmarks.timing.measuring import Row
 
 _ARMS = {  # of the bars, with their colours and hatches
     LOOP: ("#1b6ca8", ""),
@@ -23,7 +23,7 @@ def speed(results: dict[str, Any]) -> None:
     """Bars per workload, an arm each, on a logarithmic axis."""
     import matplotlib.pyplot as plt
 
-    rows = [Row(**row) for row in results["rows"]]
+    rows = stored.rows(results)
     found = medians(rows)
     workloads = list(dict.fromkeys(row.workload for row in rows))
     figure, axes = plt.subplots(figsize=(9, 0.62 * len(workloads) + 1.2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from benchmarks.cost import ablation as forms
 from benchmarks.cost import blocks as block_study
@@ -12,7 +13,7 @@ from benchmarks.cost.blocks import LENGTHS, Blocks
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.threshold import SETTINGS, Order, Thresholds
 from benchmarks.report.tables import markdown
-from benchmarks.shared.finding import Finding
+from benchmarks.shared.finding import Finding, Stored
 
 _SHOWN = 12  # operations of a profile
 
@@ -55,22 +56,38 @@ def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
 clipping = nonfinite  # the same table
 
 
-def blocks(findings: Iterable[Blocks]) -> Iterator[str]:
+def blocks(findings: Iterable[Blocks | Stored]) -> Iterator[str]:
     """A row per shape: the time of each length, and how many times faster ours is."""
-    lengths = [f"{k} examples" for k in LENGTHS]
-    head = ["kernel", "momentum", "one by one", *lengths, "ours", "times faster"]
-    rows = (
-        [
-            found.shape,
-            f"{found.momentum:g}",
-            *(f"{us:.3g}" for us in found.times.values()),
-            f"{found.ours}",
-            f"{found.times[1] / found.times[found.ours]:.2f}",
-        ]
-        for found in findings
-    )
-    yield from markdown.lines(head, rows)
+    rows = (_block_row(each) for each in findings if isinstance(each, Blocks))
+    yield from markdown.lines(_BLOCKS_HEAD, rows)
     yield _foot(block_study.REPEATS)
+
+
+def of_blocks(points: list[dict[str, Any]]) -> str:
+    """The stored results of `blocks`: a row per shape and momentum."""
+    return markdown.table(
+        _BLOCKS_HEAD, [_block_row(Blocks(**point)) for point in points]
+    )
+
+
+_BLOCKS_HEAD = [
+    *("kernel", "momentum", "one by one"),
+    *(f"{length} examples" for length in LENGTHS),
+    *("ours", "times faster", "C, 64 examples"),
+]
+
+
+def _block_row(found: Blocks) -> list[str]:
+    """The cells of one shape."""
+    native = "" if found.native is None else f"{found.native:.3g}"
+    return [
+        found.shape,
+        f"{found.momentum:g}",
+        *(f"{us:.3g}" for us in found.times.values()),
+        f"{found.ours}",
+        f"{found.times['1'] / found.times[str(found.ours)]:.2f}",
+        native,
+    ]
 
 
 def _foot(repeats: int) -> str:

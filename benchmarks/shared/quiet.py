@@ -1,0 +1,61 @@
+"""Whether the machine is quiet: a fixed piece of work, timed again and again.
+
+The work reads and writes memory and multiplies matrices, on one thread, so that other
+processes slow it down whichever of the two they use.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+
+MAX_DRIFT = 1.1  # times the best seen in this process
+MAX_WAIT = 600.0  # seconds
+_POLL = 10.0  # seconds
+_REPEATS = 15
+
+
+class Quiet:
+    """Compares the time of the same work with the best that this process has seen."""
+
+    def __init__(self) -> None:
+        self._best = float("inf")
+
+    def drift(self) -> float:
+        """How many times slower than the best the work is now."""
+        now = _seconds()
+        self._best = min(self._best, now)
+        return now / self._best
+
+    def wait(self, seconds: float = MAX_WAIT) -> float:
+        """Waits until the machine is quiet, but not for ever; returns the drift.
+
+        Args:
+            seconds: to wait at most; it says so when it starts to wait.
+        """
+        drift, end, told = self.drift(), time.monotonic() + seconds, False
+        while drift > MAX_DRIFT and time.monotonic() < end:
+            if not told:
+                text = f"The machine is busy ({drift:.2f} times slower): waiting."
+                print(text, file=sys.stderr, flush=True)
+                told = True
+            time.sleep(min(_POLL, seconds))
+            drift = self.drift()
+        return drift
+
+
+def _seconds() -> float:
+    import numpy as np
+
+    numbers = np.ones(1 << 20, "float32")
+    matrix = np.ones((96, 96), "float32")
+    times = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        for _ in range(4):
+            numbers = numbers * 0.5 + 1
+        for _ in range(40):
+            matrix = np.tanh(matrix @ matrix)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
