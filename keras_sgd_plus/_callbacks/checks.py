@@ -10,7 +10,7 @@ from keras_sgd_plus._loop import examples
 from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Optimizer
-from keras_sgd_plus._trainer import is_ours
+from keras_sgd_plus._trainer import is_ours, per_example
 
 
 def positive_int(name: str, value: Any) -> None:
@@ -66,6 +66,52 @@ def can_resume(optimizer: Optimizer) -> None:
             "ExactResume must be used with an SGDPlus. Received: "
             f"{type(optimizer).__name__}. Compile the model with SGDPlus(...), or with "
             "examples_per_update=None for one update per batch."
+        )
+
+
+def can_record(optimizer: Optimizer) -> None:
+    """Raises TypeError for an optimizer without a loop over examples."""
+    if per_example(optimizer) is None:
+        kind = type(optimizer).__name__
+        if is_ours(optimizer):
+            kind = f"{kind} with examples_per_update=None"
+        raise TypeError(
+            "ExampleLog must be used with an SGDPlus, whose loop sees each example. "
+            f"Received: {kind}. Compile the model with SGDPlus(...)."
+        )
+
+
+def log_arguments(gradient_norm: Any, prediction: Any, id: Any, path: Any) -> None:
+    """Raises TypeError for arguments of an ExampleLog of another kind."""
+    for name, value in {
+        "gradient_norm": gradient_norm,
+        "prediction": prediction,
+    }.items():
+        if not isinstance(value, bool):
+            raise TypeError(
+                f"`{name}` must be a bool. Received: {name}={arguments.shown(value)}. "
+                f"Use ExampleLog({name}=True) to keep that quantity."
+            )
+    if id is not None and (not isinstance(id, str) or not id):
+        raise TypeError(
+            "`id` must be the key of a dict of inputs, or None. Received: "
+            f'id={arguments.shown(id)}. Use id="row" for x={{..., "row": rows}}.'
+        )
+    if path is not None and (
+        not isinstance(path, (str, os.PathLike)) or not os.fspath(path)
+    ):
+        raise TypeError(
+            "`path` must be a str or a path, or None. Received: "
+            f"path={arguments.shown(path)}. Name a directory for this log alone."
+        )
+
+
+def is_kept(name: str, is_kept: bool) -> None:
+    """Raises RuntimeError for a quantity that an ExampleLog does not keep."""
+    if not is_kept:
+        raise RuntimeError(
+            f"ExampleLog keeps `{name}` only if it is asked for. Received: "
+            f"ExampleLog({name}=False). Use ExampleLog({name}=True)."
         )
 
 

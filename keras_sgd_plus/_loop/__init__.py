@@ -13,15 +13,24 @@ from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.carry import Carry
 from keras_sgd_plus._loop.example_update import ExampleUpdate
 from keras_sgd_plus._loop.trace_again import TraceAgain
-from keras_sgd_plus._loop.walk import WalkResult, log_specs, walk, walk_group
+from keras_sgd_plus._loop.walk import (
+    Before,
+    Specs,
+    WalkResult,
+    first_specs,
+    walk,
+    walk_group,
+)
 
 __all__ = [
+    "Before",
     "Carry",
     "ExampleUpdate",
+    "Specs",
     "TraceAgain",
     "WalkResult",
     "examples",
-    "log_specs",
+    "first_specs",
     "walk",
     "walk_group",
 ]

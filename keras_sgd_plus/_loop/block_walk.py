@@ -43,7 +43,13 @@ def block_body(
         return loop.group_at(loop.positions(i))
 
     def body(
-        first: Any, values: Any, logs: Any, skips: Any, fence: Any, memory: Memory
+        first: Any,
+        values: Any,
+        logs: Any,
+        skips: Any,
+        records: Any,
+        fence: Any,
+        memory: Memory,
     ) -> tuple[Any, ...]:
         buffers = memory.buffers
         with loop.forms():
@@ -54,8 +60,8 @@ def block_body(
             entered = EnteredBlock.of(
                 update.blocks, values, buffers, update.numbers, skips_bad
             )
-        start = (first, entered.without(values), logs, skips, memory.fence)
-        _, rest, logs, skips, inner_fence, state = tf.while_loop(
+        start = (first, entered.without(values), logs, skips, records, memory.fence)
+        _, rest, logs, skips, records, inner_fence, state = tf.while_loop(
             lambda i, *_: i < tf.minimum(first + size, num_groups),
             replace(loop, entered=entered).body(turns),
             (*start, entered.start),
@@ -72,7 +78,7 @@ def block_body(
             surely = xla.surely_takes(graph) and turns[-1].surely_compiles
             turns[-1] = turns[-1]._replace(surely_compiles=surely)
         memory = Memory(inner_fence, buffers._replace(changes=state.changes))
-        return first + size, values, logs, skips, fence, memory
+        return first + size, values, logs, skips, records, fence, memory
 
     return body
 

@@ -24,6 +24,7 @@ from keras_sgd_plus._pending import (
 )
 from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
+from keras_sgd_plus._records import Recorder, no_records, recorders
 from keras_sgd_plus._rule import AVERAGES, Numbers, Rule
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
@@ -49,6 +50,7 @@ class ExampleUpdate:
         blocks: kernels whose updates wait in blocks of examples.
         keeps_logs: whether each update gives logs of its own.
         numbers: of the rule, tensors of the function that is being traced.
+        recorder: of the log that asks for records, or None.
     """
 
     model: Model
@@ -65,6 +67,7 @@ class ExampleUpdate:
     blocks: BlockPlan
     keeps_logs: bool
     numbers: Numbers
+    recorder: Recorder | None
 
     @classmethod
     def of(
@@ -132,6 +135,7 @@ class ExampleUpdate:
             blocks=blocks,
             keeps_logs=keeps_logs,
             numbers={},
+            recorder=recorders.of(optimizer),
         )
 
     def given(self, numbers: Tensor) -> ExampleUpdate:
@@ -169,6 +173,17 @@ class ExampleUpdate:
         ]
         started = tf.reduce_any(tf.stack(averages)) if averages else tf.constant(True)
         return no_skips(num_rows, self.group_size, skip_all, started)
+
+    def no_records(self, num_groups: Tensor, outputs: Any) -> Any:
+        """Records before the first group; () where no log asks for them.
+
+        Args:
+            num_groups: () int32, the groups that can be recorded.
+            outputs: specs of the model's outputs on one group, where they are recorded.
+        """
+        if self.recorder is None:
+            return ()
+        return no_records(self.recorder.wanted, num_groups, self.group_size, outputs)
 
     def other_layout(self, values: Values) -> Values:
         """Values with those matrices transposed that a lowered loop carries so."""

@@ -13,6 +13,7 @@ from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.apply_rule import Applied, apply_rule
 from keras_sgd_plus._loop.backward import BackwardResult, backward
 from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
+from keras_sgd_plus._loop.record_group import record_group
 from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._loop.trace_again import TraceAgain
 from keras_sgd_plus._lowering import lookup, products
@@ -20,6 +21,7 @@ from keras_sgd_plus._nonfinite import Guard, Skips, first_cause
 from keras_sgd_plus._pending import Shown, ShownBlock
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Tensor, Variable
+from keras_sgd_plus._records import Record
 from keras_sgd_plus._rule import Gradient, State
 
 Logs = Any  # structure of tensors; () where Keras's own logs will do
@@ -35,6 +37,7 @@ class UpdateResult(NamedTuple):
         has_started: () bool, whether an update has been applied by now; with a guard.
         changed: positions in the carry of values that are new.
         pending: the state of weights whose updates wait, or ().
+        record: of the group, or () where no log asks for it.
     """
 
     values: Values
@@ -43,6 +46,7 @@ class UpdateResult(NamedTuple):
     has_started: Tensor
     changed: frozenset[int]
     pending: Any
+    record: Record | tuple[()]
 
 
 def update_once(
@@ -99,6 +103,8 @@ def update_once(
         gradients = found.by_index(update)
         _check_tables(pending, scope, gradients)
         guard = None if skips is None else _guard(update, found, skips)
+        skip = None if guard is None else guard.skip
+        record = record_group(update, scope, y, found, skip)
         applied = apply_rule(update, scope, found, guard, pending)
         metrics = update.model.compute_metrics
         logs = metrics(x, y, found.y_pred, sample_weight=sample_weight)
@@ -119,7 +125,7 @@ def update_once(
         logs = keras.tree.map_structure(tf.convert_to_tensor, logs)
     else:
         logs = ()
-    result = _result(values, new, logs, guard, applied)
+    result = _result(values, new, logs, guard, applied)._replace(record=record)
     scope.direct.check(update.model, result.changed, ())
     return result
 
@@ -139,7 +145,7 @@ def _result(
     if pending is not None:
         new = pending.carried(new)
         changed, state = changed | pending.positions, pending.state
-    return UpdateResult(new, logs, guard, applied.has_started, changed, state)
+    return UpdateResult(new, logs, guard, applied.has_started, changed, state, ())
 
 
 def _product(

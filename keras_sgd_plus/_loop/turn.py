@@ -18,6 +18,7 @@ from keras_sgd_plus._nonfinite import Skips, with_group
 from keras_sgd_plus._pending import Entered, Shown
 from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._records import with_record
 
 
 class Turn(NamedTuple):
@@ -70,6 +71,7 @@ class Loop:
         values: Values,
         logs: Logs,
         skips: Any,
+        records: Any,
         fence: Tensor,
         pending: Any,
     ) -> tuple[tuple[Any, ...], Turn]:
@@ -82,12 +84,14 @@ class Loop:
             result, skips = update_and_list(
                 self.update, values, group, positions, logs, skips, self.lowered, shown
             )
+        records = with_record(records, i, result.record)
         surely_compiles = False
         if self.compiled:
             graph = tf.compat.v1.get_default_graph()
             surely_compiles = xla.surely_takes(graph)
             fence = one_kernel.fenced(graph, fence, i)
-        carry = (i + 1, result.values, result.logs, skips, fence, result.pending)
+        done = (result.values, result.logs, skips, records, fence, result.pending)
+        carry = (i + 1, *done)
         return carry, Turn(result.changed, surely_compiles)
 
     def positions(self, i: Any) -> Any:

@@ -19,6 +19,27 @@ from keras_sgd_plus._loop.one_update import Logs, update_once
 from keras_sgd_plus._loop.turn import Loop, Turn, update_and_list
 from keras_sgd_plus._lowering import one_kernel
 from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._records import Record, with_record
+
+
+class Specs(NamedTuple):
+    """Shapes and dtypes of what one update gives.
+
+    Attributes:
+        logs: or () where none are kept.
+        outputs: of the model, a flat tuple; () where they are not recorded.
+    """
+
+    logs: Logs
+    outputs: tuple[Any, ...]
+
+
+class Before(NamedTuple):
+    """Results of the groups that came before one: fields of `WalkResult`."""
+
+    logs: Logs
+    skips: Any
+    records: Any
 
 
 class WalkResult(NamedTuple):
@@ -28,6 +49,7 @@ class WalkResult(NamedTuple):
         values: the carry's after it.
         logs: of the last group, or ().
         skips: the bad groups, or () under nonfinite="propagate".
+        records: of the groups, or () where no log asks for them.
         fence: of the loop. It has to leave the compiled function, or XLA would remove
             it; () without a loop.
         changed: positions in the carry of values that may be new.
@@ -37,6 +59,7 @@ class WalkResult(NamedTuple):
     values: Values
     logs: Logs
     skips: Any
+    records: Any
     fence: Tensor
     changed: frozenset[int]
     surely_compiles: bool
@@ -48,7 +71,7 @@ def walk(
     leaves: Sequence[Tensor],
     order: Tensor,
     num_examples: tf.Tensor,
-    log_specs: Logs,
+    specs: Specs,
     compiled: bool,
     skip_all: Tensor = None,
 ) -> WalkResult:
@@ -62,8 +85,7 @@ def walk(
             order in which the examples were handed over.
         num_examples: () int32. A tensor bound costs nothing and spares a compilation
             per batch size.
-        log_specs: as the function `log_specs` returns them; zeros are the logs of no
-            group at all.
+        specs: as `first_specs` returns them; zeros are the logs of no group at all.
         compiled: whether XLA compiles the loop, and forms that suit it are used.
         skip_all: () bool, whether to change nothing, since a group that came before
             ended training; None under
@@ -86,11 +108,12 @@ def walk(
         return i < num_groups
 
     start = update.other_layout(values) if lowered else list(values)
-    logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), log_specs)
+    logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), specs.logs)
     skips = ()
     if skip_all is not None:
         rows = 2 if update.raises else most_groups + 2
         skips = update.no_skips(values, rows, skip_all)
+    records = update.no_records(most_groups + 1, specs.outputs)
     in_blocks = lowered and bool(update.blocks.places)
     if in_blocks:
         body_fn = block_body(loop, num_groups, skip_all is not None, turns)
@@ -98,10 +121,11 @@ def walk(
     else:
         body_fn = loop.body(turns)
         pending = () if entered is None else entered.start
-    _, values, logs, skips, fence, pending = tf.while_loop(
+    before = (start, logs, skips, records, one_kernel.new_fence(), pending)
+    _, values, logs, skips, records, fence, pending = tf.while_loop(
         cond_fn,
         body_fn,
-        (tf.constant(0), start, logs, skips, one_kernel.new_fence(), pending),
+        (tf.constant(0), *before),
         parallel_iterations=1,
     )
     if in_blocks:
@@ -112,7 +136,7 @@ def walk(
     values = update.other_layout(values) if lowered else values
     changed = frozenset[int]().union(*(turn.changed for turn in turns))
     surely_compiles = any(turn.surely_compiles for turn in turns)
-    return WalkResult(values, logs, skips, fence, changed, surely_compiles)
+    return WalkResult(values, logs, skips, records, fence, changed, surely_compiles)
 
 
 def walk_group(
@@ -120,8 +144,8 @@ def walk_group(
     values: Values,
     group: Sequence[Tensor],
     positions: Tensor,
-    logs: Logs,
-    skips: Any,
+    number: Tensor,
+    before: Before,
 ) -> WalkResult:
     """Updates once, with the examples that are left over of a batch.
 
@@ -130,25 +154,32 @@ def walk_group(
         values: the carry's.
         group: tensors of examples, (k or fewer, ...).
         positions: (k or fewer,) int32, theirs in the batch.
-        logs: of the group before.
-        skips: the bad groups before; () under
-            nonfinite="propagate".
+        number: () int32, the group's in the order of visits.
+        before: logs, bad groups and records of the groups before it.
     """
+    logs, skips, records = before
     result, skips = update_and_list(update, values, group, positions, logs, skips)
-    return WalkResult(result.values, result.logs, skips, (), result.changed, False)
+    records = with_record(records, number, result.record)
+    done = (result.values, result.logs, skips, records)
+    return WalkResult(*done, (), result.changed, False)
 
 
-def log_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Logs:
-    """Shapes and dtypes of the logs of one update, or () where none are kept."""
-    if not update.keeps_logs:
-        return ()
+def first_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Specs:
+    """Shapes and dtypes of what an update gives, where the walk has to know them."""
+    recorder = update.recorder
+    records_outputs = recorder is not None and recorder.wanted.prediction
+    if not (update.keeps_logs or records_outputs):
+        return Specs((), ())
 
-    def first_logs(values: Values, leaves: Sequence[Tensor]) -> Logs:
-        first = tf.zeros((1,), tf.int32)
-        group = [examples.gather_examples(leaf, first) for leaf in leaves]
+    def first(values: Values, leaves: Sequence[Tensor]) -> Any:
+        positions = tf.zeros((update.group_size,), tf.int32)
+        group = [examples.gather_examples(leaf, positions) for leaf in leaves]
         given = update.given(tf.zeros((len(_rule.all_numbers()),), tf.float64))
-        return update_once(given, values, group).logs
+        result = update_once(given, values, group)
+        record = result.record
+        return result.logs, record.outputs if isinstance(record, Record) else ()
 
-    trace: Callable[..., Any] = tf.function(first_logs, autograph=False)
-    specs = update.carry.specs()
-    return trace.get_concrete_function(specs, list(leaves)).structured_outputs
+    trace: Callable[..., Any] = tf.function(first, autograph=False)
+    values = update.carry.specs()
+    found = trace.get_concrete_function(values, list(leaves)).structured_outputs
+    return Specs(*found)

@@ -120,6 +120,16 @@ def compute_loss(
     return names.call(model, "_compute_loss", **arguments, training=True)
 
 
+def compiled_loss(model: Model, y: Structure, y_pred: Structure) -> Any:
+    """The loss of `compile` without any `sample_weight`, or None without such a loss.
+
+    Updates the metrics that Keras keeps of several losses. Goes when `compute_loss` can
+    leave out what a model adds to it.
+    """
+    compiled = getattr(model, "_compile_loss", None)
+    return None if compiled is None else compiled(y, y_pred, None)
+
+
 def loss_tracker(model: Model) -> Any:
     """The metric behind the logged `loss`, or None before `compile`."""
     return names.attribute(model, "_loss_tracker")

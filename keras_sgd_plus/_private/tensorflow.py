@@ -28,6 +28,21 @@ def variable(shape: tuple[int, ...], dtype: Any = tf.int64) -> Any:
         return names.call(module, "ResourceVariable", zeros, trainable=False)
 
 
+def growing_variable(row_shape: tuple[int, ...], dtype: Any) -> Any:
+    """No rows, in a variable as of `variable` that any number of rows may be assigned.
+
+    Args:
+        row_shape: of one row.
+        dtype: of the values.
+    """
+    module = names.module("tensorflow.python.ops.resource_variable_ops")
+    with tf.init_scope():
+        none = tf.zeros((0, *row_shape), dtype)
+        shape = tf.TensorShape((None, *row_shape))
+        made = names.attribute(module, "ResourceVariable")
+        return made(none, trainable=False, shape=shape)
+
+
 class _Inlining(threading.local):
     is_on = False
 

@@ -21,8 +21,9 @@ from keras_sgd_plus._loop import Carry, ExampleUpdate, TraceAgain, examples
 from keras_sgd_plus._nonfinite import Ledger, ledgers
 from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
+from keras_sgd_plus._records import recorders
 from keras_sgd_plus._rule import compiled_for
-from keras_sgd_plus._step import checks, model_checks
+from keras_sgd_plus._step import checks, model_checks, record_batch
 from keras_sgd_plus._step.walk_batch import WalkedBatch, walk_batch
 
 # Each failed trace reveals one kind of missing, direct or whole variable; 9 allow for
@@ -50,12 +51,13 @@ def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -
     if not tf.executing_eagerly():
         return train_step(optimizer, outer, model, data)
     checks.rectangular(data)
-    with ledgers.watched(optimizer):
-        # Replicas cannot meet inside functions of their own.
-        is_plain = model.run_eagerly or strategy.num_replicas() > 1
-        step = train_step if is_plain else _kept_step
-        logs = step(optimizer, outer, model, data)
-    ledgers.raise_if_ended(optimizer)
+    with recorders.watched(optimizer):
+        with ledgers.watched(optimizer):
+            # Replicas cannot meet inside functions of their own.
+            is_plain = model.run_eagerly or strategy.num_replicas() > 1
+            step = train_step if is_plain else _kept_step
+            logs = step(optimizer, outer, model, data)
+        ledgers.raise_if_ended(optimizer)
     return logs
 
 
@@ -76,6 +78,7 @@ def train_step(
     named, may_be_empty = examples.named_leaves(batch), num_replicas > 1
     num_examples, assertions = checks.batch(named, may_be_empty)
     model_checks.batch_size(model, optimizer.examples_per_update)
+    record_batch.check(model, optimizer, batch)
     batch = examples.waiting_for(assertions, batch)
     # 2. Build missing variables, and walk, until a trace needs no further fact.
     facts = _Facts()
@@ -166,6 +169,7 @@ def _commit(done: _Attempt, num_examples: Tensor) -> Any:
         update.carry.commit(walked.changed)
         stock = update.model.get_metrics_result
         logs = walked.logs if update.keeps_logs else stock()
+        record_batch.close(update, walked, done.iterations, num_examples)
     return ledgers.close(ledger, done.iterations, walked.skips, logs, notes)
 
 
@@ -211,7 +215,10 @@ def _kept_step(
     # A tf.function of the step is kept until the model is compiled anew, or gets or
     # loses a variable. The first call may build the model, so they are noted after it.
     per_model = _steps.setdefault(model, weakref.WeakKeyDictionary())
-    settings = compiled_for(optimizer, _lowering.is_switched_off())
+    settings = (
+        *compiled_for(optimizer, _lowering.is_switched_off()),
+        recorders.settings(optimizer),
+    )
     kept: _KeptStep | None = per_model.get(optimizer)
     current = _variables(model)
     if kept is not None and kept.settings == settings:

@@ -95,12 +95,14 @@ class RunResult(NamedTuple):
         changed: values by position in the carry, to be committed. None in place.
         logs: of the walk.
         skips: of the walk.
+        records: of the walk.
         how: as this walk was run in the end, with nothing left to be probed.
     """
 
     changed: dict[int, Tensor]
     logs: Structure
     skips: Tensor
+    records: Any
     how: How
 
 
@@ -133,15 +135,16 @@ def run(
             found = refusal.found(model, compiled.function, compiled.arguments)
         how = how._replace(probe=False)
         if found is None:
-            changed, logs, skips, _ = compiled.function(*compiled.arguments)
-            return RunResult(changed, logs, skips, how)
+            found = compiled.function(*compiled.arguments)
+            changed, logs, skips, records, _ = found
+            return RunResult(changed, logs, skips, records, how)
         how = how._replace(use_xla=False)
         refusal.warn_once(model, found)
     values = carry.read()
     for position, value in earlier.items():
         values[position] = value
     result = walk(values, False, *arguments)
-    return RunResult(_changed(result), result.logs, result.skips, how)
+    return RunResult(_changed(result), *_results(result), how)
 
 
 class _Compiled(NamedTuple):
@@ -166,13 +169,13 @@ def _compile(
         result = walk(carry.read(), True, *arguments)
         found.append(result)
         carry.commit(_changed(result))
-        return {}, result.logs, result.skips, result.fence
+        return {}, *_results(result), result.fence
 
     def walk_and_return(*flat: Tensor) -> Any:
         split = len(carry.variables)
         result = walk(list(flat[:split]), True, *flat[split:])
         found.append(result)
-        return _changed(result), result.logs, result.skips, result.fence
+        return _changed(result), *_results(result), result.fence
 
     flat = list(arguments)
     if not in_place:
@@ -191,3 +194,7 @@ def _compile(
 
 def _changed(result: WalkResult) -> dict[int, Any]:
     return {i: result.values[i] for i in sorted(result.changed)}
+
+
+def _results(result: WalkResult) -> tuple[Any, Any, Any]:
+    return result.logs, result.skips, result.records

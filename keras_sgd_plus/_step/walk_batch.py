@@ -10,10 +10,12 @@ import tensorflow as tf
 from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import replicas
 from keras_sgd_plus._loop import (
+    Before,
     ExampleUpdate,
+    Specs,
     WalkResult,
     examples,
-    log_specs,
+    first_specs,
     walk,
     walk_group,
 )
@@ -30,11 +32,16 @@ class WalkedBatch(NamedTuple):
         changed: values by position in the carry, to be committed.
         logs: of the last group, or ().
         skips: the bad groups, or () under nonfinite="propagate".
+        records: of the groups, or () where no log asks for them.
+        order: (num_examples,) int32, the positions that were visited, or None for the
+            order in which they were handed over.
     """
 
     changed: dict[int, Tensor]
     logs: Structure
     skips: Tensor
+    records: Any
+    order: Tensor
 
 
 class _Batch(NamedTuple):
@@ -61,7 +68,7 @@ def walk_batch(
             nonfinite="propagate".
     """
     leaves = examples.flat(update.batch)
-    specs = log_specs(update, leaves)
+    specs = first_specs(update, leaves)
     use_xla = compiled.wants_xla(update.optimizer.jit_compile, update.model, leaves)
     _warn(update, use_xla, num_examples)
     batch = _Batch(leaves, _order(update, num_examples), num_examples)
@@ -70,16 +77,22 @@ def walk_batch(
     is_whole = size == 1 or (isinstance(rest, int) and not rest)
     how = How.of(use_xla, update.optimizer.jit_compile, is_last=is_whole)
     full = _full_groups(update, batch, start, skip_all, specs, how)
-    walked = WalkedBatch(full.changed, full.logs, full.skips)
+    walked = _walked(full)
     if is_whole:
-        return walked
+        return walked._replace(order=batch.order)
 
     def with_rest() -> WalkedBatch:
         return _short_group(update, batch, rest, start, full)
 
     if isinstance(rest, int):
-        return with_rest()
-    return tf.cond(rest > 0, with_rest, lambda: walked)
+        walked = with_rest()
+    else:
+        walked = tf.cond(rest > 0, with_rest, lambda: walked)
+    return walked._replace(order=batch.order)
+
+
+def _walked(done: RunResult) -> WalkedBatch:
+    return WalkedBatch(done.changed, done.logs, done.skips, done.records, ())
 
 
 def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Tensor) -> None:
@@ -114,7 +127,7 @@ def _full_groups(
     batch: _Batch,
     start: Mapping[int, Tensor],
     skip_all: Tensor,
-    specs: Any,
+    specs: Specs,
     how: How,
 ) -> RunResult:
     leaves, order, num_examples = batch
@@ -172,25 +185,28 @@ def _short_group(
     if batch.order is not None:
         positions = tf.gather(batch.order, positions)
     group = [examples.gather_examples(leaf, positions) for leaf in batch.leaves]
-    before = (full.logs, full.skips)
+    before = Before(full.logs, full.skips, full.records)
+    number = tf.convert_to_tensor(batch.num_examples // update.group_size)
 
     def one_group(
         values: list[Tensor],
         is_compiled: bool,
         positions: Tensor,
+        number: Tensor,
         numbers: Tensor,
         *others: Tensor,
     ) -> WalkResult:
         del is_compiled  # a single update gains nothing from lowered forms
-        logs, skips = tf.nest.pack_sequence_as(before, others[len(group) :])
+        known = tf.nest.pack_sequence_as(before, others[len(group) :])
         given = update.given(numbers)
-        return walk_group(given, values, others[: len(group)], positions, logs, skips)
+        leaves = others[: len(group)]
+        return walk_group(given, values, leaves, positions, number, known)
 
     now = numbers.of(update.optimizer)
-    arguments = [positions, now, *group, *tf.nest.flatten(before)]
+    arguments = [positions, number, now, *group, *tf.nest.flatten(before)]
     earlier = {**start, **full.changed}
     done = compiled.run(
         one_group, update.carry, earlier, arguments, full.how, update.model
     )
     changed = {**full.changed, **done.changed}
-    return WalkedBatch(changed, done.logs, done.skips)
+    return _walked(done._replace(changed=changed))

@@ -10,6 +10,7 @@ from typing import Any
 
 from keras_sgd_plus._nonfinite import places
 from keras_sgd_plus._private.types import Model
+from keras_sgd_plus._records import recorders
 from keras_sgd_plus._trainer import bypass, divergence, schedules
 from keras_sgd_plus._trainer.optimizers import per_example
 
@@ -29,6 +30,7 @@ class Run:
         self._optimizer = per_example(getattr(model, "optimizer", None))
         self._epochs = 0  # that have begun
         self._is_new = False  # whether the run began with the optimizer's first update
+        self._was_recorded = self._is_recorded()
 
     def begin_epoch(self) -> None:
         """Notes that an epoch begins; the one before it has ended."""
@@ -48,6 +50,15 @@ class Run:
         if self._epochs == 1:
             self._end_first_epoch()
         _say(divergence.report(self._model, self._optimizer, self._arguments))
+
+    def stop_records(self) -> None:
+        """Ends records that a callback has started; it hears nothing of an error."""
+        if not self._was_recorded and self._is_recorded():
+            recorders.stop(self._optimizer)
+
+    def _is_recorded(self) -> bool:
+        found = self._optimizer
+        return found is not None and recorders.settings(found) is not None
 
     def _end_first_epoch(self) -> None:
         if self._optimizer is None or not self._is_new:
@@ -69,6 +80,7 @@ def running(model: Model, arguments: Mapping[str, Any]) -> Iterator[Run]:
         yield run
     finally:
         _runs.pop(model, None)
+        run.stop_records()
 
 
 def of(model: Model) -> Run | None:

@@ -10,6 +10,7 @@ from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private.types import Model, Optimizer
+from keras_sgd_plus._records import recorders
 from keras_sgd_plus._rule import compiled_for, overrides
 from keras_sgd_plus._trainer import first_call
 
@@ -79,9 +80,10 @@ class TrainFunction:
             self._model.make_train_function()
             return self._model.train_function(iterator)
         lost_workers = strategy.lost_workers(self._model.distribute_strategy)
-        with ledgers.watched(self.optimizer), lost_workers:
-            logs = self._called(iterator)
-        ledgers.raise_if_ended(self.optimizer)
+        with recorders.watched(self.optimizer):
+            with ledgers.watched(self.optimizer), lost_workers:
+                logs = self._called(iterator)
+            ledgers.raise_if_ended(self.optimizer)
         return logs
 
     def _called(self, iterator: Any) -> Any:
@@ -97,7 +99,8 @@ class TrainFunction:
 
 
 def _settings(optimizer: Optimizer) -> tuple[Any, ...]:
-    return compiled_for(optimizer, _lowering.is_switched_off())
+    fixed = compiled_for(optimizer, _lowering.is_switched_off())
+    return (*fixed, recorders.settings(optimizer))
 
 
 class FastForward:

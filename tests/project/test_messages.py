@@ -14,7 +14,11 @@ import pytest
 import keras_sgd_plus
 
 # Modules, not their functions: pytest would run those once more from here.
-from tests.callbacks import test_exact_resume_refuses, test_seeded_arrays
+from tests.callbacks import (
+    test_exact_resume_refuses,
+    test_example_log_refuses,
+    test_seeded_arrays,
+)
 from tests.distribute import test_refused, test_use, test_workers
 from tests.loop import test_direct, test_uneven_groups
 from tests.lowering import test_installed_forms
@@ -46,6 +50,7 @@ BATCHES = test_batch_checks.BATCHES
 ARGUMENTS = test_arguments.ARGUMENTS
 MODELS = test_model_checks.ERRORS
 RESUME = test_exact_resume_refuses.test_refused
+LOGS = test_example_log_refuses.REFUSED
 REPLICAS = test_refused.test_refused
 REFUSALS = test_refusals.ROWS
 
@@ -199,6 +204,34 @@ MESSAGES: dict[str, Any] = {
     "`directory` must be one that all workers see.": (
         test_workers.test_workers_must_share_the_directory
     ),
+    "ExampleLog must be used with an SGDPlus, whose loop sees each example.": (
+        LOGS["adam"]
+    ),
+    "ExampleLog must know which row of the data each example is.": LOGS["shuffled"],
+    "ExampleLog must get the batches whose rows the data tell.": LOGS["other_batches"],
+    "The ids of ExampleLog must be rows of the data, from 0, each at most once in an": (
+        LOGS["id_twice"]
+    ),
+    "ExampleLog(id={}) must find its rows among the inputs.": LOGS["no_such_id"],
+    "x[{}] must be the row of each example, integers of shape (num_examples,).": (
+        LOGS["float_id"]
+    ),
+    "With ExampleLog(path=...) the first epoch must visit the last row of the data,": (
+        test_example_log_refuses.test_a_later_epoch_with_more_rows_than_the_files
+    ),
+    "With ExampleLog(prediction=True) the outputs of the model must have one known": (
+        LOGS["lengths"]
+    ),
+    "Only one ExampleLog may record an optimizer at a time.": LOGS["second_log"],
+    "ExampleLog keeps `{}` only if it is asked for.": LOGS["not_kept"],
+    "ExampleLog.last_batch must be called after a batch.": LOGS["no_batch"],
+    "ExampleLog must be used with one replica.": LOGS["two_replicas"],
+    "ExampleLog needs a train step that Keras does not compile as a whole.": (
+        LOGS["compiled_by_keras"]
+    ),
+    "`id` must be the key of a dict of inputs, or None.": LOGS["id"],
+    "`path` must be a str or a path, or None.": LOGS["path"],
+    "`{}` must be a bool.": LOGS["bool"],
     "`seed` must be an int from 0 to 2**63 - 1.": test_seeded_arrays.REFUSED,
     "The rows of a list must have one shape.": test_seeded_arrays.REFUSED,
     **dict.fromkeys(

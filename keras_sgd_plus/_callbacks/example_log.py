@@ -1,0 +1,307 @@
+"""ExampleLog: a callback that keeps what each example did."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sgd_plus._callbacks import checks
+from keras_sgd_plus._callbacks.epoch_record import PREDICTION, EpochRecord
+from keras_sgd_plus._callbacks.epochs import EpochsInFiles, EpochsInMemory
+from keras_sgd_plus._callbacks.rows import Rows
+from keras_sgd_plus._private import keras_trainer
+from keras_sgd_plus._private.types import Model
+from keras_sgd_plus._records import BatchRecord, Wanted, recorders
+from keras_sgd_plus._trainer import unwrap
+
+_PART, _DONE = "part/", "done/"  # of names in a save
+
+
+class ExampleLog(keras.callbacks.Callback):
+    """Keeps each example's loss before its own update, epoch by epoch.
+
+    Use it to find wrong labels, hard examples and duplicates: the loop of an `SGDPlus`
+    has every example's loss, so nothing is computed twice. With an optimizer that makes
+    one update per batch there is no such loss; predict and compute it yourself there.
+
+    Equivalent Python (this is what is kept):
+
+    ```python
+    for i in order:                                  # each example of the epoch
+        prediction[epoch, i] = model(x[i])           # before its own update
+        loss[epoch, i] = total_loss(y[i], prediction[epoch, i])
+        g = gradient(loss[epoch, i], w)
+        gradient_norm[epoch, i] = sqrt(sum(g ** 2))  # over all weights
+        visited[epoch, i] = updates_so_far
+        w = update(w, g)
+    ```
+
+    Args:
+        gradient_norm: Bool. Keeps the Euclidean norm of each gradient too, before
+            clipping and without loss scaling. Defaults to `False`.
+        prediction: Bool. Keeps the outputs of the model too, which takes the memory of
+            as many outputs as there are examples, per epoch. Defaults to `False`.
+        id: String, the key of a dict of inputs that tells each example's row: integers
+            of shape `(num_examples,)`, each row at most once in an epoch. Data in any
+            order will do with it. None: the order of the data tells the row (see
+            Notes). Defaults to `None`.
+        path: Str or path, a directory. Each quantity is written to a `.npy` file there
+            after each epoch, and what is returned is a part of the file
+            (`numpy.memmap`). None: everything is kept in memory. Defaults to `None`.
+
+    Attributes:
+        loss: Array of float32, `(epochs, num_examples)`, in the order of the data set:
+            what each update minimised, with `sample_weight`, `class_weight`, `add_loss`
+            and regularizers in it.
+        unweighted_loss: The same without those: the loss of `compile` alone. It ranks
+            examples. Where `compile` got no loss it is `loss`.
+        gradient_norm: Array of float32, `(epochs, num_examples)`.
+        prediction: Array `(epochs, num_examples, ...)`, or the structure of the model's
+            outputs with such arrays in it.
+        visited: Array of int64, `(epochs, num_examples)`: how many updates were made
+            before the example's own, in all of training. -1 where it was not visited.
+
+    Raises:
+        TypeError: `gradient_norm` or `prediction` is no bool, `id` or `path` no string;
+            in `fit`, an optimizer that is no `SGDPlus` with `examples_per_update`, or
+            ids that are no integers.
+        ValueError: in `fit`, data whose rows are not known, or ids that are no rows.
+        RuntimeError: a second log for one optimizer; a quantity that is not kept.
+        NotImplementedError: in `fit`, several replicas, `compile(jit_compile=True)`, or
+            outputs whose shape varies, with `prediction=True`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_sgd_plus import ExampleLog, SGDPlus
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1000, 4)).astype("float32")
+    y = (x.sum(axis=1) > 0).astype("float32")
+    y[7] = 1 - y[7]  # a wrong label
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+    model.compile(SGDPlus(0.1, seed=1), "binary_crossentropy")
+    log = ExampleLog()
+    model.fit(x, y, batch_size=100, epochs=5, shuffle=False, callbacks=[log])
+    print(log.loss.shape, log.unweighted_loss.mean(axis=0).argmax())  # (5, 1000) 7
+    ```
+
+    Notes:
+        - Rows are known for arrays and `SeededArrays` with `fit(shuffle=False)`, which
+          leaves the order inside batches to the optimizer, and for a `tf.data.Dataset`
+          that does not shuffle: there a row is a place in the stream.
+        - Only finished epochs are kept. A later `fit` with the same log begins anew.
+        - With `examples_per_update=k` each example has its group's loss and norm.
+        - An example that `nonfinite="skip"` left out is NaN, with its place in
+          `visited`.
+        - In epoch e the loss of an example is that before the model has seen it for the
+          (e + 1)-th time: in the first epoch it is one of new data.
+        - `ExactResume` saves the records, and goes on with them.
+        - Without a `fit`, `start(model)` records what `train_on_batch` trains on, and
+          `last_batch()` returns it.
+
+    References:
+        - [Toneva et al., 2019](https://arxiv.org/abs/1812.05159) (forgetting events)
+        - [Northcutt et al., 2021](https://arxiv.org/abs/1911.00068) (wrong labels)
+    """
+
+    __module__ = "keras_sgd_plus"  # pickles name it, wherever it stands
+
+    def __init__(
+        self,
+        gradient_norm: bool = False,
+        prediction: bool = False,
+        *,
+        id: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__()
+        checks.log_arguments(gradient_norm, prediction, id, path)
+        self._wanted = Wanted(gradient_norm, prediction, id)
+        self._path = None if path is None else os.fspath(path)
+        self._rows: Rows | None = None
+        self._recorder: Any = None
+        self._optimizer: Any = None
+        self._last: BatchRecord | None = None
+        self._num_epochs = 0
+        self._is_restored = False
+        self._begin_anew()
+
+    def start(self, model: Model) -> None:
+        """Records the batches that a model trains on from now on, without a `fit`.
+
+        Args:
+            model: compiled with an `SGDPlus`. Then `train_on_batch` or
+                `optimizer.train_step`, called outside any `tf.function`.
+        """
+        optimizer = unwrap(getattr(model, "optimizer", None))
+        checks.can_record(optimizer)
+        receive = self._receive
+        self._recorder = recorders.start(optimizer, self._wanted, receive)
+        self._optimizer = optimizer
+        self._last = None
+
+    def stop(self) -> None:
+        """Ends what `start` began."""
+        if self._optimizer is not None:
+            recorders.stop(self._optimizer)
+        self._optimizer = None
+
+    def last_batch(self) -> dict[str, Any]:
+        """The records of the last batch, in the order in which it was handed over.
+
+        Returns:
+            A dict of arrays `(num_examples, ...)`: "loss", "unweighted_loss" and
+            "visited", and those that were asked for.
+        """
+        if self._last is None:
+            raise RuntimeError(
+                "ExampleLog.last_batch must be called after a batch. Received: none "
+                "yet. Call start(model), and then model.train_on_batch."
+            )
+        last = self._last
+        inverse = np.argsort(last.positions)
+        found: dict[str, Any] = {n: a[inverse] for n, a in last.values.items()}
+        if self._wanted.prediction:
+            outputs = [part[inverse] for part in last.outputs]
+            found["prediction"] = self._packed(outputs)
+        return found
+
+    @property
+    def loss(self) -> np.ndarray:
+        """(epochs, num_examples) float32: what each update minimised."""
+        return self._array("loss")
+
+    @property
+    def unweighted_loss(self) -> np.ndarray:
+        """(epochs, num_examples) float32: the loss of `compile`, without weights."""
+        return self._array("unweighted_loss")
+
+    @property
+    def gradient_norm(self) -> np.ndarray:
+        """(epochs, num_examples) float32: the Euclidean norm of each gradient."""
+        checks.is_kept("gradient_norm", self._wanted.gradient_norm)
+        return self._array("gradient_norm")
+
+    @property
+    def prediction(self) -> Any:
+        """(epochs, num_examples, ...): the outputs of the model before each update."""
+        checks.is_kept("prediction", self._wanted.prediction)
+        names = [n for n in self._epochs.names() if n.startswith(PREDICTION.format(""))]
+        if not names:
+            return self._array(PREDICTION.format(0))
+        return self._packed(
+            [self._array(PREDICTION.format(i)) for i in range(len(names))]
+        )
+
+    @property
+    def visited(self) -> np.ndarray:
+        """(epochs, num_examples) int64: the updates before each example's, or -1."""
+        return self._array("visited")
+
+    def to_dataframe(self) -> Any:
+        """A `pandas.DataFrame` with one row per epoch and example.
+
+        Returns:
+            Columns "epoch", "row", "visited", "loss", "unweighted_loss" and, if it was
+            asked for, "gradient_norm"; without examples that were not visited.
+        """
+        import pandas
+
+        visited = self.visited
+        epoch, row = np.nonzero(visited >= 0)
+        columns = {"epoch": epoch, "row": row, "visited": visited[epoch, row]}
+        for name in self._wanted.columns:
+            columns[name] = self._array(name)[epoch, row]
+        return pandas.DataFrame(columns)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Begins to record; forgets an earlier `fit`."""
+        del logs
+        if not self._is_restored:
+            self._begin_anew()
+        fit = keras_trainer.fit_in_progress()
+        self._rows = Rows(fit, by_id=self._wanted.id is not None)
+        params: Any = self.params
+        first = 0 if fit is None else fit.initial_epoch
+        self._num_epochs = (params.get("epochs") or 1) - first
+        self.start(self.model)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Begins the records of an epoch."""
+        del logs
+        self._is_restored = False
+        if self._epoch is not None and self._epoch.epoch != epoch:
+            self._end_epoch()  # a save made before this callback heard of its end
+        if self._epoch is None:
+            self._epoch = EpochRecord(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keeps the records of an epoch."""
+        del epoch, logs
+        self._end_epoch()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Ends to record."""
+        del logs
+        self.stop()
+        self._rows = self._epoch = None
+
+    def saved(self) -> bytes:
+        """All that has been recorded, for `ExactResume`."""
+        epoch, part = self._epoch, dict[str, np.ndarray]()
+        counts = [len(self._epochs), -1, 0, 0]
+        if epoch is not None:
+            part = epoch.arrays()
+            counts[1:] = [epoch.epoch, epoch.num_batches, epoch.num_examples]
+        arrays = {f"{_PART}{name}": array for name, array in part.items()}
+        arrays |= {f"{_DONE}{n}": a for n, a in self._epochs.state().items()}
+        arrays["counts"] = np.array(counts)
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+    def restore(self, saved: bytes) -> None:
+        """Goes on where `saved` was made, in the `fit` that is about to begin."""
+        with np.load(io.BytesIO(saved)) as found:
+            num_epochs, epoch, batches, examples = found["counts"].tolist()
+            done, part = (
+                {n[len(p) :]: found[n] for n in found.files if n.startswith(p)}
+                for p in (_DONE, _PART)
+            )
+        self._begin_anew()
+        self._epochs.restore(num_epochs, done)
+        if epoch >= 0:
+            self._epoch = EpochRecord(epoch)
+            self._epoch.restore(batches, examples, part)
+        self._is_restored = True
+
+    def _begin_anew(self) -> None:
+        path = self._path
+        self._epochs = EpochsInMemory() if path is None else EpochsInFiles(path)
+        self._epoch: EpochRecord | None = None
+        self._last = None
+
+    def _receive(self, batch: BatchRecord) -> None:
+        self._last = batch
+        if self._rows is not None and self._epoch is not None:
+            self._epoch.put(self._rows.of(batch, self._epoch), batch)
+
+    def _end_epoch(self) -> None:
+        if self._epoch is not None and self._epoch.num_examples:
+            self._epochs.add(self._epoch.arrays(), self._num_epochs)
+        self._epoch = None
+
+    def _array(self, name: str) -> np.ndarray:
+        if not len(self._epochs):
+            return np.zeros((0, 0), np.int64 if name == "visited" else np.float32)
+        return self._epochs.array(name)
+
+    def _packed(self, outputs: list[np.ndarray]) -> Any:
+        return keras.tree.pack_sequence_as(self._recorder.structure, outputs)
