@@ -35,7 +35,7 @@ _FLOAT_OPERATIONS = frozenset(
     """
     AvgPool AvgPoolGrad Conv2D Conv2DBackpropFilter Conv2DBackpropInput
     DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter
-    DepthwiseConv2dNativeBackpropInput Erf MaxPool MaxPoolGrad
+    DepthwiseConv2dNativeBackpropInput Erf MaxPool MaxPoolGrad Pow
     """.split()
 )
 # Positions of the inputs that XLA has to know.

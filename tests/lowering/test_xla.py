@@ -100,6 +100,7 @@ IN_CONVOLUTIONAL: dict[str, tuple[list[Any], Callable[..., Any]]] = {
         [IMAGE, SMALL, SMALL],
         lambda x, y, g: raw.MaxPoolGrad(orig_input=x, orig_output=y, grad=g, **_WINDOW),
     ),
+    "Pow": ([IMAGE], lambda x: tf.pow(tf.abs(x), tf.cast(1.5, x.dtype))),
 }
 
 
