@@ -13,12 +13,19 @@ from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.carry import Carry
 from keras_sgd_plus._loop.example_update import ExampleUpdate
 from keras_sgd_plus._loop.trace_again import TraceAgain
-from keras_sgd_plus._loop.walk import WalkResult, log_specs, walk, walk_group
+from keras_sgd_plus._loop.walk import (
+    WalkMemory,
+    WalkResult,
+    log_specs,
+    walk,
+    walk_group,
+)
 
 __all__ = [
     "Carry",
     "ExampleUpdate",
     "TraceAgain",
+    "WalkMemory",
     "WalkResult",
     "examples",
     "log_specs",

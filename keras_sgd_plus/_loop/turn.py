@@ -86,7 +86,7 @@ class Loop:
         if self.compiled:
             graph = tf.compat.v1.get_default_graph()
             surely_compiles = xla.surely_takes(graph)
-            fence = one_kernel.fenced(graph, fence, i)
+            fence = one_kernel.fenced(graph, fence)
         carry = (i + 1, result.values, result.logs, skips, fence, result.pending)
         return carry, Turn(result.changed, surely_compiles)
 

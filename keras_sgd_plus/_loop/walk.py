@@ -42,8 +42,30 @@ class WalkResult(NamedTuple):
     surely_compiles: bool
 
 
+class WalkMemory(NamedTuple):
+    """Tensors that a walk begins with, made before the function that XLA compiles.
+
+    A tensor of zeros in there would be a kernel, which takes longer to compile than to
+    run.
+    """
+
+    fence: Tensor
+    blocks: Any  # `block_walk.Memory`, or () without blocks
+
+    @classmethod
+    def of(cls, update: ExampleUpdate, compiled: bool) -> WalkMemory:
+        """The memory of a walk; `compiled` is as for `walk`."""
+        in_blocks = _lowered(compiled) and bool(update.blocks.places)
+        return cls(one_kernel.new_fence(), new_memory(update) if in_blocks else ())
+
+
+def _lowered(compiled: bool) -> bool:
+    return compiled and _lowering.is_on()
+
+
 def walk(
     update: ExampleUpdate,
+    memory: WalkMemory,
     values: Values,
     leaves: Sequence[Tensor],
     order: Tensor,
@@ -56,6 +78,7 @@ def walk(
 
     Args:
         update: the update, given its numbers.
+        memory: for a walk that is compiled, or not.
         values: the carry before the batch.
         leaves: tensors of the batch, `(num_examples or more, ...)`.
         order: positions to visit, `(num_examples or more,)` int32, or None for the
@@ -71,7 +94,7 @@ def walk(
     """
     num_groups = num_examples // update.group_size
     most_groups = examples.count(leaves[0]) // update.group_size
-    lowered = compiled and _lowering.is_on()
+    lowered = _lowered(compiled)
     one = tf.cast(
         values[update.carry.index(update.variables.iterations)] >= 0, tf.int32
     )
@@ -94,14 +117,14 @@ def walk(
     in_blocks = lowered and bool(update.blocks.places)
     if in_blocks:
         body_fn = block_body(loop, num_groups, skip_all is not None, turns)
-        pending = new_memory(update)
+        pending = memory.blocks
     else:
         body_fn = loop.body(turns)
         pending = () if entered is None else entered.start
     _, values, logs, skips, fence, pending = tf.while_loop(
         cond_fn,
         body_fn,
-        (tf.constant(0), start, logs, skips, one_kernel.new_fence(), pending),
+        (tf.constant(0), start, logs, skips, memory.fence, pending),
         parallel_iterations=1,
     )
     if in_blocks:

@@ -33,7 +33,7 @@ from keras_sgd_plus._rule import (
     numbers,
     rule,
 )
-from keras_sgd_plus._step import batch, compiled, refusal, visiting_order
+from keras_sgd_plus._step import batch, compiled, padding, refusal, visiting_order
 from keras_sgd_plus._trainer import first_call, patches, schedules
 
 # The folder has a function of the same name.
@@ -70,6 +70,7 @@ __all__ = [
     "layout",
     "numbers",
     "one_kernel",
+    "padding",
     "patches",
     "pending_tables",
     "random",

@@ -1,4 +1,4 @@
-"""Tables of `ablation`, `profile`, `nonfinite`, `clipping`, `blocks`, `threshold`."""
+"""Tables of the studies of cost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 from benchmarks.cost import ablation as forms
 from benchmarks.cost import blocks as block_study
+from benchmarks.cost import firstcall as calls
 from benchmarks.cost import options
 from benchmarks.cost.blocks import LENGTHS, Blocks
+from benchmarks.cost.firstcall import FirstCalls
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.threshold import SETTINGS, Order, Thresholds
 from benchmarks.report.tables import markdown
@@ -88,6 +90,25 @@ def _block_row(found: Blocks) -> list[str]:
         f"{found.times['1'] / found.times[str(found.ours)]:.2f}",
         native,
     ]
+
+
+def firstcall(findings: Iterable[FirstCalls]) -> Iterator[str]:
+    """A row per workload: each arm's seconds, and ours in those of other arms."""
+    ratios = [f"times {name}" for name in (calls.SINGLE, calls.JIT)]
+    rows = (
+        [
+            found.workload,
+            *(f"{found.cpu[a]:.2f} / {found.clock[a]:.2f}" for a in calls.ARMS),
+            f"{found.cpu[calls.OURS] / found.cpu[calls.SINGLE]:.2f}",
+            f"{found.cpu[calls.OURS] / found.cpu[calls.JIT]:.2f}",
+        ]
+        for found in findings
+    )
+    yield from markdown.lines(["workload", *calls.ARMS, *ratios], rows)
+    yield "\n" + markdown.foot(
+        "Seconds of the first fit on a batch of 64, processor / clock; ratios of the "
+        f"processor's; medians of {calls.REPEATS}."
+    )
 
 
 def _foot(repeats: int) -> str:
