@@ -22,6 +22,7 @@ STUDIES = {  # in the room of its question
     "nonfinite": "cost",
     "clipping": "cost",
     "blocks": "cost",
+    "applications": "cost",
     "replicas": "scaling",
     "embeddings": "scaling",
     "accuracy": "quality",

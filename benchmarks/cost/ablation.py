@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.arms.workloads import WORKLOADS, Workload
 from benchmarks.cost import loops
 from benchmarks.shared.finding import Finding
 
 REPEATS = 9
 _CNN, _MIXED, _MLP = "cnn", "conv-bn-dropout", "mlp-784-128-10"
 _TRANSFORMER = "transformer-32x64"
+_DEPTHWISE = Workload(  # no arm of the other studies trains it
+    "depthwise", "depthwise", (16, 32, 10), "cross_entropy", 0.002
+)
 _LAYERS = {  # functions of Keras's backend
     "convolution by patches": ("conv", _CNN),
+    "depthwise convolution by shifts": ("depthwise_conv", _DEPTHWISE.id),
     "max-pooling by slices": ("max_pool", _CNN),
     "dropout's bits in a loop": ("dropout", _MIXED),
     "batch normalization by channels": ("batch_normalization", _MIXED),
@@ -59,8 +63,10 @@ _PARTS = {  # (module, attribute, its substitute), workload
         "linear-20",
     ),
 }
+_WORKLOADS = {**WORKLOADS, _DEPTHWISE.id: _DEPTHWISE}
 _EXAMPLES = {  # in a pass, where they are not 4,096
     _CNN: 512,
+    _DEPTHWISE.id: 512,
     _MIXED: 512,
     _TRANSFORMER: 128,
     "linear-20": 65_536,
@@ -95,8 +101,8 @@ def measure(arguments: list[str]) -> Iterator[Form]:
         count = _EXAMPLES.get(workload, 4_096)
         # The form is off while this loop is traced; its passes run after the block.
         with _without(form):
-            slow = loops.loop_of(WORKLOADS[workload], count)
-        pair = [slow, loops.loop_of(WORKLOADS[workload], count)]
+            slow = loops.loop_of(_WORKLOADS[workload], count)
+        pair = [slow, loops.loop_of(_WORKLOADS[workload], count)]
         (without, with_all), agree = loops.in_turn(form, pair, REPEATS)
         yield Form(form, workload, without, with_all, agree)
 

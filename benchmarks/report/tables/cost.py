@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from benchmarks.cost import ablation as forms
+from benchmarks.cost import applications as application_study
 from benchmarks.cost import blocks as block_study
 from benchmarks.cost import options
+from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import LENGTHS, Blocks
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.threshold import SETTINGS, Order, Thresholds
@@ -109,3 +111,36 @@ def threshold(findings: Iterable[Finding]) -> Iterator[str]:
         if isinstance(o, Order)
     )
     yield from markdown.lines(["batch", "without XLA", "with XLA"], orders)
+
+
+def applications(findings: Iterable[Application]) -> Iterator[str]:
+    """A row per network."""
+    head = [
+        "network",
+        "trained",
+        "compiled",
+        "not compiled",
+        "times faster",
+        "Keras, batch 32",
+        "times Keras",
+        "first batch compiled, s",
+        "not compiled, s",
+        "Keras, s",
+    ]
+    rows = (
+        [
+            found.network,
+            "head" if found.frozen else "all",
+            *(f"{found.times[arm]:.3g}" for arm in ("compiled", "not compiled")),
+            f"{found.times['not compiled'] / found.times['compiled']:.2f}",
+            f"{found.times['keras']:.3g}",
+            f"{found.times['compiled'] / found.times['keras']:.2f}",
+            *(f"{seconds:.1f}" for seconds in found.firsts.values()),
+        ]
+        for found in findings
+    )
+    yield from markdown.lines(head, rows)
+    yield "\n" + markdown.foot(
+        "Milliseconds per example, `train_on_batch` on 32 images, medians of "
+        f"{application_study.REPEATS}."
+    )
