@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -114,10 +115,11 @@ def _without(form: str) -> Iterator[None]:
         with mock.patch.object(_part(path), name, substitute):
             yield
         return
-    from keras_sgd_plus import _lowering
+    from keras_sgd_plus._lowering import keras_functions
 
     try:
-        with mock.patch.dict(_lowering.LOWERINGS, {_LAYERS[form][0]: _declined}):
+        lowerings, name = keras_functions.LOWERINGS, _LAYERS[form][0]
+        with mock.patch.dict(lowerings, {name: _declining(lowerings[name])}):
             _patch_keras_again()
             yield
     finally:
@@ -133,8 +135,12 @@ def _part(path: str) -> Any:
     return part
 
 
-def _declined(*args: Any, **kwargs: Any) -> None:
-    del args, kwargs  # None: the backend takes Keras's own form
+def _declining(lowering: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(lowering)  # its signature, without which it is not installed
+    def declining(*args: Any, **kwargs: Any) -> None:
+        del args, kwargs  # None: the backend takes Keras's own form
+
+    return declining
 
 
 def _patch_keras_again() -> None:

@@ -9,12 +9,14 @@ import pytest
 
 from benchmarks.arms import names
 from benchmarks.arms.workloads import WORKLOADS, Workload
+from benchmarks.cost import ablation
 from benchmarks.report.tables import speed as speed_tables
 from benchmarks.scaling import embeddings, replicas
 from benchmarks.shared import storage
 from benchmarks.speed import targets
 from benchmarks.timing import measuring
 from benchmarks.timing.worker import Peer, Worker
+from tests.support.internals import installation, keras_functions
 
 
 class FakeWorker:
@@ -140,3 +142,14 @@ def test_what_is_said_of_replicas_on_paper() -> None:
 def test_embeddings_keep_their_bounds() -> None:
     found = embeddings.grown(storage.read("embeddings")["results"])
     assert all(more <= embeddings.BOUNDS[size] for size, more in found.items())
+
+
+@pytest.mark.parametrize("form", list(ablation._LAYERS))
+def test_a_form_is_off_in_its_ablation_and_on_after_it(form: str) -> None:
+    function = ablation._LAYERS[form][0]
+    lowering = keras_functions.LOWERINGS[function]
+    with ablation._without(form):
+        assert keras_functions.LOWERINGS[function]() is None
+        assert installation.is_installed(function)
+    assert keras_functions.LOWERINGS[function] is lowering
+    assert installation.is_installed(function)
