@@ -23,6 +23,7 @@ STUDIES = {  # in the room of its question
     "clipping": "cost",
     "blocks": "cost",
     "firstcall": "cost",
+    "applications": "cost",
     "replicas": "scaling",
     "embeddings": "scaling",
     "accuracy": "quality",

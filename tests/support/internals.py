@@ -12,6 +12,7 @@ from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._lowering import (
     channels,
     convolution,
+    depthwise,
     installation,
     keras_functions,
     layout,
@@ -59,6 +60,7 @@ __all__ = [
     "coefficients",
     "compiled",
     "convolution",
+    "depthwise",
     "example_update",
     "first_call",
     "gradient",

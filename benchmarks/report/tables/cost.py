@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks.cost import ablation as forms
+from benchmarks.cost import applications as application_study
 from benchmarks.cost import blocks as block_study
 from benchmarks.cost import firstcall as calls
 from benchmarks.cost import options
+from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import LENGTHS, Blocks
 from benchmarks.cost.firstcall import FirstCalls
 from benchmarks.cost.profile import Profile
@@ -147,3 +149,38 @@ def threshold(findings: Iterable[Finding]) -> Iterator[str]:
         if isinstance(o, Order)
     )
     yield from markdown.lines(["batch", "without XLA", "with XLA"], orders)
+
+
+def applications(findings: Iterable[Application]) -> Iterator[str]:
+    """A row per network."""
+    head = [
+        "network",
+        "trained",
+        "compiled",
+        "not compiled",
+        "Keras, batch 32",
+        "compiled, times faster",
+        "in CPU time",
+        "times Keras",
+        "in CPU time",
+        "first batches, s",
+    ]
+    rows = (
+        [
+            found.network,
+            "head" if found.frozen else "all",
+            *(f"{milliseconds:.3g}" for milliseconds in found.times.values()),
+            *(
+                f"{kind[a] / kind[b]:.2f}"
+                for a, b in (("not compiled", "compiled"), ("compiled", "keras"))
+                for kind in (found.times, found.work)
+            ),
+            ", ".join(f"{seconds:.1f}" for seconds in found.firsts.values()),
+        ]
+        for found in findings
+    )
+    yield from markdown.lines(head, rows)
+    yield "\n" + markdown.foot(
+        "Milliseconds per example, `train_on_batch` on 32 images, medians of "
+        f"{application_study.REPEATS}; first batches in the order of the arms."
+    )
