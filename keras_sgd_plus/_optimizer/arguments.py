@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_sgd_plus import _step
@@ -59,9 +60,23 @@ _ARGUMENTS = {
         "a finite number other than 0, or None",
         "Use 1024.0, say.",
     ),
+    "start_epoch": (  # of AverageWeights
+        "an int >= 0, or None",
+        "Use None for polynomial decay from the first batch.",
+    ),
     "gradient_accumulation_steps": ("an int from 2 to 2**63 - 1, or None", _OFF),
 }
 _MAX_SHOWN = 200  # characters of a value
+
+
+def backend(who: str) -> None:
+    """Raises RuntimeError unless Keras runs on TensorFlow; `who` needs it."""
+    name = keras.backend.backend()
+    if name != "tensorflow":
+        raise RuntimeError(
+            f"{who} needs the TensorFlow backend. Received: keras.backend.backend()="
+            f"{name!r}. Set KERAS_BACKEND=tensorflow before importing keras."
+        )
 
 
 def examples_per_update(value: Any) -> int | None:
