@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -44,13 +45,20 @@ def _mean_squared_error(weights: list[np.ndarray]) -> float:
     return float(np.mean((found - y) ** 2))
 
 
+@functools.cache
+def _plain() -> Recorder:
+    # The same training in float64 without averages.
+    seen = Recorder()
+    fit(compiled(), seen, validation_data=None)
+    return seen
+
+
 def _check_evaluations(averaging: Any, start_epoch: int | None) -> None:
     """In float64: what `fit` evaluates and returns are the averages, by NumPy.
 
     Training itself must not see them: each batch ends with the bits of a run without.
     """
-    plain, ours = Recorder(), Recorder()
-    fit(compiled(), plain, validation_data=None)
+    plain, ours = _plain(), Recorder()
     model = compiled()
     history = fit(model, averaging, ours)
     for a, b in zip(ours.batches, plain.batches, strict=True):
@@ -65,10 +73,10 @@ def _check_evaluations(averaging: Any, start_epoch: int | None) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("start_epoch", [None, 1, *matrix(0, 2)])
+@pytest.mark.parametrize("start_epoch", [None, *matrix(0, 1, 2)])
 def test_equals_numpy(start_epoch: int | None, engagements: list[str]) -> None:
     _check_evaluations(AverageWeights(start_epoch), start_epoch)
-    assert len(engagements) == 2
+    assert engagements
 
 
 class TooEarly(AverageWeights):
@@ -211,6 +219,7 @@ def test_checkpoints_inside_an_epoch_are_weights_of_training(tmp_path: Path) -> 
         assert_bits(loaded(tmp_path / name), seen)
 
 
+@pytest.mark.matrix
 def test_a_second_fit_starts_clean() -> None:
     """With the averages as weights, and t at 1; also after a run that broke off."""
 
@@ -223,8 +232,6 @@ def test_a_second_fit_starts_clean() -> None:
     plain = compiled()
     plain.set_weights(model.get_weights())
     optimizer = model.optimizer.variables
-    for ours, theirs in zip(plain.optimizer.variables, optimizer, strict=False):
-        ours.assign(theirs)
     plain.optimizer.build(plain.trainable_variables)
     for ours, theirs in zip(plain.optimizer.variables, optimizer, strict=True):
         ours.assign(theirs)
@@ -351,7 +358,7 @@ def test_statistics_are_those_of_training() -> None:
     assert_close(trainable(model), oracle(seen.batches)[-1])
 
 
-@pytest.mark.parametrize("kind", ["frozen", *matrix("lora")])
+@pytest.mark.parametrize("kind", ["lora", *matrix("frozen")])
 def test_frozen_weights_stay(kind: str) -> None:
     def model_of_kind() -> Any:
         model = dense_model()
@@ -450,6 +457,7 @@ def test_needs_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
         AverageWeights()
 
 
+@pytest.mark.matrix
 def test_one_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """One compiled function per fit updates all weights, in all of its batches."""
     import tensorflow as tf

@@ -69,18 +69,19 @@ def test_every_order(
     order: tuple[str, ...], tmp_path: Path, uninterrupted: Any
 ) -> None:
     expected, whole, averages = uninterrupted
-    for place in PLACES:
+    for place in PLACES if order != _DEFAULT else PLACES[1:2]:
         with pytest.raises(Interrupted):
             fit(compiled(), *_callbacks(order, tmp_path), Interrupt(*place))
     model = compiled()
     history = fit(model, *_callbacks(order, tmp_path))
     assert_bits(_state(model), expected)
     for name, values in whole.items():
-        assert history[name] == values[-1:]
+        assert history[name] == values[-len(history[name]) :]
     for epoch in range(EPOCHS):
         assert_close(loaded(tmp_path / f"{epoch + 1}.weights.h5"), averages[epoch])
 
 
+@pytest.mark.matrix
 def test_a_save_has_the_weights_of_training(tmp_path: Path) -> None:
     """Also that of an epoch's end, where the model has the averages."""
     seen, model = Recorder(), compiled()
@@ -92,7 +93,7 @@ def test_a_save_has_the_weights_of_training(tmp_path: Path) -> None:
     assert_close(trainable(model), oracle(seen.batches)[-1])
 
 
-@pytest.mark.parametrize("more", [0, *matrix(2)])
+@pytest.mark.parametrize("more", matrix(0, 2))
 def test_a_finished_run(more: int, tmp_path: Path) -> None:
     """It stays as it is, or goes on with the weights of training for more epochs."""
     seen, whole = Recorder(), compiled()
@@ -133,7 +134,7 @@ def test_several_steps_per_execution(tmp_path: Path) -> None:
     assert_bits(_state(model), _state(whole))
 
 
-@pytest.mark.parametrize("saved_with", [True, *matrix(False)])
+@pytest.mark.parametrize("saved_with", matrix(True, False))
 def test_a_save_of_other_callbacks_is_refused(saved_with: bool, tmp_path: Path) -> None:
     """Training would begin with averages, or the averages with zeros."""
     averaging = [AverageWeights()]

@@ -35,8 +35,8 @@ def _model(strategy: Any) -> Any:
         return compiled()
 
 
-@pytest.mark.parametrize("name", ["two", *matrix("one")])
-@pytest.mark.parametrize("inside", [False, *matrix(True)])
+@pytest.mark.parametrize("name", matrix("two", "one"))
+@pytest.mark.parametrize("inside", [False, True])
 def test_averages_of_replicas(name: str, inside: bool) -> None:
     strategy = _strategy(name)
     plain, ours = Recorder(), Recorder()
