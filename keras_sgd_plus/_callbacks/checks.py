@@ -44,9 +44,15 @@ def seed(value: Any) -> int:
 
 def start_epoch(value: Any) -> int | None:
     """Gives None or a Python int; raises for others."""
-    if value is None:
-        return None
-    return arguments.int_in(0, arguments.MAX_INT, start_epoch=value)
+    text = (
+        "`start_epoch` must be an int >= 0, or None. Received: "
+        f"start_epoch={arguments.shown(value)}. Use None for polynomial decay."
+    )
+    if isinstance(value, bool) or not isinstance(value, (int, type(None))):
+        raise TypeError(text)
+    if value is not None and value < 0:
+        raise ValueError(text)
+    return value
 
 
 def is_reached(epoch: int | None, params: Mapping[str, Any]) -> None:

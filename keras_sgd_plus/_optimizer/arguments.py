@@ -60,10 +60,6 @@ _ARGUMENTS = {
         "a finite number other than 0, or None",
         "Use 1024.0, say.",
     ),
-    "start_epoch": (  # of AverageWeights
-        "an int >= 0, or None",
-        "Use None for polynomial decay from the first batch.",
-    ),
     "gradient_accumulation_steps": ("an int from 2 to 2**63 - 1, or None", _OFF),
 }
 _MAX_SHOWN = 200  # characters of a value

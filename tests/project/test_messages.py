@@ -203,6 +203,9 @@ MESSAGES: dict[str, Any] = {
     "`directory` must be one that all workers see.": (
         test_workers.test_workers_must_share_the_directory
     ),
+    "`start_epoch` must be an int >= 0, or None.": (
+        test_average_weights.REFUSED["negative"]
+    ),
     "`start_epoch` must be an epoch of fit, which counts them from 0.": (
         test_average_weights.REFUSED["late"]
     ),
