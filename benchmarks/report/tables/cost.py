@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.cost import ablation as forms
 from benchmarks.cost import applications as application_study
+from benchmarks.cost import averages as fits
 from benchmarks.cost import blocks as block_study
 from benchmarks.cost import firstcall as calls
 from benchmarks.cost import options
@@ -41,6 +42,24 @@ def ablation(findings: Iterable[forms.Form]) -> Iterator[str]:
 
 def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
     """A row per workload: each setting's time, and that in times of the first."""
+    yield from _options(findings)
+    yield _foot(options.REPEATS)
+
+
+clipping = nonfinite  # the same table
+
+
+def averages(findings: Iterable[options.Options]) -> Iterator[str]:
+    """The same, of epochs of `fit`."""
+    yield from _options(findings)
+    epochs = (fits.REPEATS - 1) * (fits.EPOCHS - 1)
+    yield "\n" + markdown.foot(
+        "Microseconds of CPU time per example of an epoch of `fit` in batches of "
+        f"{fits.BATCH_SIZE:,}, medians of {epochs}."
+    )
+
+
+def _options(findings: Iterable[options.Options]) -> Iterator[str]:
     rest = iter(findings)
     first = next(rest)
     ratios = [f"{name}, times" for name in first.ratios]
@@ -54,10 +73,6 @@ def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
         for found in itertools.chain([first], rest)
     )
     yield from markdown.lines(["workload", *first.times, *ratios, "met"], rows)
-    yield _foot(options.REPEATS)
-
-
-clipping = nonfinite  # the same table
 
 
 def blocks(findings: Iterable[Blocks | Stored]) -> Iterator[str]:
