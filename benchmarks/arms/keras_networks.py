@@ -60,6 +60,20 @@ def _conv_bn_dropout(sizes: tuple[int, ...]) -> Any:
     )
 
 
+def _depthwise(sizes: tuple[int, ...]) -> Any:
+    same = {"padding": "same", "activation": "relu"}
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(sizes[0], 3, 2, **same),
+            layers.DepthwiseConv2D(3, **same),
+            layers.Conv2D(sizes[1], 1, **same),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(sizes[2]),
+        ]
+    )
+
+
 def _lstm(sizes: tuple[int, ...]) -> Any:
     return keras.Sequential(
         [keras.Input((20, 8)), layers.LSTM(sizes[0]), layers.Dense(sizes[1])]
@@ -107,6 +121,7 @@ _NETWORKS = {
     "dense": _dense,
     "cnn": _cnn,
     "conv_bn_dropout": _conv_bn_dropout,
+    "depthwise": _depthwise,
     "lstm": _lstm,
     "transformer": _transformer,
     "embedding_bag": _embedding_bag,

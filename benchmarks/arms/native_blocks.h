@@ -6,6 +6,13 @@
    product. With momentum m and velocities V, example j sees W + (m + ... + m^j) V, and
    of d_i the first 1 + m + ... + m^(j-1-i) of its moves. */
 
+/* Keeps a vector in its register, where GCC would load it again for each use. */
+#ifdef __AVX512F__
+#define KEEP(vector) __asm__("" : "+v"(vector))
+#else
+#define KEEP(vector)
+#endif
+
 enum { BLOCK = 64, TILE = 4 }; /* TILE: rows and columns of a product in registers */
 
 typedef struct {
@@ -42,12 +49,21 @@ INLINE void dot_tile(const vec *a, const vec *b, long stride, long width, const 
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int c = 0; c < columns; c++) sum[r][c] = (vec){0};
-    for (long k = 0; k < width; k++)
+    for (long k = 0; k < width; k++) {
+        vec right[TILE]; /* loaded once */
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) {
+            right[c] = b[c * stride + k];
+            KEEP(right[c]);
+        }
 #pragma GCC unroll 4
-            for (int c = 0; c < columns; c++)
-                sum[r][c] += a[r * stride + k] * b[c * stride + k];
+        for (int r = 0; r < rows; r++) {
+            vec left = a[r * stride + k];
+            KEEP(left);
+#pragma GCC unroll 4
+            for (int c = 0; c < columns; c++) sum[r][c] += left * right[c];
+        }
+    }
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c++) out[r * outs + c] = sum_lanes(sum[r][c]);
 }
@@ -84,12 +100,20 @@ INLINE void add_tile(vec *w, const vec *v, float keep, float share, const float 
             sum[r][c] = w[r * stride + c] * keep;
             if (v) sum[r][c] += v[r * stride + c] * share;
         }
-    for (int j = 0; j < count; j++)
+    for (int j = 0; j < count; j++) {
+        vec inputs[TILE]; /* loaded once */
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) {
+            inputs[c] = x[j * stride + c];
+            KEEP(inputs[c]);
+        }
 #pragma GCC unroll 4
-            for (int c = 0; c < columns; c++)
-                sum[r][c] += x[j * stride + c] * step[j * outs + r];
+        for (int r = 0; r < rows; r++) {
+            float by = step[j * outs + r];
+#pragma GCC unroll 4
+            for (int c = 0; c < columns; c++) sum[r][c] += inputs[c] * by;
+        }
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4

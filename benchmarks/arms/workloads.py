@@ -13,6 +13,8 @@ Networks, with their `sizes`:
 - `conv_bn_dropout`, (16, 10): 28x28x1 images; Conv 3x3 ("same", no bias),
   BatchNormalization (Keras's defaults: momentum 0.99, epsilon 1e-3; its moving mean
   and variance start at 0 and 1), ReLU, 2x2 max-pool, Flatten, Dropout 0.25, Dense.
+- `depthwise`, (16, 32, 10): 28x28x1 images; Conv 3x3, stride 2; DepthwiseConv 3x3;
+  Conv 1x1 (each "same", ReLU); mean over positions; Dense.
 - `lstm`, (32, 10): 20 steps of 8 features; LSTM (Keras's defaults), its last output;
   Dense.
 - `transformer`, (1000, 32, 64, 4, 2): 32 tokens of a vocabulary of 1000; embedding of
@@ -96,6 +98,7 @@ _DATA: dict[str, Any] = {
     "dense": _dense,
     "cnn": _images,
     "conv_bn_dropout": _images,
+    "depthwise": _images,
     "lstm": _sequences,
     "transformer": _tokens,
     "embedding_bag": _bags,

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.arms.workloads import WORKLOADS, Workload
 from benchmarks.cost import loops
 from benchmarks.shared.finding import Finding
 
 REPEATS = 9
 _CNN, _MIXED, _MLP = "cnn", "conv-bn-dropout", "mlp-784-128-10"
 _TRANSFORMER = "transformer-32x64"
+_DEPTHWISE = Workload(  # no arm of the other studies trains it
+    "depthwise", "depthwise", (16, 32, 10), "cross_entropy", 0.002
+)
 _LAYERS = {  # functions of Keras's backend
     "convolution by patches": ("conv", _CNN),
+    "depthwise convolution by shifts": ("depthwise_conv", _DEPTHWISE.id),
     "max-pooling by slices": ("max_pool", _CNN),
     "dropout's bits in a loop": ("dropout", _MIXED),
     "batch normalization by channels": ("batch_normalization", _MIXED),
@@ -59,8 +64,10 @@ _PARTS = {  # (module, attribute, its substitute), workload
         "linear-20",
     ),
 }
+_WORKLOADS = {**WORKLOADS, _DEPTHWISE.id: _DEPTHWISE}
 _EXAMPLES = {  # in a pass, where they are not 4,096
     _CNN: 512,
+    _DEPTHWISE.id: 512,
     _MIXED: 512,
     _TRANSFORMER: 128,
     "linear-20": 65_536,
@@ -95,8 +102,8 @@ def measure(arguments: list[str]) -> Iterator[Form]:
         count = _EXAMPLES.get(workload, 4_096)
         # The form is off while this loop is traced; its passes run after the block.
         with _without(form):
-            slow = loops.loop_of(WORKLOADS[workload], count)
-        pair = [slow, loops.loop_of(WORKLOADS[workload], count)]
+            slow = loops.loop_of(_WORKLOADS[workload], count)
+        pair = [slow, loops.loop_of(_WORKLOADS[workload], count)]
         (without, with_all), agree = loops.in_turn(form, pair, REPEATS)
         yield Form(form, workload, without, with_all, agree)
 
@@ -108,10 +115,11 @@ def _without(form: str) -> Iterator[None]:
         with mock.patch.object(_part(path), name, substitute):
             yield
         return
-    from keras_sgd_plus import _lowering
+    from keras_sgd_plus._lowering import keras_functions
 
     try:
-        with mock.patch.dict(_lowering.LOWERINGS, {_LAYERS[form][0]: _declined}):
+        lowerings, name = keras_functions.LOWERINGS, _LAYERS[form][0]
+        with mock.patch.dict(lowerings, {name: _declining(lowerings[name])}):
             _patch_keras_again()
             yield
     finally:
@@ -127,8 +135,12 @@ def _part(path: str) -> Any:
     return part
 
 
-def _declined(*args: Any, **kwargs: Any) -> None:
-    del args, kwargs  # None: the backend takes Keras's own form
+def _declining(lowering: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(lowering)  # its signature, without which it is not installed
+    def declining(*args: Any, **kwargs: Any) -> None:
+        del args, kwargs  # None: the backend takes Keras's own form
+
+    return declining
 
 
 def _patch_keras_again() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._private import keras_trainer
-from keras_sgd_plus._private.types import Optimizer
-from keras_sgd_plus._trainer import is_ours, per_example
+from keras_sgd_plus._private.types import Model, Optimizer
+from keras_sgd_plus._trainer import is_ours, per_example, unwrap
 
 
 def positive_int(name: str, value: Any) -> None:
@@ -40,6 +40,50 @@ def seed(value: Any) -> int:
             "seed=0, say: a derived seed would give another order in the next process."
         )
     return arguments.seed(value)
+
+
+def start_epoch(value: Any) -> int | None:
+    """Gives None or a Python int; raises for others."""
+    text = (
+        "`start_epoch` must be an int >= 0, or None. Received: "
+        f"start_epoch={arguments.shown(value)}. Use None for polynomial decay."
+    )
+    if isinstance(value, bool) or not isinstance(value, (int, type(None))):
+        raise TypeError(text)
+    if value is not None and value < 0:
+        raise ValueError(text)
+    return value
+
+
+def is_reached(epoch: int | None, params: Mapping[str, Any]) -> None:
+    """Raises ValueError if `fit` ends before that epoch."""
+    epochs = params["epochs"]
+    if epoch is not None and epoch >= epochs:
+        raise ValueError(
+            "`start_epoch` must be an epoch of fit, which counts them from 0. "
+            f"Received: start_epoch={epoch} and fit(epochs={epochs}). Use {epochs - 1} "
+            "or less."
+        )
+
+
+def only_averages(model: Model, callbacks: Iterable[Any]) -> None:
+    """Raises ValueError if an `AverageWeights` is not alone in averaging weights.
+
+    Args:
+        model: in training.
+        callbacks: those that average.
+    """
+    averaging = [type(c).__name__ for c in callbacks]
+    outer = unwrap(model.optimizer)
+    for optimizer in getattr(outer, "optimizers", [outer]):
+        if getattr(optimizer, "use_ema", False):
+            averaging.append(f"{type(optimizer).__name__}(use_ema=True)")
+    if len(averaging) > 1:
+        raise ValueError(
+            "AverageWeights must be alone in putting averages into the model. "
+            f"Received: {' and '.join(averaging)}. Leave out all but one of them: "
+            "use_ema=True averages after each update, AverageWeights after each batch."
+        )
 
 
 def same_length(*parts: Any) -> int:

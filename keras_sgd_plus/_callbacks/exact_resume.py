@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._callbacks import checks
+from keras_sgd_plus._callbacks.average_weights import averages_in
 from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import examples
@@ -20,6 +22,7 @@ from keras_sgd_plus._private.types import Model, Structure
 from keras_sgd_plus._trainer import FastForward, TrainFunction, unwrap
 
 _NAME = "ckpt"
+_AVERAGES = "averages"  # the part of a save that AverageWeights needs
 
 
 class ExactResume(keras.callbacks.Callback):
@@ -71,6 +74,8 @@ class ExactResume(keras.callbacks.Callback):
           save starts anew.
         - Put it last in the list of callbacks. Counters inside other callbacks
           (patience of `EarlyStopping`) are not saved.
+        - With `AverageWeights` a save holds the weights of training and the averages,
+          in whatever order the two are listed.
         - On several workers the directory is one that all of them see; the chief alone
           writes to it. All workers have to be started again.
         - Bit-equality holds on the same machine with the same versions, threads and
@@ -105,6 +110,8 @@ class ExactResume(keras.callbacks.Callback):
         self._fit = keras_trainer.fit_in_progress()
         if self._fit is not None:
             checks.replayable(self._fit)
+        callbacks = keras_trainer.callbacks_of_fit()
+        self._averages = None if callbacks is None else averages_in(callbacks)
         self._manager: Any = None
         self._epoch, self._batch, self._unsaved = 0, 0, 0
         self._reached = (0, 0)  # epoch and batch up to which the save had trained
@@ -157,12 +164,15 @@ class ExactResume(keras.callbacks.Callback):
         shared = keras_backend.global_seed_state()
         if shared is not None:
             states.append(shared)
-        return {
+        parts = {
             "model": self._model,
             "optimizer": self._outer,
             "seeds": [v.value for v in states],
             "position": tf.Variable(tf.zeros(5, tf.int64), trainable=False),
         }
+        if self._averages is not None:
+            parts[_AVERAGES] = self._averages.saved()
+        return parts
 
     def _save(self, epoch: int, batch: int) -> None:
         if self._manager is None:
@@ -178,7 +188,9 @@ class ExactResume(keras.callbacks.Callback):
         ledger, seed = ledgers.of(self._optimizer), self._optimizer.seed
         skipped = 0 if ledger is None else int(ledger.in_epoch.numpy())
         self._position.assign([epoch, batch, seed, self._steps, skipped])
-        with strategy.lost_workers(self._model.distribute_strategy):
+        averages = self._averages
+        hidden = contextlib.nullcontext() if averages is None else averages.hidden()
+        with hidden, strategy.lost_workers(self._model.distribute_strategy):
             self._manager.save(checkpoint_number=self._number)
         self._number += 1
         self._unsaved = 0
@@ -197,6 +209,8 @@ class ExactResume(keras.callbacks.Callback):
         self._optimizer.seed = seed
         self._reached = (epoch, batch)
         keras_trainer.set_initial_epoch(model, epoch)
+        if self._averages is not None:
+            self._averages.resume(epoch, batch)
 
         def begin(data: Structure) -> None:
             self._restore_metrics(path, data)
@@ -226,6 +240,8 @@ class ExactResume(keras.callbacks.Callback):
             status = tf.train.Checkpoint(**parts).restore(path)
             status.assert_existing_objects_matched().expect_partial()
             position = parts["position"].numpy().tolist()
+            if self._averages is None and _has_averages(path):
+                raise ValueError("callbacks with AverageWeights there, without it here")
             if position[3] != self._steps:
                 raise ValueError(
                     f"epochs of {position[3]} batches there, of {self._steps} here"
@@ -255,3 +271,8 @@ class ExactResume(keras.callbacks.Callback):
         for i, variable in enumerate(self._model.metrics_variables):
             name = f"metrics/{i}/.ATTRIBUTES/VARIABLE_VALUE"
             variable.assign(np.asarray(reader.get_tensor(name)))
+
+
+def _has_averages(path: str) -> bool:
+    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    return any(name.startswith(f"{_AVERAGES}/") for name in names)

@@ -16,6 +16,7 @@ from keras_sgd_plus._loop.trace_again import TraceAgain
 from keras_sgd_plus._loop.walk import (
     Before,
     Specs,
+    WalkMemory,
     WalkResult,
     first_specs,
     walk,
@@ -28,6 +29,7 @@ __all__ = [
     "ExampleUpdate",
     "Specs",
     "TraceAgain",
+    "WalkMemory",
     "WalkResult",
     "examples",
     "first_specs",

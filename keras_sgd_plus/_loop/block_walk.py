@@ -73,7 +73,7 @@ def block_body(
             raise TraceAgain(kernels=spoiled)
         values = entered.finish(rest, state)
         graph = tf.compat.v1.get_default_graph()
-        fence = one_kernel.fenced(graph, fence, first)
+        fence = one_kernel.fenced(graph, fence)
         if loop.compiled:
             surely = xla.surely_takes(graph) and turns[-1].surely_compiles
             turns[-1] = turns[-1]._replace(surely_compiles=surely)

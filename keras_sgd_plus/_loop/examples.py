@@ -121,12 +121,6 @@ def pad(leaf: tf.Tensor, size: Any) -> tf.Tensor:
     return tf.pad(leaf, missing + [[0, 0]] * (leaf.shape.rank - 1))
 
 
-def bucket(num_examples: Tensor) -> Any:
-    """The smallest power of two, 8 or more, that is not below `num_examples`."""
-    sizes = tf.constant([2**i for i in range(3, 31)], tf.int32)
-    return tf.gather(sizes, tf.searchsorted(sizes, [num_examples])[0])
-
-
 def _as_tensor(leaf: Tensor) -> Any:
     if leaf is None or isinstance(leaf, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)):
         return leaf

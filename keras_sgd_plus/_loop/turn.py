@@ -89,7 +89,7 @@ class Loop:
         if self.compiled:
             graph = tf.compat.v1.get_default_graph()
             surely_compiles = xla.surely_takes(graph)
-            fence = one_kernel.fenced(graph, fence, i)
+            fence = one_kernel.fenced(graph, fence)
         done = (result.values, result.logs, skips, records, fence, result.pending)
         carry = (i + 1, *done)
         return carry, Turn(result.changed, surely_compiles)

@@ -65,8 +65,44 @@ class WalkResult(NamedTuple):
     surely_compiles: bool
 
 
+class WalkMemory(NamedTuple):
+    """Tensors that a walk begins with, made before the function that XLA compiles.
+
+    A tensor of zeros in there would be a kernel, which takes longer to compile than to
+    run.
+    """
+
+    fence: Tensor
+    blocks: Any  # `block_walk.Memory`, or () without blocks
+    records: Any  # tables, or () where no log asks for them
+
+    @classmethod
+    def of(
+        cls, update: ExampleUpdate, compiled: bool, leaf: Tensor, specs: Specs
+    ) -> WalkMemory:
+        """The memory of a walk.
+
+        Args:
+            update: the update.
+            compiled: as for `walk`.
+            leaf: a tensor of the batch.
+            specs: as for `walk`.
+        """
+        in_blocks = _lowered(compiled) and bool(update.blocks.places)
+        blocks = new_memory(update) if in_blocks else ()
+        # One group more than are walked: that of what is left over.
+        num_groups = examples.count(leaf) // update.group_size + 1
+        records = update.no_records(num_groups, specs.outputs)
+        return cls(one_kernel.new_fence(), blocks, records)
+
+
+def _lowered(compiled: bool) -> bool:
+    return compiled and _lowering.is_on()
+
+
 def walk(
     update: ExampleUpdate,
+    memory: WalkMemory,
     values: Values,
     leaves: Sequence[Tensor],
     order: Tensor,
@@ -79,6 +115,7 @@ def walk(
 
     Args:
         update: the update, given its numbers.
+        memory: for a walk that is compiled, or not.
         values: the carry before the batch.
         leaves: tensors of the batch, `(num_examples or more, ...)`.
         order: positions to visit, `(num_examples or more,)` int32, or None for the
@@ -93,7 +130,7 @@ def walk(
     """
     num_groups = num_examples // update.group_size
     most_groups = examples.count(leaves[0]) // update.group_size
-    lowered = compiled and _lowering.is_on()
+    lowered = _lowered(compiled)
     one = tf.cast(
         values[update.carry.index(update.variables.iterations)] >= 0, tf.int32
     )
@@ -113,15 +150,14 @@ def walk(
     if skip_all is not None:
         rows = 2 if update.raises else most_groups + 2
         skips = update.no_skips(values, rows, skip_all)
-    records = update.no_records(most_groups + 1, specs.outputs)
     in_blocks = lowered and bool(update.blocks.places)
     if in_blocks:
         body_fn = block_body(loop, num_groups, skip_all is not None, turns)
-        pending = new_memory(update)
+        pending = memory.blocks
     else:
         body_fn = loop.body(turns)
         pending = () if entered is None else entered.start
-    before = (start, logs, skips, records, one_kernel.new_fence(), pending)
+    before = (start, logs, skips, memory.records, memory.fence, pending)
     _, values, logs, skips, records, fence, pending = tf.while_loop(
         cond_fn,
         body_fn,

@@ -7,16 +7,15 @@ the same sums, up to the order of additions.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus._lowering import scope
+from keras_sgd_plus._lowering import scope, windows
 from keras_sgd_plus._private.types import Tensor
-
-_MAX_PATCH = 64  # kernel positions; more patches would copy the input too often
 
 
 def conv(
@@ -34,13 +33,14 @@ def conv(
     """
     rank = len(inputs.shape) - 2
     window, (channels, filters) = kernel.shape[:rank], kernel.shape[rank:]
-    x = inputs if channels_last else _to_last(inputs)
+    x = inputs if channels_last else windows.to_last(inputs)
     grouped = x.shape[-1] != channels
-    if grouped or not _is_static(x) or math.prod(window) > _MAX_PATCH:
+    if grouped or not windows.is_static(x) or math.prod(window) > windows.MAX_POSITIONS:
         return None
-    strides, dilation_rate = _tuple(strides, rank), _tuple(dilation_rate, rank)
+    strides = windows.per_axis(strides, rank)
+    dilation_rate = windows.per_axis(dilation_rate, rank)
     if padding == "same":
-        x = tf.pad(x, _same(x.shape[1:-1], window, strides, dilation_rate))
+        x = tf.pad(x, windows.same(x.shape[1:-1], window, strides, dilation_rate))
     if scope.is_costly(x):
         x = scope.computed_once(x)
     # Axis by axis, the views of the window's positions are put side by side, so that in
@@ -48,7 +48,7 @@ def conv(
     for axis, settings in enumerate(
         zip(window, strides, dilation_rate, strict=True), start=1
     ):
-        views = _views(x, axis, *settings)
+        views = windows.views(x, axis, *settings)
         if not views:
             return None
         x = views[0] if len(views) == 1 else tf.concat(views, -1)
@@ -58,7 +58,7 @@ def conv(
         tf.reshape(x, (-1, depth)), tf.reshape(kernel, (depth, filters))
     )
     outputs = tf.reshape(product, (*sizes, filters))
-    return outputs if channels_last else _to_first(outputs)
+    return outputs if channels_last else windows.to_first(outputs)
 
 
 def max_pool(
@@ -69,23 +69,23 @@ def max_pool(
     The gradient goes to the first maximum of a window, as in XLA and TensorFlow.
     """
     rank = len(inputs.shape) - 2
-    window = _tuple(pool_size, rank)
-    strides = window if strides is None else _tuple(strides, rank)
-    x = inputs if channels_last else _to_last(inputs)
-    if strides != window or not _is_static(x) or not x.dtype.is_floating:
+    window = windows.per_axis(pool_size, rank)
+    strides = window if strides is None else windows.per_axis(strides, rank)
+    x = inputs if channels_last else windows.to_last(inputs)
+    if strides != window or not windows.is_static(x) or not x.dtype.is_floating:
         return None
     outside = [n % k for n, k in zip(x.shape[1:-1], window, strict=True)]
     if any(outside) and padding == "same":
         return None
     counts = [n // k for n, k in zip(x.shape[1:-1], window, strict=True)]
-    if 0 in counts or math.prod(window) > _MAX_PATCH:
+    if 0 in counts or math.prod(window) > windows.MAX_POSITIONS:
         return None
     sizes = [n * k for n, k in zip(counts, window, strict=True)]
     if scope.is_costly(x):
         x = scope.computed_once(x)  # and not for each position of a window
     cropped = x[(slice(None), *(slice(n) for n in sizes))]
     outputs = _first_maxima(cropped, window, counts)
-    return outputs if channels_last else _to_first(outputs)
+    return outputs if channels_last else windows.to_first(outputs)
 
 
 def _first_maxima(x: Tensor, window: Sequence[int], counts: Sequence[int]) -> Tensor:
@@ -94,7 +94,8 @@ def _first_maxima(x: Tensor, window: Sequence[int], counts: Sequence[int]) -> Te
         rank, depth = len(window), x.shape[-1]
         parts = [x]
         for axis, k in enumerate(window, start=1):
-            parts = [view for part in parts for view in _views(part, axis, k, k, 1)]
+            views = (windows.views(part, axis, k, k, 1) for part in parts)
+            parts = list(itertools.chain.from_iterable(views))
         top = parts[0]
         for part in parts[1:]:
             top = tf.maximum(top, part)
@@ -118,47 +119,3 @@ def _first_maxima(x: Tensor, window: Sequence[int], counts: Sequence[int]) -> Te
         return top, grad
 
     return maxima(x)
-
-
-def _views(x: Tensor, axis: int, window: int, stride: int, dilation: int) -> list[Any]:
-    # The view of each position of the window along one axis; none if it is too short.
-    reach = (window - 1) * dilation + 1
-    if x.shape[axis] < reach:
-        return []
-    span = (x.shape[axis] - reach) // stride * stride + 1
-    before = (slice(None),) * axis
-    return [
-        x[(*before, slice(p * dilation, p * dilation + span, stride))]
-        for p in range(window)
-    ]
-
-
-def _same(
-    spatial: Sequence[int],
-    window: Sequence[int],
-    strides: Sequence[int],
-    dilation: Sequence[int],
-) -> list[list[int]]:
-    paddings = [[0, 0]]
-    for n, k, s, d in zip(spatial, window, strides, dilation, strict=True):
-        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
-        paddings.append([total // 2, total - total // 2])
-    return [*paddings, [0, 0]]
-
-
-def _tuple(value: Any, rank: int) -> tuple[int, ...]:
-    return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
-def _is_static(x: Tensor) -> bool:
-    return x.shape.is_fully_defined()
-
-
-def _to_last(x: Tensor) -> Tensor:
-    rank = len(x.shape)
-    return tf.transpose(x, (0, *range(2, rank), 1))
-
-
-def _to_first(x: Tensor) -> Tensor:
-    rank = len(x.shape)
-    return tf.transpose(x, (0, rank - 1, *range(1, rank - 1)))

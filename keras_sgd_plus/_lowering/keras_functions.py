@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_sgd_plus._lowering import (
     channels,
     convolution,
+    depthwise,
     layout,
     lookup,
     losses,
@@ -35,6 +36,36 @@ def _conv(
     inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
     last = (data_format or keras.config.image_data_format()) == "channels_last"
     return convolution.conv(inputs, kernel, strides, padding, last, dilation_rate)
+
+
+def _depthwise_conv(
+    inputs: Tensor,
+    kernel: Tensor,
+    strides: Any = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+) -> Tensor:
+    inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
+    last = (data_format or keras.config.image_data_format()) == "channels_last"
+    return depthwise.conv(inputs, kernel, strides, padding, last, dilation_rate)
+
+
+def _separable_conv(
+    inputs: Tensor,
+    depthwise_kernel: Tensor,
+    pointwise_kernel: Tensor,
+    strides: Any = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = 1,
+) -> Tensor:
+    outputs = _depthwise_conv(
+        inputs, depthwise_kernel, strides, padding, data_format, dilation_rate
+    )
+    if outputs is None:
+        return None
+    return _conv(outputs, pointwise_kernel, data_format=data_format)
 
 
 def _max_pool(
@@ -126,6 +157,8 @@ def _dropout(
 
 LOWERINGS = {
     "conv": _conv,
+    "depthwise_conv": _depthwise_conv,
+    "separable_conv": _separable_conv,
     "max_pool": _max_pool,
     "batch_normalization": _batch_normalization,
     "moments": _moments,

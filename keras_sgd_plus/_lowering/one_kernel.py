@@ -26,20 +26,23 @@ _CONVOLUTIONS = ("Conv2D", "Conv3D", "Conv2DBackpropInput", "DepthwiseConv2dNati
 
 
 def new_fence() -> Tensor:
-    """The state of a fence: (2,) int32, carried by the loop."""
+    """The state of a fence, zeros, (2,) int32, carried by the loop.
+
+    Made outside the compiled function: there it would be one kernel more to compile,
+    and XLA would know that it is zero.
+    """
     return tf.zeros((2,), tf.int32)
 
 
-def fenced(graph: Graph, fence: Tensor, step: Any) -> Tensor:
+def fenced(graph: Graph, fence: Tensor) -> Tensor:
     """The next state; keeps the loop out of one kernel if its body is better off.
 
-    Called at the end of the body's trace, whose products it counts.
+    Called at the end of the body's trace, whose products it counts. The state is the
+    places and the values of the scatter, too: constants would be kernels of their own.
     """
     if products(graph) <= MAX_PRODUCTS:
         return fence
-    step = tf.cast(step, tf.int32)
-    places = tf.stack([[step % 2], [step % 3 % 2]])
-    return tf.tensor_scatter_nd_add(fence, places, [1, 1])
+    return tf.tensor_scatter_nd_add(fence, fence[:, None], fence)
 
 
 class BackwardReaders:

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._lowering import scope
+from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Tensor
 
 # Philox4x32-10 (Salmon et al., 2011, https://doi.org/10.1145/2063384.2063405).
@@ -25,9 +26,13 @@ def keep_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Tensor:
         shape: of the mask.
         dtype: of what is masked; the numbers drawn depend on it.
     """
-    if dtype == tf.float32 and isinstance(shape, tf.TensorShape):
-        return uniform(seed, shape) >= rate
+    with tf.name_scope(xla.TAKEN):
+        if dtype == tf.float32 and isinstance(shape, tf.TensorShape):
+            return uniform(seed, shape) >= rate
+        return _native_mask(seed, rate, shape, dtype)
 
+
+def _native_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Tensor:
     def draw(zero: Tensor) -> Tensor:
         ones = tf.ones(shape, dtype)
         own = seed + tf.cast(zero, seed.dtype)

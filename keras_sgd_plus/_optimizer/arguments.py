@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_sgd_plus import _step
@@ -62,6 +63,16 @@ _ARGUMENTS = {
     "gradient_accumulation_steps": ("an int from 2 to 2**63 - 1, or None", _OFF),
 }
 _MAX_SHOWN = 200  # characters of a value
+
+
+def backend(who: str) -> None:
+    """Raises RuntimeError unless Keras runs on TensorFlow; `who` needs it."""
+    name = keras.backend.backend()
+    if name != "tensorflow":
+        raise RuntimeError(
+            f"{who} needs the TensorFlow backend. Received: keras.backend.backend()="
+            f"{name!r}. Set KERAS_BACKEND=tensorflow before importing keras."
+        )
 
 
 def examples_per_update(value: Any) -> int | None:

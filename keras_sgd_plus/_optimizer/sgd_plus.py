@@ -234,7 +234,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         jit_compile: bool | str = "auto",
         **kwargs: Any,
     ) -> None:
-        _check_backend()
+        arguments.backend("SGDPlus")
         misspelt.refuse(kwargs, list(inspect.signature(SGDPlus).parameters)[:-1])
         checked = sgd_arguments.of_sgd(
             learning_rate=learning_rate,
@@ -346,13 +346,3 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             "nonfinite": self.nonfinite,
             "jit_compile": self.jit_compile,
         }
-
-
-def _check_backend() -> None:
-    name = keras.backend.backend()
-    if name != "tensorflow":
-        raise RuntimeError(
-            "SGDPlus needs the TensorFlow backend. Received: "
-            f"keras.backend.backend()={name!r}. Set KERAS_BACKEND=tensorflow before "
-            "importing keras."
-        )

@@ -25,15 +25,20 @@ class Product(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Memory that is used again in each block; nothing of the block before is read."""
+    """Memory that is used again in each block; nothing of the block before is read.
+
+    Of an example past the batch's end the inputs are zeros, so that its changes, those
+    of an earlier block, count nothing.
+    """
 
     inputs: list[Tensor]  # per kernel, (k, n)
     changes: list[Tensor]  # per kernel, (k, m)
+    zeros: Tensor  # (k,) float64, which stay
 
 
 def new_buffers(plan: BlockPlan) -> Buffers:
     """The memory before the first block."""
-    found = Buffers([], [])
+    found = Buffers([], [], tf.zeros((plan.size,), tf.float64))
     for place in plan.places:
         num_inputs, num_outputs = place.shape
         dtype = place.variable.dtype
@@ -83,14 +88,22 @@ def finished(
     """
     dtype = changes.dtype
 
-    def total(shares: Tensor) -> Tensor:
-        weighted = tf.cast(shares, dtype)[:, None] * changes
-        return tf.matmul(product.clean, weighted, transpose_a=True)
+    def weighted(shares: Any) -> Tensor:
+        if isinstance(shares, tuple):
+            return changes
+        return tf.cast(shares, dtype)[:, None] * changes
+
+    parts = [weighted(now.changes)]
+    if product.velocity is not None:
+        parts.append(weighted(now.kicks))
+    # One matrix for both: XLA compiles one kernel that makes it.
+    totals = tf.matmul(product.clean, tf.concat(parts, 1), transpose_a=True)
+    total, *of_velocity = tf.split(totals, len(parts), 1)
 
     weight, velocity = product.weight, product.velocity
     if not isinstance(now.weight, tuple):
         weight = tf.cast(now.weight, dtype) * weight
     if velocity is not None:
         weight += tf.cast(now.carried, dtype) * velocity
-        velocity = tf.cast(now.velocity, dtype) * velocity - total(now.kicks)
-    return weight - total(now.changes), velocity
+        velocity = tf.cast(now.velocity, dtype) * velocity - of_velocity[0]
+    return weight - total, velocity

@@ -75,12 +75,12 @@ class EnteredBlock:
     @property
     def start(self) -> BlockState:
         """The state before the first example."""
-        plan, size = self.plan, self.plan.size
+        plan, zeros = self.plan, self.buffers.zeros
         return BlockState(
             tf.constant(0),
             list(self.buffers.changes),
             [
-                coefficients.start(size, plan.has_momentum, place.decays)
+                coefficients.start(zeros, plan.has_momentum, place.decays)
                 for place in plan.places
             ],
         )
@@ -186,7 +186,9 @@ class ShownBlock:
         # Inputs of later rows may be NaN, and zero times NaN is NaN.
         is_earlier = tf.range(product.gram.shape[0]) < self.state.row
         gram = _row(product.gram, self.state.row)
-        shares = tf.where(is_earlier, gram, 0) * tf.cast(now.changes, dtype)
+        shares = tf.where(is_earlier, gram, 0)
+        if not isinstance(now.changes, tuple):
+            shares *= tf.cast(now.changes, dtype)
         outputs -= tf.matmul(shares, self.state.changes[k])
         return _row(product.inputs, self.state.row), outputs
 

@@ -30,7 +30,7 @@ class Coefficients(NamedTuple):
     weight: Any  # p, () float64: of W in W_j; () without decay
     carried: Any  # c, () float64: of V in W_j; () without momentum
     velocity: Any  # q, () float64: of V in V_j; () without momentum
-    changes: Tensor  # a, (k,) float64: of the changes in W_j
+    changes: Any  # a, (k,) float64: of the changes in W_j; () without both: all ones
     kicks: Any  # u, (k,) float64: of the changes in V_j; () without momentum
 
 
@@ -42,14 +42,14 @@ class Step(NamedTuple):
     factor: Any  # f, () float64, or None without decay
 
 
-def start(size: int, has_momentum: bool, has_decay: bool) -> Coefficients:
-    """The coefficients before the first update of a block of `size` examples."""
-    one, zeros = tf.ones((), tf.float64), tf.zeros((size,), tf.float64)
+def start(zeros: Tensor, has_momentum: bool, has_decay: bool) -> Coefficients:
+    """The coefficients before the first update of a block; zeros are (k,) float64."""
+    one = tf.ones((), tf.float64)
     return Coefficients(
         one if has_decay else (),
         tf.zeros((), tf.float64) if has_momentum else (),
         one if has_momentum else (),
-        zeros,
+        zeros if has_momentum or has_decay else (),
         zeros if has_momentum else (),
     )
 
@@ -65,6 +65,8 @@ def advance(
         step: of the update.
         applies: () bool, or None if it surely does. Else nothing changes.
     """
+    if isinstance(before.changes, tuple):
+        return before
     size = before.changes.shape[0]
     own = tf.cast(tf.equal(tf.range(size), row), tf.float64)
     decayed = before if step.factor is None else _decayed(before, step.factor)

@@ -27,6 +27,8 @@ _RANDOM = ("keras.src.backend.tensorflow.random",)
 _SEEDS = "keras.src.random.seed_generator"
 _PLACES = {
     "conv": _NN,
+    "depthwise_conv": _NN,
+    "separable_conv": _NN,
     "max_pool": _NN,
     "batch_normalization": _NN,
     "moments": _NN,

@@ -105,6 +105,21 @@ def fit_in_progress() -> Fit | None:
     return None if frame is None else _fit(frame.f_locals)
 
 
+def callbacks_of_fit() -> Any:
+    """The `CallbackList` of the `fit` that the caller is called from, or None.
+
+    Keras tells a callback nothing of the others. Goes when it does.
+    """
+    frame = _frame_of("fit")
+    if frame is None:
+        return None
+    found = frame.f_locals.get("callbacks")
+    if not isinstance(found, keras.callbacks.CallbackList):
+        needed = f"the local variable callbacks of {keras.Model.__name__}.fit"
+        raise names.unusable(needed, f"have {type(found).__name__} in it")
+    return found
+
+
 def begins_epoch() -> bool:
     """Whether `fit` is the caller's caller, and not an `evaluate` inside it.
 

@@ -5,6 +5,8 @@ Read in the sources of TensorFlow 2.17 to 2.21.
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_sgd_plus._private import names
@@ -28,21 +30,36 @@ _OPERATIONS = frozenset(
     UnsortedSegmentSum XlaDynamicUpdateSlice ZerosLike
     """.split()
 )
+# Those that it has kernels for on floating-point numbers.
+_FLOAT_OPERATIONS = frozenset(
+    """
+    AvgPool AvgPoolGrad Conv2D Conv2DBackpropFilter Conv2DBackpropInput
+    DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter
+    DepthwiseConv2dNativeBackpropInput Erf MaxPool MaxPoolGrad Pow
+    """.split()
+)
 # Positions of the inputs that XLA has to know.
 _CONSTANT_INPUTS = {
     **dict.fromkeys(("BroadcastTo", "ExpandDims", "OneHot", "Pad"), (1,)),
     **dict.fromkeys(("All", "Max", "Mean", "Min", "Prod", "Reshape", "Sum"), (1,)),
     **dict.fromkeys(("Tile", "Transpose"), (1,)),
-    **dict.fromkeys(("Fill", "Split"), (0,)),
+    **dict.fromkeys(("AvgPoolGrad", "Fill", "Split"), (0,)),
+    **dict.fromkeys(
+        ("Conv2DBackpropInput", "DepthwiseConv2dNativeBackpropInput"), (0,)
+    ),
+    "Conv2DBackpropFilter": (1,),
+    "DepthwiseConv2dNativeBackpropFilter": (1,),
     **dict.fromkeys(("GatherV2", "UnsortedSegmentSum", "Slice"), (2,)),
     "ConcatV2": (-1,),
     "Range": (0, 1, 2),
     "StridedSlice": (1, 2, 3),
     "StridedSliceGrad": (0, 1, 2, 3),
 }
-# In the names of loops and conditionals whose bodies XLA is known to take.
+# In the names of operations, loops and conditionals that XLA is known to take.
 TAKEN = "keras_sgd_plus_taken"
-_TYPES = (tf.float32, tf.float64, tf.bfloat16, tf.float16, tf.bool, tf.int32, tf.int64)
+_FLOATS = (tf.float32, tf.float64, tf.bfloat16, tf.float16)
+_TYPES = (*_FLOATS, tf.bool, tf.int32, tf.int64)
+_TAKEN_TYPES = (*_TYPES, tf.uint32, tf.uint64)  # of operations with `TAKEN`
 
 
 def is_tracing() -> bool:
@@ -61,16 +78,25 @@ def surely_takes(graph: Graph) -> bool:
     """Whether XLA:CPU is known to take a graph; False says nothing.
 
     XLA takes it if tracing knows every shape, and if each input that XLA has to know
-    while compiling comes from constants and shapes. A loop with `TAKEN` in its name is
-    taken.
+    while compiling comes from constants and shapes. An operation with `TAKEN` in its
+    name is taken.
     """
     return all(
-        (op.type in _OPERATIONS or TAKEN in op.name)
-        and all(t.dtype in _TYPES for t in op.outputs)
+        bool(_types(op))
+        and all(t.dtype in _types(op) for t in op.outputs)
         and (_is_static(op) or _is_taken_from(op) or _is_of_shapes(op))
         and all(_is_known(op.inputs[i]) for i in _CONSTANT_INPUTS.get(op.type, ()))
         for op in graph.get_operations()
     )
+
+
+def _types(op: Operation) -> tuple[Any, ...]:
+    # The types on which XLA has a kernel for an operation.
+    if TAKEN in op.name:
+        return _TAKEN_TYPES
+    if op.type in _OPERATIONS:
+        return _TYPES
+    return _FLOATS if op.type in _FLOAT_OPERATIONS else ()
 
 
 def _is_static(op: Operation) -> bool:

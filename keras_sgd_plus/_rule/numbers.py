@@ -59,7 +59,8 @@ def as_vector(optimizer: Optimizer, numbers: Sequence[Number], plain: Tensor) ->
 
 def by_name(numbers: Sequence[Number], vector: Tensor) -> dict[str, Tensor]:
     """The numbers of a vector, (numbers,) float64, by their names."""
-    return {number.name: vector[i] for i, number in enumerate(numbers)}
+    names = [number.name for number in numbers]
+    return dict(zip(names, tf.unstack(vector, len(names)), strict=True))
 
 
 def switch(value: Any) -> Any:

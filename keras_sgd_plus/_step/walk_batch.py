@@ -13,6 +13,7 @@ from keras_sgd_plus._loop import (
     Before,
     ExampleUpdate,
     Specs,
+    WalkMemory,
     WalkResult,
     examples,
     first_specs,
@@ -20,7 +21,7 @@ from keras_sgd_plus._loop import (
     walk_group,
 )
 from keras_sgd_plus._private.types import Structure, Tensor
-from keras_sgd_plus._step import compiled, model_checks, numbers, warn
+from keras_sgd_plus._step import compiled, model_checks, numbers, padding, warn
 from keras_sgd_plus._step.compiled import How, RunResult
 from keras_sgd_plus._step.order import visiting_order
 
@@ -136,12 +137,13 @@ def _full_groups(
     if how.use_xla and not update.model.jit_compile:
         warn.watch_shapes(update.model, leaves)
         if not isinstance(num_examples, int) or not num_examples:
-            # A power of two of examples: one compilation serves many batch sizes. XLA
-            # handles a batch without examples badly.
-            size = examples.bucket(num_examples)
+            # XLA handles a batch without examples badly: it is padded, too.
+            size = padding.padded_size(update.model, num_examples)
             tensors = [examples.pad(tensor, size) for tensor in tensors]
 
     looks = skip_all is not None
+    memory = WalkMemory.of(update, how.use_xla, tensors[0], specs)
+    memory_leaves = tf.nest.flatten(memory)
 
     def full_groups(
         values: Tensor,
@@ -151,9 +153,13 @@ def _full_groups(
         numbers: Tensor,
         *tensors: Tensor,
     ) -> WalkResult:
+        split = len(memory_leaves)
+        kept = tf.nest.pack_sequence_as(memory, list(tensors[:split]))
+        tensors = tensors[split:]
         padded, orders = tensors[: len(leaves)], tensors[len(leaves) :]
         result = walk(
             update.given(numbers),
+            kept,
             values,
             padded,
             orders[0] if orders else None,
@@ -167,7 +173,13 @@ def _full_groups(
 
     flag = skip_all if looks else tf.constant(False)
     now = numbers.of(update.optimizer)
-    arguments = [tf.convert_to_tensor(num_examples), flag, now, *tensors]
+    arguments = [
+        tf.convert_to_tensor(num_examples),
+        flag,
+        now,
+        *memory_leaves,
+        *tensors,
+    ]
     return compiled.run(
         full_groups, update.carry, dict(start), arguments, how, update.model
     )

@@ -17,7 +17,14 @@ from keras_sgd_plus import SGDPlus
 from tests.support import resume_run
 from tests.support.messages import normalises
 from tests.support.paths import ROOT
-from tests.support.resume_run import EPOCHS, KINDS, NUM_BATCHES, fit_small, small_model
+from tests.support.resume_run import (
+    AVERAGED,
+    EPOCHS,
+    KINDS,
+    NUM_BATCHES,
+    fit_small,
+    small_model,
+)
 from tests.support.tiers import tiered_keys
 from tests.support.twins import Interrupt, Interrupted, dense_data
 
@@ -51,9 +58,10 @@ def _killed(kind: str, directory: Path, seed: int) -> None:
 
 
 @pytest.mark.matrix
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["seeded_arrays", *AVERAGED])
+def test_killed_at_random_moments(kind: str, tmp_path: Path) -> None:
     """SIGKILL ends 20 other processes, some of them inside a save."""
-    _killed("seeded_arrays", tmp_path, seed=1)
+    _killed(kind, tmp_path, seed=1)
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_form_of_the_compiled_loop(size: int, is_one_kernel: bool) -> None:
         def body_fn(i: Any, x: Any, fence: Any) -> Any:
             x = tf.tanh(tf.matmul(x, x))
             graph = tf.compat.v1.get_default_graph()
-            return i + 1, x, one_kernel.fenced(graph, fence, i)
+            return i + 1, x, one_kernel.fenced(graph, fence)
 
         start = (tf.constant(0), x, one_kernel.new_fence())
         return tf.while_loop(lambda i, *_: i < turns, body_fn, start)

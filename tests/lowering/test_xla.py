@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import refusal, xla
+from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
 
@@ -46,6 +49,100 @@ def test_what_xla_surely_takes(name: str) -> None:
     traced = tf.function(function, autograph=False)
     graph = traced.get_concrete_function(tf.TensorSpec((3, 3))).graph
     assert xla.surely_takes(graph) is expected
+
+
+IMAGE, KERNEL, SMALL = (1, 6, 6, 4), (3, 3, 4, 2), (1, 3, 3, 4)
+_STRIDES = {"strides": [1, 2, 2, 1], "padding": "SAME"}
+_WINDOW = {"ksize": [1, 2, 2, 1], **_STRIDES}
+raw = tf.raw_ops
+# By operation: the shapes of its arguments, and a call that has strides.
+IN_CONVOLUTIONAL: dict[str, tuple[list[Any], Callable[..., Any]]] = {
+    "AvgPool": ([IMAGE], lambda x: raw.AvgPool(value=x, **_WINDOW)),
+    "AvgPoolGrad": (
+        [SMALL],
+        lambda g: raw.AvgPoolGrad(orig_input_shape=list(IMAGE), grad=g, **_WINDOW),
+    ),
+    "Conv2D": (
+        [IMAGE, KERNEL],
+        lambda x, k: raw.Conv2D(input=x, filter=k, **_STRIDES),
+    ),
+    "Conv2DBackpropFilter": (
+        [IMAGE, (1, 3, 3, 2)],
+        lambda x, g: raw.Conv2DBackpropFilter(
+            input=x, filter_sizes=list(KERNEL), out_backprop=g, **_STRIDES
+        ),
+    ),
+    "Conv2DBackpropInput": (
+        [KERNEL, (1, 3, 3, 2)],
+        lambda k, g: raw.Conv2DBackpropInput(
+            input_sizes=list(IMAGE), filter=k, out_backprop=g, **_STRIDES
+        ),
+    ),
+    "DepthwiseConv2dNative": (
+        [IMAGE, KERNEL],
+        lambda x, k: raw.DepthwiseConv2dNative(input=x, filter=k, **_STRIDES),
+    ),
+    "DepthwiseConv2dNativeBackpropFilter": (
+        [IMAGE, (1, 3, 3, 8)],
+        lambda x, g: raw.DepthwiseConv2dNativeBackpropFilter(
+            input=x, filter_sizes=list(KERNEL), out_backprop=g, **_STRIDES
+        ),
+    ),
+    "DepthwiseConv2dNativeBackpropInput": (
+        [KERNEL, (1, 3, 3, 8)],
+        lambda k, g: raw.DepthwiseConv2dNativeBackpropInput(
+            input_sizes=list(IMAGE), filter=k, out_backprop=g, **_STRIDES
+        ),
+    ),
+    "Erf": ([IMAGE], tf.math.erf),
+    "MaxPool": ([IMAGE], lambda x: raw.MaxPool(input=x, **_WINDOW)),
+    "MaxPoolGrad": (
+        [IMAGE, SMALL, SMALL],
+        lambda x, y, g: raw.MaxPoolGrad(orig_input=x, orig_output=y, grad=g, **_WINDOW),
+    ),
+    "Pow": ([IMAGE], lambda x: tf.pow(tf.abs(x), tf.cast(1.5, x.dtype))),
+}
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", *matrix("float64", "bfloat16", "float16")]
+)
+@pytest.mark.parametrize("name", IN_CONVOLUTIONAL)
+def test_xla_takes_what_it_surely_takes(name: str, dtype: str) -> None:
+    """It compiles and runs, to what TensorFlow gives without XLA."""
+    shapes, call = IN_CONVOLUTIONAL[name]
+    rng = np.random.default_rng(0)
+    arguments = [tf.cast(rng.normal(size=shape), dtype) for shape in shapes]
+    compiled = tf.function(call, jit_compile=True, autograph=False)
+    graph = compiled.get_concrete_function(*arguments).graph
+    assert name in {op.type for op in graph.get_operations()}
+    assert xla.surely_takes(graph)
+    found = compiled(*arguments)
+    assert found.dtype == dtype
+    # Maxima of numbers that float16 rounds are ties: shapes are enough for the rest.
+    assert found.shape == call(*arguments).shape
+    if dtype in ("float32", "float64"):
+        np.testing.assert_allclose(found, call(*arguments), rtol=1e-4, atol=1e-5)
+
+
+def test_a_size_from_the_data_is_not_surely_taken() -> None:
+    def resized(g: Any, size: Any) -> Any:
+        return raw.AvgPoolGrad(orig_input_shape=size, grad=g, **_WINDOW)
+
+    spec = tf.TensorSpec(SMALL), tf.TensorSpec((4,), tf.int32)
+    graph = tf.function(resized, autograph=False).get_concrete_function(*spec).graph
+    assert not xla.surely_takes(graph)
+
+
+@pytest.mark.parametrize("dtype", ["float32", *matrix("float16")])
+def test_dropout_is_surely_taken(dtype: str) -> None:
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dropout(0.5, dtype=dtype), layers.Dense(1)]
+    )
+    model.compile(SGDPlus(0.01), "mse")
+    with mock.patch.object(refusal, "found") as found:
+        model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)
+    found.assert_not_called()
 
 
 @pytest.mark.parametrize(("takes", "expected"), [("one", True), ("length", False)])

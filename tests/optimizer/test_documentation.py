@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 import keras_sgd_plus
-from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
+from keras_sgd_plus import AverageWeights, ExactResume, SeededArrays, SGDPlus
 
 _NO = inspect.Parameter.empty
 DOCUMENTED: list[tuple[Any, Any]] = [  # a callable, and the object that documents it
     (SGDPlus.__init__, SGDPlus),
     (SGDPlus.train_step, SGDPlus.train_step),
+    (AverageWeights.__init__, AverageWeights),
     (ExactResume.__init__, ExactResume),
     (SeededArrays.__init__, SeededArrays),
 ]
@@ -34,6 +35,7 @@ UNITS = {
     "loss_scale_factor": "The loss is multiplied by it",
     "gradient_accumulation_steps": "examples",
     "examples_per_update": "examples",
+    "start_epoch": "as `fit` counts",
     "save_freq": "batches",
     "max_to_keep": "saves",
     "batch_size": "examples",
@@ -77,6 +79,7 @@ WRONG: dict[tuple[Any, str], Wrong] = {
     (SGDPlus, "seed"): (_sgd(seed=-1), ValueError),
     (SGDPlus, "nonfinite"): (_sgd(nonfinite="ignore"), ValueError),
     (SGDPlus, "jit_compile"): (_sgd(jit_compile="never"), ValueError),
+    (AverageWeights, "start_epoch"): (lambda: AverageWeights(-1), ValueError),
     (ExactResume, "directory"): (lambda: ExactResume(3), TypeError),
     (ExactResume, "save_freq"): (lambda: ExactResume("run", 0), ValueError),
     (ExactResume, "max_to_keep"): (

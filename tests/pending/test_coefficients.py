@@ -31,7 +31,7 @@ def _one_by_one(
 @pytest.mark.parametrize("decays", [False, True])
 @pytest.mark.parametrize("skips", [False, True])
 def test_a_block(momentum: float, nesterov: bool, decays: bool, skips: bool) -> None:
-    """Other rows than those that applied hold garbage."""
+    """Other rows than those that applied hold garbage; without coefficients, zeros."""
     if nesterov and not momentum:
         return
     rng = np.random.default_rng(0)
@@ -40,7 +40,8 @@ def test_a_block(momentum: float, nesterov: bool, decays: bool, skips: bool) -> 
     v = v if momentum else np.zeros_like(v)
     factors = 1 - 0.1 * rng.random(LENGTH) if decays else np.ones(LENGTH)
     applies = rng.random(LENGTH) > 0.4 if skips else np.ones(LENGTH, bool)
-    now = coefficients.start(LENGTH, bool(momentum), decays)
+    zeros = tf.zeros((LENGTH,), tf.float64)
+    now = coefficients.start(zeros, bool(momentum), decays)
     for row in range(LENGTH - 2):  # a part of a block
         step = coefficients.Step(
             tf.constant(momentum, tf.float64) if momentum else None,
@@ -54,7 +55,9 @@ def test_a_block(momentum: float, nesterov: bool, decays: bool, skips: bool) -> 
             (w, v), x[last], d[last], momentum, nesterov, factors[last], applies[last]
         )
         found = w * (now.weight if decays else 1.0)
-        found = found - x.T @ (np.asarray(now.changes)[:, None] * d)
+        has_applied = applies & (np.arange(LENGTH) <= row)
+        shares: Any = now.changes if momentum or decays else has_applied
+        found = found - x.T @ (np.asarray(shares)[:, None] * d)
         if momentum:
             found = found + np.asarray(now.carried) * v
             kicks = x.T @ (np.asarray(now.kicks)[:, None] * d)

@@ -35,7 +35,8 @@ PUBLIC = {
     ),
     "the only way to a caller's frame": "_getframe",
     "methods and arguments of keras.Model": (
-        "call compute_metrics evaluate fit initial_epoch sample_weight x y y_pred"
+        "call callbacks compute_metrics evaluate fit initial_epoch sample_weight x y "
+        "y_pred"
     ),
     "arguments of keras.optimizers.SGD": "gradient_accumulation_steps use_ema",
     "arguments of the methods, which come with each": (

@@ -9,12 +9,14 @@ import pytest
 
 from benchmarks.arms import names
 from benchmarks.arms.workloads import WORKLOADS, Workload
+from benchmarks.cost import ablation
 from benchmarks.report.tables import speed as speed_tables
 from benchmarks.scaling import embeddings, replicas
 from benchmarks.shared import quiet, storage
 from benchmarks.speed import stored, targets
 from benchmarks.timing import measuring
 from benchmarks.timing.worker import Peer, Worker
+from tests.support.internals import installation, keras_functions
 
 
 class FakeWorker:
@@ -176,3 +178,14 @@ def test_each_workload_is_stored_beside_the_others(
     assert not stored.is_fresh("speed", "lstm-20x8")
     monkeypatch.setattr(stored.machine, "environment", lambda: {"commit": "1-dirty"})
     assert not stored.is_fresh("speed", "cnn")
+
+
+@pytest.mark.parametrize("form", list(ablation._LAYERS))
+def test_a_form_is_off_in_its_ablation_and_on_after_it(form: str) -> None:
+    function = ablation._LAYERS[form][0]
+    lowering = keras_functions.LOWERINGS[function]
+    with ablation._without(form):
+        assert keras_functions.LOWERINGS[function]() is None
+        assert installation.is_installed(function)
+    assert keras_functions.LOWERINGS[function] is lowering
+    assert installation.is_installed(function)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +39,18 @@ def test_the_files_that_it_names_exist() -> None:
 
 def _folders() -> set[str]:
     return {p.name for p in (ROOT / "keras_sgd_plus").iterdir() if p.is_dir()}
+
+
+@pytest.mark.parametrize("page", ["averages"])
+def test_block_runs(
+    page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        script = tmp_path / "block.py"
+        script.write_text(block)
+        runpy.run_path(str(script))
+        expected = re.findall(r"^print\(.*\)  # (\S+?)(?::? .*)?$", block, flags=re.M)
+        assert capsys.readouterr().out.split() == expected != []

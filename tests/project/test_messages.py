@@ -15,6 +15,7 @@ import keras_sgd_plus
 
 # Modules, not their functions: pytest would run those once more from here.
 from tests.callbacks import (
+    test_average_weights,
     test_exact_resume_refuses,
     test_example_log_refuses,
     test_seeded_arrays,
@@ -61,7 +62,7 @@ MESSAGES: dict[str, Any] = {
     "The setting `{}` must be assigned by its name.": (
         test_misspelt.test_old_name_of_a_setting
     ),
-    "SGDPlus needs the TensorFlow backend.": test_arguments.ERRORS["other_backend"],
+    "{} needs the TensorFlow backend.": test_arguments.ERRORS["other_backend"],
     '`nonfinite` must be "propagate" with examples_per_update=None.': (
         test_arguments.ERRORS["not_per_example"]
     ),
@@ -232,6 +233,15 @@ MESSAGES: dict[str, Any] = {
     "`id` must be the key of a dict of inputs, or None.": LOGS["id"],
     "`path` must be a str or a path, or None.": LOGS["path"],
     "`{}` must be a bool.": LOGS["bool"],
+    "`start_epoch` must be an int >= 0, or None.": (
+        test_average_weights.REFUSED["negative"]
+    ),
+    "`start_epoch` must be an epoch of fit, which counts them from 0.": (
+        test_average_weights.REFUSED["late"]
+    ),
+    "AverageWeights must be alone in putting averages into the model.": (
+        test_average_weights.REFUSED["two"]
+    ),
     "`seed` must be an int from 0 to 2**63 - 1.": test_seeded_arrays.REFUSED,
     "The rows of a list must have one shape.": test_seeded_arrays.REFUSED,
     **dict.fromkeys(

@@ -125,7 +125,12 @@ def test_the_install_line_needs_a_clone_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("name", "printed"),
-    [("SGDPlus", "2000\n"), ("ExactResume", ""), ("SeededArrays", "3 (4, 1)\n")],
+    [
+        ("SGDPlus", "2000\n"),
+        ("AverageWeights", "True\n"),
+        ("ExactResume", ""),
+        ("SeededArrays", "3 (4, 1)\n"),
+    ],
 )
 def test_docstring_example_runs(
     name: str,

@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.internals import padding
 from tests.support.messages import (
     caught_by,
     compiled,
@@ -107,10 +108,29 @@ def _compilations(tmp_path: Path, sizes: list[int]) -> int:
 
 
 @pytest.mark.matrix
-def test_many_batch_sizes_compile_a_bounded_number_of_times(tmp_path: Path) -> None:
-    sizes = [6, *range(1, 71)]
-    # The first size as it is, then the powers of two: 8, 16, 32, 64, 128.
-    assert _compilations(tmp_path, sizes) == 6
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        # The first size as it is, then the powers of two: 8, 16, 32, 64, 128.
+        ([6, *range(1, 71)], 6),
+        # 64, also for 20; then 16, also for 1, since 64 is four times the bucket of 10.
+        ([6, 40, 20, 10, 1, 20, 40], 3),
+    ],
+    ids=["growing", "shrinking"],
+)
+def test_many_batch_sizes_compile_a_bounded_number_of_times(
+    tmp_path: Path, sizes: list[int], expected: int
+) -> None:
+    assert _compilations(tmp_path, sizes) == expected
+
+
+def test_sizes_that_batches_are_padded_to() -> None:
+    """Twice the bucket where only that was used before, and never more."""
+    model = _model()
+    seen = [1, 1024, 512, 256, 100, 200, 2000, 1024, 0, 9]
+    found = [int(padding.padded_size(model, tf.constant(n))) for n in seen]
+    assert found == [8, 1024, 1024, 256, 256, 256, 2048, 1024, 8, 16]
+    assert int(padding.padded_size(_model(), tf.constant(512))) == 512
 
 
 def _batches(lengths: list[int]) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._lowering import (
     channels,
     convolution,
+    depthwise,
     installation,
     keras_functions,
     layout,
@@ -33,7 +34,7 @@ from keras_sgd_plus._rule import (
     numbers,
     rule,
 )
-from keras_sgd_plus._step import batch, compiled, refusal, visiting_order
+from keras_sgd_plus._step import batch, compiled, padding, refusal, visiting_order
 from keras_sgd_plus._trainer import first_call, patches, schedules
 
 # The folder has a function of the same name.
@@ -59,6 +60,7 @@ __all__ = [
     "coefficients",
     "compiled",
     "convolution",
+    "depthwise",
     "example_update",
     "first_call",
     "gradient",
@@ -70,6 +72,7 @@ __all__ = [
     "layout",
     "numbers",
     "one_kernel",
+    "padding",
     "patches",
     "pending_tables",
     "random",

@@ -52,6 +52,8 @@ def _rows(*rows: Row) -> dict[str, Row]:
 
 _FUNCTIONS = {
     "conv": "images",
+    "depthwise_conv": "images",
+    "separable_conv": "images",
     "max_pool": "images",
     "batch_normalization": "images",
     "moments": "images",

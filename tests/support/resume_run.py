@@ -19,12 +19,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
+from keras_sgd_plus import AverageWeights, ExactResume, SeededArrays, SGDPlus
 from tests.support.twins import dense_data, dense_model
 
 EPOCHS, NUM_EXAMPLES, BATCH_SIZE = 4, 110, 10
 NUM_BATCHES = NUM_EXAMPLES // BATCH_SIZE
 KINDS = ("arrays", "seeded_arrays", "dataset", "repeated_dataset", "generator")
+AVERAGED = ("averages_before", "averages_behind")  # with AverageWeights
 
 
 def make_model(**settings: Any) -> keras.Model:
@@ -40,7 +41,7 @@ def make_model(**settings: Any) -> keras.Model:
     ]
     model = keras.Sequential([keras.Input((5,)), *layers])
     rate = keras.optimizers.schedules.InverseTimeDecay(0.02, 100, 0.5)
-    optimizer = SGDPlus(rate, momentum=0.9, use_ema=True, **settings)
+    optimizer = SGDPlus(rate, momentum=0.9, **{"use_ema": True, **settings})
     model.compile(optimizer, "mse", metrics=["mae"])
     return model
 
@@ -52,7 +53,7 @@ def make_data(kind: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     y = np.tanh(x[:, :2] - x[:, 2:4])
     if kind == "arrays":
         return (x, y), {"batch_size": BATCH_SIZE}
-    if kind == "seeded_arrays":
+    if kind == "seeded_arrays" or kind in AVERAGED:
         return (SeededArrays(x, y, batch_size=BATCH_SIZE, seed=7),), {}
     dataset = tf.data.Dataset.from_tensor_slices((x, y))
     if kind == "dataset":
@@ -79,11 +80,16 @@ def train(
     kind: str, directory: Path | None, callbacks: Any = (), **settings: Any
 ) -> tuple[list[np.ndarray], dict[str, list[float]]]:
     """Runs the command of each attempt; returns the final state and the history."""
+    if kind in AVERAGED:  # use_ema is another average
+        settings = {**settings, "use_ema": False}
     model = make_model(**settings)
     data, arguments = make_data(kind)
     every = list(callbacks)
     if directory is not None:
         every.append(ExactResume(directory, save_freq=3, max_to_keep=2))
+    if kind in AVERAGED:
+        place = 0 if kind == "averages_before" else len(every)
+        every.insert(place, AverageWeights())
     history = model.fit(
         *data, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=every, **arguments
     )

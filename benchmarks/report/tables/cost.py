@@ -1,4 +1,4 @@
-"""Tables of `ablation`, `profile`, `nonfinite`, `clipping`, `blocks`, `threshold`."""
+"""Tables of the studies of cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks.cost import ablation as forms
+from benchmarks.cost import applications as application_study
+from benchmarks.cost import averages as fits
 from benchmarks.cost import blocks as block_study
+from benchmarks.cost import firstcall as calls
 from benchmarks.cost import options
+from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import LENGTHS, Blocks
+from benchmarks.cost.firstcall import FirstCalls
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.threshold import SETTINGS, Order, Thresholds
 from benchmarks.report.tables import markdown
@@ -37,6 +42,24 @@ def ablation(findings: Iterable[forms.Form]) -> Iterator[str]:
 
 def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
     """A row per workload: each setting's time, and that in times of the first."""
+    yield from _options(findings)
+    yield _foot(options.REPEATS)
+
+
+clipping = nonfinite  # the same table
+
+
+def averages(findings: Iterable[options.Options]) -> Iterator[str]:
+    """The same, of epochs of `fit`."""
+    yield from _options(findings)
+    epochs = (fits.REPEATS - 1) * (fits.EPOCHS - 1)
+    yield "\n" + markdown.foot(
+        "Microseconds of CPU time per example of an epoch of `fit` in batches of "
+        f"{fits.BATCH_SIZE:,}, medians of {epochs}."
+    )
+
+
+def _options(findings: Iterable[options.Options]) -> Iterator[str]:
     rest = iter(findings)
     first = next(rest)
     ratios = [f"{name}, times" for name in first.ratios]
@@ -50,10 +73,6 @@ def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
         for found in itertools.chain([first], rest)
     )
     yield from markdown.lines(["workload", *first.times, *ratios, "met"], rows)
-    yield _foot(options.REPEATS)
-
-
-clipping = nonfinite  # the same table
 
 
 def blocks(findings: Iterable[Blocks | Stored]) -> Iterator[str]:
@@ -88,6 +107,25 @@ def _block_row(found: Blocks) -> list[str]:
         f"{found.times['1'] / found.times[str(found.ours)]:.2f}",
         native,
     ]
+
+
+def firstcall(findings: Iterable[FirstCalls]) -> Iterator[str]:
+    """A row per workload: each arm's seconds, and ours in those of other arms."""
+    ratios = [f"times {name}" for name in (calls.SINGLE, calls.JIT)]
+    rows = (
+        [
+            found.workload,
+            *(f"{found.cpu[a]:.2f} / {found.clock[a]:.2f}" for a in calls.ARMS),
+            f"{found.cpu[calls.OURS] / found.cpu[calls.SINGLE]:.2f}",
+            f"{found.cpu[calls.OURS] / found.cpu[calls.JIT]:.2f}",
+        ]
+        for found in findings
+    )
+    yield from markdown.lines(["workload", *calls.ARMS, *ratios], rows)
+    yield "\n" + markdown.foot(
+        "Seconds of the first fit on a batch of 64, processor / clock; ratios of the "
+        f"processor's; medians of {calls.REPEATS}."
+    )
 
 
 def _foot(repeats: int) -> str:
@@ -126,3 +164,38 @@ def threshold(findings: Iterable[Finding]) -> Iterator[str]:
         if isinstance(o, Order)
     )
     yield from markdown.lines(["batch", "without XLA", "with XLA"], orders)
+
+
+def applications(findings: Iterable[Application]) -> Iterator[str]:
+    """A row per network."""
+    head = [
+        "network",
+        "trained",
+        "compiled",
+        "not compiled",
+        "Keras, batch 32",
+        "compiled, times faster",
+        "in CPU time",
+        "times Keras",
+        "in CPU time",
+        "first batches, s",
+    ]
+    rows = (
+        [
+            found.network,
+            "head" if found.frozen else "all",
+            *(f"{milliseconds:.3g}" for milliseconds in found.times.values()),
+            *(
+                f"{kind[a] / kind[b]:.2f}"
+                for a, b in (("not compiled", "compiled"), ("compiled", "keras"))
+                for kind in (found.times, found.work)
+            ),
+            ", ".join(f"{seconds:.1f}" for seconds in found.firsts.values()),
+        ]
+        for found in findings
+    )
+    yield from markdown.lines(head, rows)
+    yield "\n" + markdown.foot(
+        "Milliseconds per example, `train_on_batch` on 32 images, medians of "
+        f"{application_study.REPEATS}; first batches in the order of the arms."
+    )

@@ -1,0 +1,99 @@
+"""What the first `fit` on one batch costs: tracing and compilation.
+
+`python -m benchmarks firstcall [id ...]`, with workloads of `speed`. CPU seconds beside
+those of the clock: compilation uses several cores, and a busy machine changes the clock
+more. New models of all arms take turns in one process per workload.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.shared.finding import Finding
+from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
+
+OURS, SINGLE = "SGDPlus", "without blocks"
+JIT, PLAIN = "Keras, jit_compile", "Keras"
+ARMS = (OURS, SINGLE, JIT, PLAIN)
+MODELS = (
+    *("mlp-784-128-10", "mlp-784-128-10-m0.9", "mlp-784-2048-2048-10"),
+    *("cnn", "lstm-20x8", "transformer-32x64"),
+)
+REPEATS, NUM_EXAMPLES = 5, 64
+
+
+@dataclass(frozen=True)
+class FirstCalls(Finding):
+    """Seconds of the first call, by arm.
+
+    Attributes:
+        workload: its id.
+        cpu: of the processor, all threads together.
+        clock: of the clock.
+    """
+
+    workload: str
+    cpu: dict[str, float]
+    clock: dict[str, float]
+
+
+def measure(arguments: list[str]) -> Iterator[FirstCalls]:
+    """Yields each workload, from a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks firstcall")
+    parser.add_argument("id", nargs="*", default=MODELS, help="workloads of speed")
+    for workload_id in parser.parse_args(arguments).id:
+        found = in_process(first_calls, workload_id, environment=WITHOUT_FLAGS)
+        yield FirstCalls(workload_id, *found)
+
+
+def first_calls(workload_id: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Medians by arm: seconds of the processor, and of the clock."""
+    import keras
+
+    from keras_sgd_plus import SGDPlus
+    from keras_sgd_plus._pending import block_plan
+
+    workload = WORKLOADS[workload_id]
+    rates = {"learning_rate": workload.learning_rate, "momentum": workload.momentum}
+    plain = keras.optimizers.SGD
+
+    def single() -> tuple[float, float]:
+        with mock.patch.object(block_plan, "block_size", lambda n, m: None):
+            return _seconds(workload, SGDPlus(**rates))
+
+    arms: dict[str, Callable[[], tuple[float, float]]] = {
+        OURS: lambda: _seconds(workload, SGDPlus(**rates)),
+        SINGLE: single,
+        JIT: lambda: _seconds(workload, plain(**rates), jit_compile=True),
+        PLAIN: lambda: _seconds(workload, plain(**rates)),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+    for repeat in range(REPEATS + 1):
+        for name, arm in arms.items():
+            seconds = arm()
+            if repeat:  # the first round pays what a process pays once
+                found[name].append(seconds)
+    cpu, clock = (
+        {name: statistics.median(pair[i] for pair in ps) for name, ps in found.items()}
+        for i in range(2)
+    )
+    return cpu, clock
+
+
+def _seconds(workload: Any, optimizer: Any, **settings: Any) -> tuple[float, float]:
+    from benchmarks.arms import keras_arms  # it loads TensorFlow
+
+    x, y = workload.data(NUM_EXAMPLES)
+    model = keras_arms.compiled(workload, optimizer, **settings)
+    gc.collect()  # else the clock has the garbage of the model before in it
+    cpu, clock = time.process_time(), time.perf_counter()
+    model.fit(x, y, batch_size=NUM_EXAMPLES, verbose=0)
+    return time.process_time() - cpu, time.perf_counter() - clock

@@ -1,0 +1,154 @@
+"""Depthwise convolution as sums of shifted products.
+
+Each channel has a window of its own, so there are no matrices to multiply. XLA:CPU's
+native form is many times slower, its gradients above all, than to shift the input to
+each position of the window, multiply it by that position's entry of each channel, and
+add. The channels are the innermost axis, so these loops are vectorized.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgd_plus._lowering import scope, windows
+from keras_sgd_plus._private.types import Tensor
+
+
+def conv(
+    inputs: Tensor,
+    kernel: Tensor,
+    strides: Any,
+    padding: str,
+    channels_last: bool,
+    dilation_rate: Any,
+) -> Tensor:
+    """Shifted inputs times the kernel, or None where the native form is to be used.
+
+    Shapes: inputs `(n, *spatial, channels)` or `(n, channels, *spatial)`; kernel
+    `(*window, channels, multiplier)`. Output channel `c * multiplier + m` is that of
+    input channel c.
+    """
+    rank = len(inputs.shape) - 2
+    window, (channels, multiplier) = kernel.shape[:rank], kernel.shape[rank:]
+    x = inputs if channels_last else windows.to_last(inputs)
+    strides = windows.per_axis(strides, rank)
+    dilation = windows.per_axis(dilation_rate, rank)
+    if not windows.is_static(x) or x.shape[-1] != channels:
+        return None
+    if math.prod(window) > windows.MAX_POSITIONS:
+        return None
+    if max(strides) > 1 and max(dilation) > 1:
+        return None  # rare, and some versions of Keras refuse it
+    if padding == "same":
+        x = tf.pad(x, windows.same(x.shape[1:-1], window, strides, dilation))
+    if any(
+        n < (k - 1) * d + 1
+        for n, k, d in zip(x.shape[1:-1], window, dilation, strict=True)
+    ):
+        return None
+    if multiplier > 1:
+        x = tf.repeat(x, multiplier, -1)
+    # Not once per position of the window.
+    x = scope.computed_once(x)
+    kernel = tf.reshape(kernel, (*window, channels * multiplier))
+    outputs = _shifted_products(x, kernel, strides, dilation)
+    return outputs if channels_last else windows.to_first(outputs)
+
+
+def _shifted_products(
+    x: Tensor, kernel: Tensor, strides: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    # The gradients are written out: those of slices would be sums of padded arrays.
+    @tf.custom_gradient
+    def products(x: Tensor, kernel: Tensor) -> tuple[Any, Callable[..., Any]]:
+        def grad(upstream: Tensor) -> tuple[Any, Any]:
+            upstream = scope.computed_once(upstream)
+            by_input = _spread(upstream, x.shape, kernel.shape[:-1], strides, dilation)
+            ones = (1,) * len(strides)
+            mirrored = tf.reverse(kernel, list(range(len(strides))))
+            return (
+                _sum(scope.computed_once(by_input), mirrored, ones, dilation),
+                _by_kernel(x, upstream, kernel.shape, strides, dilation),
+            )
+
+        return _sum(x, kernel, strides, dilation), grad
+
+    return products(x, kernel)
+
+
+def _sum(
+    x: Tensor, kernel: Any, strides: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    # Over the positions of the window, (*window, channels).
+    shifted = _shifted(x, kernel.shape[:-1], strides, dilation)
+    first, *others = (view * kernel[position] for position, view in shifted)
+    for term in others:
+        first += term
+    return first
+
+
+def _by_kernel(
+    x: Tensor,
+    upstream: Tensor,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    # As matrices with a row per position of the output, whose rows XLA:CPU adds fast.
+    channels = shape[-1]
+    rows = tf.reshape(upstream, (-1, channels))
+    sums = [
+        tf.reduce_sum(tf.reshape(view, (-1, channels)) * rows, 0)
+        for _, view in _shifted(x, shape[:-1], strides, dilation)
+    ]
+    return tf.reshape(tf.stack(sums), shape)
+
+
+def _spread(
+    upstream: Tensor,
+    shape: Sequence[int],
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    # With zeros between the entries for strides, and around them, so that the mirrored
+    # window at each position of the input meets the outputs that the position went to.
+    spread, spatial = upstream, upstream.shape[1:-1]
+    if max(strides) > 1:
+        sizes = [(n - 1) * s + 1 for n, s in zip(spatial, strides, strict=True)]
+        full = (shape[0], *sizes, shape[-1])
+        spread = tf.raw_ops.StridedSliceGrad(
+            shape=full,
+            begin=[0] * len(full),
+            end=full,
+            strides=(1, *strides, 1),
+            dy=upstream,
+        )
+    paddings = [[0, 0]]
+    for n, m, k, d in zip(
+        shape[1:-1], spread.shape[1:-1], window, dilation, strict=True
+    ):
+        paddings.append([(k - 1) * d, n - m])
+    return tf.pad(spread, [*paddings, [0, 0]])
+
+
+def _shifted(
+    x: Tensor, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    # Each position of the window, and what it meets as the window moves.
+    parts: dict[tuple[int, ...], Any] = {(): x}
+    for axis, settings in enumerate(
+        zip(window, strides, dilation, strict=True), start=1
+    ):
+        parts = {
+            (*position, p): view
+            for position, part in parts.items()
+            for p, view in enumerate(windows.views(part, axis, *settings))
+        }
+    for position in itertools.product(*map(range, window)):
+        yield position, parts[position]

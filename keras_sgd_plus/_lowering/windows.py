@@ -1,0 +1,67 @@
+"""The positions of a window that moves over spatial axes, as slices of the input.
+
+Shapes: `(n, *spatial, channels)`, all sizes known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgd_plus._private.types import Tensor
+
+MAX_POSITIONS = 64  # of a window; more would read or copy the input too often
+
+
+def views(x: Tensor, axis: int, window: int, stride: int, dilation: int) -> list[Any]:
+    """The slice of each position of the window along one axis; none if it is too short.
+
+    Entry p has what position p of the window meets, one entry per step of the window.
+    """
+    reach = (window - 1) * dilation + 1
+    if x.shape[axis] < reach:
+        return []
+    span = (x.shape[axis] - reach) // stride * stride + 1
+    before = (slice(None),) * axis
+    return [
+        x[(*before, slice(p * dilation, p * dilation + span, stride))]
+        for p in range(window)
+    ]
+
+
+def same(
+    spatial: Sequence[int],
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+) -> list[list[int]]:
+    """The paddings of `tf.pad` for `padding="same"`."""
+    paddings = [[0, 0]]
+    for n, k, s, d in zip(spatial, window, strides, dilation, strict=True):
+        total = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        paddings.append([total // 2, total - total // 2])
+    return [*paddings, [0, 0]]
+
+
+def per_axis(value: Any, rank: int) -> tuple[int, ...]:
+    """One number per spatial axis, of an argument that may be one for all."""
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def is_static(x: Tensor) -> bool:
+    """Whether tracing knows all sizes."""
+    return x.shape.is_fully_defined()
+
+
+def to_last(x: Tensor) -> Tensor:
+    """`(n, channels, *spatial)` with the channels last."""
+    rank = len(x.shape)
+    return tf.transpose(x, (0, *range(2, rank), 1))
+
+
+def to_first(x: Tensor) -> Tensor:
+    """`(n, *spatial, channels)` with the channels first."""
+    rank = len(x.shape)
+    return tf.transpose(x, (0, rank - 1, *range(1, rank - 1)))
