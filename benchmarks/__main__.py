@@ -22,6 +22,7 @@ STUDIES = {  # in the room of its question
     "nonfinite": "cost",
     "clipping": "cost",
     "averages": "cost",
+    "records": "cost",
     "blocks": "cost",
     "firstcall": "cost",
     "applications": "cost",

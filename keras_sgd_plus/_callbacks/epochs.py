@@ -101,24 +101,24 @@ class EpochsInFiles:
         return self._files[name][: self._num_epochs]
 
     def state(self) -> Arrays:
-        """Nothing: the files are there already."""
-        return {}
+        """The names alone: the values are in the files already."""
+        return {name: np.zeros(0) for name in self._files}
 
     def restore(self, num_epochs: int, arrays: Arrays) -> None:
         """Goes on after so many epochs of the files."""
-        del arrays
-        self._num_epochs, self._files = num_epochs, {}
-        if not num_epochs:
-            return
-        for name in sorted(os.listdir(self._path)):
-            if name.endswith(".npy"):
-                file = os.path.join(self._path, name)
-                self._files[name[:-4]] = np.lib.format.open_memmap(file, mode="r+")
+        self._num_epochs = num_epochs
+        opened = np.lib.format.open_memmap
+        self._files = {n: opened(self._file(n), mode="r+") for n in arrays}
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self._path, f"{name}.npy")
 
     def _opened(self, name: str, like: np.ndarray, num_epochs: int) -> Any:
         # A file for all epochs of the run; those that are there already are kept.
         os.makedirs(self._path, exist_ok=True)
-        file = os.path.join(self._path, f"{name}.npy")
+        file = self._file(name)
+        if os.path.exists(file):  # arrays that a user has of it stay as they are
+            os.remove(file)
         known = self._files.pop(name, None)
         before = None if known is None else np.array(known[: self._num_epochs])
         num_rows = len(like) if before is None else before.shape[1]

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._callbacks import checks
 from keras_sgd_plus._callbacks.average_weights import averages_in
+from keras_sgd_plus._callbacks.log_state import LogState, log_in
 from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import examples
@@ -23,6 +24,7 @@ from keras_sgd_plus._trainer import FastForward, TrainFunction, unwrap
 
 _NAME = "ckpt"
 _AVERAGES = "averages"  # the part of a save that AverageWeights needs
+_LOG = "log"  # that of ExampleLog
 
 
 class ExactResume(keras.callbacks.Callback):
@@ -75,7 +77,7 @@ class ExactResume(keras.callbacks.Callback):
         - Put it last in the list of callbacks. Counters inside other callbacks
           (patience of `EarlyStopping`) are not saved.
         - With `AverageWeights` a save holds the weights of training and the averages,
-          in whatever order the two are listed.
+          with `ExampleLog` its records, in whatever order they are listed.
         - On several workers the directory is one that all of them see; the chief alone
           writes to it. All workers have to be started again.
         - Bit-equality holds on the same machine with the same versions, threads and
@@ -112,6 +114,7 @@ class ExactResume(keras.callbacks.Callback):
             checks.replayable(self._fit)
         callbacks = keras_trainer.callbacks_of_fit()
         self._averages = None if callbacks is None else averages_in(callbacks)
+        self._log = None if callbacks is None else log_in(callbacks)
         self._manager: Any = None
         self._epoch, self._batch, self._unsaved = 0, 0, 0
         self._reached = (0, 0)  # epoch and batch up to which the save had trained
@@ -172,6 +175,8 @@ class ExactResume(keras.callbacks.Callback):
         }
         if self._averages is not None:
             parts[_AVERAGES] = self._averages.saved()
+        if self._log is not None:
+            parts[_LOG] = LogState(self._log)
         return parts
 
     def _save(self, epoch: int, batch: int) -> None:
@@ -236,12 +241,16 @@ class ExactResume(keras.callbacks.Callback):
         variables = [*self._model.variables, *self._outer.variables]
         before = [v.numpy() for v in variables]
         parts = self._parts()
+        if self._log is not None and not _has(path, _LOG):
+            del parts[_LOG]
         try:
             status = tf.train.Checkpoint(**parts).restore(path)
             status.assert_existing_objects_matched().expect_partial()
             position = parts["position"].numpy().tolist()
-            if self._averages is None and _has_averages(path):
+            if self._averages is None and _has(path, _AVERAGES):
                 raise ValueError("callbacks with AverageWeights there, without it here")
+            if self._log is not None and _LOG not in parts:
+                raise ValueError("callbacks with ExampleLog here, without it there")
             if position[3] != self._steps:
                 raise ValueError(
                     f"epochs of {position[3]} batches there, of {self._steps} here"
@@ -273,6 +282,6 @@ class ExactResume(keras.callbacks.Callback):
             variable.assign(np.asarray(reader.get_tensor(name)))
 
 
-def _has_averages(path: str) -> bool:
+def _has(path: str, part: str) -> bool:
     names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    return any(name.startswith(f"{_AVERAGES}/") for name in names)
+    return any(name.startswith(f"{part}/") for name in names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from typing import Any
 
@@ -10,15 +9,13 @@ import keras
 import numpy as np
 
 from keras_sgd_plus._callbacks import checks
-from keras_sgd_plus._callbacks.epoch_record import PREDICTION, EpochRecord
-from keras_sgd_plus._callbacks.epochs import EpochsInFiles, EpochsInMemory
+from keras_sgd_plus._callbacks.epoch_record import PREDICTION
+from keras_sgd_plus._callbacks.log_records import LogRecords
 from keras_sgd_plus._callbacks.rows import Rows
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model
 from keras_sgd_plus._records import BatchRecord, Wanted, recorders
 from keras_sgd_plus._trainer import unwrap
-
-_PART, _DONE = "part/", "done/"  # of names in a save
 
 
 class ExampleLog(keras.callbacks.Callback):
@@ -58,7 +55,8 @@ class ExampleLog(keras.callbacks.Callback):
             what each update minimised, with `sample_weight`, `class_weight`, `add_loss`
             and regularizers in it.
         unweighted_loss: The same without those: the loss of `compile` alone. It ranks
-            examples. Where `compile` got no loss it is `loss`.
+            examples. Where `compile` got no loss, or the model has a `compute_loss` of
+            its own, it is `loss`.
         gradient_norm: Array of float32, `(epochs, num_examples)`.
         prediction: Array `(epochs, num_examples, ...)`, or the structure of the model's
             outputs with such arrays in it.
@@ -71,8 +69,9 @@ class ExampleLog(keras.callbacks.Callback):
             ids that are no integers.
         ValueError: in `fit`, data whose rows are not known, or ids that are no rows.
         RuntimeError: a second log for one optimizer; a quantity that is not kept.
-        NotImplementedError: in `fit`, several replicas, `compile(jit_compile=True)`, or
-            outputs whose shape varies, with `prediction=True`.
+        NotImplementedError: in `fit`, several replicas; `compile(jit_compile=True)`
+            with `steps_per_execution`; outputs whose shape varies, with
+            `prediction=True`.
 
     Example:
 
@@ -124,14 +123,12 @@ class ExampleLog(keras.callbacks.Callback):
         super().__init__()
         checks.log_arguments(gradient_norm, prediction, id, path)
         self._wanted = Wanted(gradient_norm, prediction, id)
-        self._path = None if path is None else os.fspath(path)
-        self._rows: Rows | None = None
+        # `ExactResume` saves them.
+        self.records = LogRecords(None if path is None else os.fspath(path))
+        self._rows: Rows | None = None  # in `fit`
         self._recorder: Any = None
         self._optimizer: Any = None
         self._last: BatchRecord | None = None
-        self._num_epochs = 0
-        self._is_restored = False
-        self._begin_anew()
 
     def start(self, model: Model) -> None:
         """Records the batches that a model trains on from now on, without a `fit`.
@@ -140,12 +137,8 @@ class ExampleLog(keras.callbacks.Callback):
             model: compiled with an `SGDPlus`. Then `train_on_batch` or
                 `optimizer.train_step`, called outside any `tf.function`.
         """
-        optimizer = unwrap(getattr(model, "optimizer", None))
-        checks.can_record(optimizer)
-        receive = self._receive
-        self._recorder = recorders.start(optimizer, self._wanted, receive)
-        self._optimizer = optimizer
-        self._last = None
+        self._rows = self._last = None
+        self._start(model)
 
     def stop(self) -> None:
         """Ends what `start` began."""
@@ -176,34 +169,34 @@ class ExampleLog(keras.callbacks.Callback):
     @property
     def loss(self) -> np.ndarray:
         """(epochs, num_examples) float32: what each update minimised."""
-        return self._array("loss")
+        return self.records.array("loss")
 
     @property
     def unweighted_loss(self) -> np.ndarray:
         """(epochs, num_examples) float32: the loss of `compile`, without weights."""
-        return self._array("unweighted_loss")
+        return self.records.array("unweighted_loss")
 
     @property
     def gradient_norm(self) -> np.ndarray:
         """(epochs, num_examples) float32: the Euclidean norm of each gradient."""
         checks.is_kept("gradient_norm", self._wanted.gradient_norm)
-        return self._array("gradient_norm")
+        return self.records.array("gradient_norm")
 
     @property
     def prediction(self) -> Any:
         """(epochs, num_examples, ...): the outputs of the model before each update."""
         checks.is_kept("prediction", self._wanted.prediction)
-        names = [n for n in self._epochs.names() if n.startswith(PREDICTION.format(""))]
+        names = [n for n in self.records.names() if n.startswith(PREDICTION.format(""))]
         if not names:
-            return self._array(PREDICTION.format(0))
+            return self.records.array(PREDICTION.format(0))
         return self._packed(
-            [self._array(PREDICTION.format(i)) for i in range(len(names))]
+            [self.records.array(PREDICTION.format(i)) for i in range(len(names))]
         )
 
     @property
     def visited(self) -> np.ndarray:
         """(epochs, num_examples) int64: the updates before each example's, or -1."""
-        return self._array("visited")
+        return self.records.array("visited")
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame` with one row per epoch and example.
@@ -218,90 +211,50 @@ class ExampleLog(keras.callbacks.Callback):
         epoch, row = np.nonzero(visited >= 0)
         columns = {"epoch": epoch, "row": row, "visited": visited[epoch, row]}
         for name in self._wanted.columns:
-            columns[name] = self._array(name)[epoch, row]
+            columns[name] = self.records.array(name)[epoch, row]
         return pandas.DataFrame(columns)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begins to record; forgets an earlier `fit`."""
         del logs
-        if not self._is_restored:
-            self._begin_anew()
         fit = keras_trainer.fit_in_progress()
         self._rows = Rows(fit, by_id=self._wanted.id is not None)
         params: Any = self.params
         first = 0 if fit is None else fit.initial_epoch
-        self._num_epochs = (params.get("epochs") or 1) - first
-        self.start(self.model)
+        self.records.begin((params.get("epochs") or 1) - first)
+        self._last = None
+        self._start(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begins the records of an epoch."""
         del logs
-        self._is_restored = False
-        if self._epoch is not None and self._epoch.epoch != epoch:
-            self._end_epoch()  # a save made before this callback heard of its end
-        if self._epoch is None:
-            self._epoch = EpochRecord(epoch)
+        self.records.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keeps the records of an epoch."""
         del epoch, logs
-        self._end_epoch()
+        self.records.end_epoch()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Ends to record."""
         del logs
         self.stop()
-        self._rows = self._epoch = None
+        self.records.end()
+        self._rows = None
 
-    def saved(self) -> bytes:
-        """All that has been recorded, for `ExactResume`."""
-        epoch, part = self._epoch, dict[str, np.ndarray]()
-        counts = [len(self._epochs), -1, 0, 0]
-        if epoch is not None:
-            part = epoch.arrays()
-            counts[1:] = [epoch.epoch, epoch.num_batches, epoch.num_examples]
-        arrays = {f"{_PART}{name}": array for name, array in part.items()}
-        arrays |= {f"{_DONE}{n}": a for n, a in self._epochs.state().items()}
-        arrays["counts"] = np.array(counts)
-        file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **arrays)
-        return file.getvalue()
-
-    def restore(self, saved: bytes) -> None:
-        """Goes on where `saved` was made, in the `fit` that is about to begin."""
-        with np.load(io.BytesIO(saved)) as found:
-            num_epochs, epoch, batches, examples = found["counts"].tolist()
-            done, part = (
-                {n[len(p) :]: found[n] for n in found.files if n.startswith(p)}
-                for p in (_DONE, _PART)
-            )
-        self._begin_anew()
-        self._epochs.restore(num_epochs, done)
-        if epoch >= 0:
-            self._epoch = EpochRecord(epoch)
-            self._epoch.restore(batches, examples, part)
-        self._is_restored = True
-
-    def _begin_anew(self) -> None:
-        path = self._path
-        self._epochs = EpochsInMemory() if path is None else EpochsInFiles(path)
-        self._epoch: EpochRecord | None = None
-        self._last = None
+    def _start(self, model: Model) -> None:
+        optimizer = unwrap(getattr(model, "optimizer", None))
+        checks.can_record(optimizer)
+        self._recorder = recorders.start(optimizer, self._wanted, self._receive)
+        self._optimizer = optimizer
 
     def _receive(self, batch: BatchRecord) -> None:
         self._last = batch
-        if self._rows is not None and self._epoch is not None:
-            self._epoch.put(self._rows.of(batch, self._epoch), batch)
-
-    def _end_epoch(self) -> None:
-        if self._epoch is not None and self._epoch.num_examples:
-            self._epochs.add(self._epoch.arrays(), self._num_epochs)
-        self._epoch = None
-
-    def _array(self, name: str) -> np.ndarray:
-        if not len(self._epochs):
-            return np.zeros((0, 0), np.int64 if name == "visited" else np.float32)
-        return self._epochs.array(name)
+        if self._rows is not None:
+            self.records.put(self._rows, batch)
 
     def _packed(self, outputs: list[np.ndarray]) -> Any:
-        return keras.tree.pack_sequence_as(self._recorder.structure, outputs)
+        structure = None if self._recorder is None else self._recorder.structure
+        if structure is None and len(outputs) == 1:
+            return outputs[0]
+        return keras.tree.pack_sequence_as(structure, outputs)

@@ -41,7 +41,7 @@ def record_group(
         numbers.append(gradient_norm(found.gradients) / scale)
     outputs: list[Any] = []
     if recorder.wanted.prediction:
-        outputs = [_as_numpy_can(t) for t in tf.nest.flatten(found.y_pred)]
+        outputs = [_as_numpy_can(t) for t in keras.tree.flatten(found.y_pred)]
         recorder.see_outputs(found.y_pred, outputs)
     return record(numbers, outputs, skip)
 

@@ -121,11 +121,14 @@ def compute_loss(
 
 
 def compiled_loss(model: Model, y: Structure, y_pred: Structure) -> Any:
-    """The loss of `compile` without any `sample_weight`, or None without such a loss.
+    """The loss of `compile` without any `sample_weight`.
 
-    Updates the metrics that Keras keeps of several losses. Goes when `compute_loss` can
-    leave out what a model adds to it.
+    None without such a loss, or where the model computes its loss by itself. Updates
+    the metrics that Keras keeps of several losses. Goes when `compute_loss` can leave
+    out what a model adds to it.
     """
+    if type(model).compute_loss is not keras.Model.compute_loss:
+        return None
     compiled = getattr(model, "_compile_loss", None)
     return None if compiled is None else compiled(y, y_pred, None)
 

@@ -28,19 +28,18 @@ def variable(shape: tuple[int, ...], dtype: Any = tf.int64) -> Any:
         return names.call(module, "ResourceVariable", zeros, trainable=False)
 
 
-def growing_variable(row_shape: tuple[int, ...], dtype: Any) -> Any:
-    """No rows, in a variable as of `variable` that any number of rows may be assigned.
+def rows_variable(shape: tuple[int | None, ...], dtype: Any) -> Any:
+    """A variable as of `variable`; any number of rows may be assigned if that is None.
 
     Args:
-        row_shape: of one row.
+        shape: `(rows, ...)`.
         dtype: of the values.
     """
     module = names.module("tensorflow.python.ops.resource_variable_ops")
     with tf.init_scope():
-        none = tf.zeros((0, *row_shape), dtype)
-        shape = tf.TensorShape((None, *row_shape))
+        zeros = tf.zeros([size or 0 for size in shape], dtype)
         made = names.attribute(module, "ResourceVariable")
-        return made(none, trainable=False, shape=shape)
+        return made(zeros, trainable=False, shape=tf.TensorShape(shape))
 
 
 class _Inlining(threading.local):

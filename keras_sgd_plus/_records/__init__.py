@@ -6,7 +6,7 @@ while no `ExampleLog` asks for records.
 """
 
 from keras_sgd_plus._records import recorders
-from keras_sgd_plus._records.recorder import BatchRecord, Recorder
+from keras_sgd_plus._records.recorder import BatchRecord, Recorder, Step
 from keras_sgd_plus._records.tables import (
     Record,
     Tables,
@@ -21,6 +21,7 @@ __all__ = [
     "BatchRecord",
     "Record",
     "Recorder",
+    "Step",
     "Tables",
     "Wanted",
     "gradient_norm",

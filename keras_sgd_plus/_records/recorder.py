@@ -20,6 +20,7 @@ from keras_sgd_plus._records.tables import Tables, Wanted
 # Integers of a batch before its positions: the updates before it, its examples, and
 # the size of its groups.
 _HEADER = 3
+CAPACITY = 65_536  # examples of a batch, where XLA compiles the whole step
 
 
 class BatchRecord(NamedTuple):
@@ -39,6 +40,60 @@ class BatchRecord(NamedTuple):
     ids: np.ndarray
 
 
+class Step(NamedTuple):
+    """Facts of the train step that is traced.
+
+    Attributes:
+        group_size: k.
+        appends: whether a call walks several batches.
+        is_compiled: whether XLA compiles the whole step. It can only write variables
+            of a fixed shape, and its trace does not know the size of a batch.
+    """
+
+    group_size: int
+    appends: bool
+    is_compiled: bool
+
+
+class _Slot:
+    # The variables that one traced step writes: (rows, ...) each.
+    def __init__(self, columns: int, outputs: Sequence[Any], step: Step) -> None:
+        self.appends, self._is_fixed = step.appends, step.is_compiled
+        size = CAPACITY if step.is_compiled else None
+        variable = private_tensorflow.rows_variable
+        header = None if size is None else _HEADER + size
+        self.integers = variable((header,), tf.int64)
+        self.numbers = variable((size, columns), tf.float32)
+        self.ids = variable((size,), tf.int64)
+        self.outputs = [variable((size, *t.shape[1:]), t.dtype) for t in outputs]
+
+    def variables(self) -> list[Any]:
+        return [self.integers, self.numbers, self.ids, *self.outputs]
+
+    def write(self, variable: Any, rows: Any) -> None:
+        if self.appends:
+            rows = tf.concat([variable.read_value(), rows], 0)
+        elif self._is_fixed:
+            missing = [[0, variable.shape[0] - tf.shape(rows)[0]]]
+            rows = tf.pad(rows, missing + [[0, 0]] * (rows.shape.rank - 1))
+        variable.assign(rows)
+
+    def read(self) -> list[np.ndarray] | None:
+        # The rows of all batches; None if there are none.
+        integers = self.integers.numpy()
+        if not integers.any():
+            return None
+        if self._is_fixed:
+            integers = integers[: _HEADER + integers[1]]
+        return [integers, *(v.numpy() for v in self.variables()[1:])]
+
+    def clear(self) -> None:
+        # Where others are overwritten, the integers tell that nothing is there.
+        for variable in self.variables() if self.appends else [self.integers]:
+            shape = [size or 0 for size in variable.shape]
+            variable.assign(tf.zeros(shape, variable.dtype))
+
+
 class Recorder:
     """The variables for one optimizer and one choice of quantities.
 
@@ -49,23 +104,19 @@ class Recorder:
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.structure: Structure = None  # of the model's outputs, None in each place
-        self._appends = False
-        growing = private_tensorflow.growing_variable
-        self._integers = growing((), tf.int64)
-        self._numbers = growing((len(wanted.columns),), tf.float32)
-        self._ids = growing((), tf.int64)
-        self._outputs: list[Any] = []
+        self._outputs: list[Any] = []  # specs of the outputs, (k, ...)
+        self._slots: dict[Step, _Slot] = {}
 
     def see_outputs(self, structure: Structure, outputs: Sequence[Any]) -> None:
         """Notes the outputs of the model, while a step is traced.
 
         Args:
             structure: of the outputs.
-            outputs: their tensors or specs, (k, ...) each.
+            outputs: their tensors, (k, ...) each.
         """
         self.structure = keras.tree.map_structure(lambda _: None, structure)
         rows = [tuple(tensor.shape[1:]) for tensor in outputs]
-        known = [tuple(variable.shape[1:]) for variable in self._outputs]
+        known = [tuple(spec.shape[1:]) for spec in self._outputs]
         if any(None in row for row in rows) or known not in ([], rows):
             shown = ", ".join(str(row) for row in [*known, *rows])
             raise NotImplementedError(
@@ -73,83 +124,78 @@ class Recorder:
                 f"one known shape. Received: outputs of shapes {shown} per example. "
                 "Pad the examples to one length, or use prediction=False."
             )
-        if not known:
-            growing = private_tensorflow.growing_variable
-            pairs = zip(rows, outputs, strict=True)
-            self._outputs = [growing(row, tensor.dtype) for row, tensor in pairs]
+        self._outputs = [tf.TensorSpec(t.shape, t.dtype) for t in outputs]
 
     def close(
         self,
+        step: Step,
         tables: Tables,
         order: Tensor,
         num_examples: Tensor,
         iterations: Tensor,
-        group_size: int,
         ids: Tensor,
-        appends: bool,
     ) -> None:
         """Adds a batch, in the graph that walks it.
 
         Args:
+            step: that is traced.
             tables: of the batch.
             order: (num_examples,) int32, positions in the order of visits, or None if
                 they were visited as they were handed over.
             num_examples: () int32.
             iterations: () int64, the raw counter before the batch.
-            group_size: k.
             ids: of the batch, integers (num_examples,) or (num_examples, 1), or None.
-            appends: whether a call walks several batches.
         """
-        self._appends = appends
+        if step not in self._slots:
+            columns = len(self.wanted.columns)
+            self._slots[step] = _Slot(columns, self._outputs, step)
+        slot = self._slots[step]
         count = tf.cast(num_examples, tf.int64)
-        header = tf.stack([iterations, count, group_size])
+        header = tf.stack([iterations, count, step.group_size])
         positions = tf.range(count) if order is None else tf.cast(order, tf.int64)
-        groups = -(-num_examples // group_size)
-        rows = [(self._integers, tf.concat([header, positions], 0))]
-        rows.append((self._numbers, tables.numbers[:groups]))
+        groups = -(-num_examples // step.group_size)
+        slot.write(slot.integers, tf.concat([header, positions], 0))
+        slot.write(slot.numbers, tables.numbers[:groups])
         if ids is not None:
-            rows.append((self._ids, tf.cast(tf.reshape(ids, [-1]), tf.int64)))
-        for variable, table in zip(self._outputs, tables.outputs, strict=True):
-            shape = tf.concat([[-1], tf.shape(table)[2:]], 0)
-            rows.append((variable, tf.reshape(table, shape)[:num_examples]))
-        for variable, new in rows:
-            old = variable.read_value()
-            variable.assign(tf.concat([old, new], 0) if appends else new)
+            slot.write(slot.ids, tf.cast(tf.reshape(ids, [-1]), tf.int64))
+        for variable, table in zip(slot.outputs, tables.outputs, strict=True):
+            shape = [-1, *table.shape[2:]]
+            slot.write(variable, tf.reshape(table, shape)[:num_examples])
 
     def taken(self) -> Iterator[BatchRecord]:
         """The batches since this was last called; forgets them."""
-        integers = self._integers.numpy()
-        if not integers.size:
-            return
-        numbers, ids = self._numbers.numpy(), self._ids.numpy()
-        outputs = [variable.numpy() for variable in self._outputs]
-        if self._appends:
-            self.clear()
-        else:  # the others are overwritten
-            _empty(self._integers)
-        first = first_group = first_example = 0
-        while first < integers.size:
-            header = integers[first : first + _HEADER]
-            iterations, count, group_size = (int(i) for i in header)
-            first += _HEADER
-            positions = integers[first : first + count]
-            first += count
-            group = np.arange(count) // group_size
-            columns = zip(
-                self.wanted.columns, numbers[first_group + group].T, strict=True
-            )
-            values = {"visited": iterations + group, **dict(columns)}
-            examples = slice(first_example, first_example + count)
-            first_group += -(-count // group_size)
-            first_example += count
-            parts = [each[examples] for each in outputs]
-            yield BatchRecord(positions, values, parts, ids[examples])
+        for slot in self._slots.values():
+            found = slot.read()
+            if found is not None:
+                slot.clear()
+                integers, numbers, ids, *outputs = found
+                yield from self._split(integers, numbers, ids, outputs)
 
     def clear(self) -> None:
         """Forgets batches that nobody has taken."""
-        for variable in (self._integers, self._numbers, self._ids, *self._outputs):
-            _empty(variable)
+        for slot in self._slots.values():
+            slot.clear()
 
-
-def _empty(variable: Any) -> None:
-    variable.assign(tf.zeros((0, *variable.shape[1:]), variable.dtype))
+    def _split(
+        self,
+        integers: np.ndarray,
+        numbers: np.ndarray,
+        ids: np.ndarray,
+        outputs: list[np.ndarray],
+    ) -> Iterator[BatchRecord]:
+        # The batches of one call, from the rows of all of them.
+        place = first_group = first = 0
+        while place < integers.size:
+            header = integers[place : place + _HEADER]
+            iterations, count, group_size = (int(i) for i in header)
+            place += _HEADER + count
+            positions = integers[place - count : place]
+            group = np.arange(count) // group_size
+            rows = numbers[first_group + group]
+            columns = zip(self.wanted.columns, rows.T, strict=True)
+            values = {"visited": iterations + group, **dict(columns)}
+            own = slice(first, first + count)
+            first += count
+            first_group += -(-count // group_size)
+            parts = [each[own] for each in outputs]
+            yield BatchRecord(positions, values, parts, ids[own])

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import ExampleUpdate
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
-from keras_sgd_plus._records import recorders
+from keras_sgd_plus._records import Step, recorders
 from keras_sgd_plus._step.walk_batch import WalkedBatch
 
 
@@ -30,11 +30,12 @@ def check(model: Model, optimizer: Optimizer, batch: Structure) -> None:
             f"{strategy.num_replicas()} replicas, each of which walks a part of the "
             "batch. Train without a tf.distribute strategy where you want records."
         )
-    if model.jit_compile and not tf.executing_eagerly():
+    if _is_compiled(model) and model.steps_per_execution > 1:
         raise NotImplementedError(
-            "ExampleLog needs a train step that Keras does not compile as a whole. "
-            "Received: a model with jit_compile=True. Use compile(..., "
-            "jit_compile=False); SGDPlus compiles its loop all the same."
+            "ExampleLog must be used without steps_per_execution where Keras compiles "
+            "the whole train step. Received: jit_compile=True and steps_per_execution="
+            f"{model.steps_per_execution}. Use compile(..., jit_compile=False); "
+            "SGDPlus compiles its loop all the same."
         )
     if recorder.wanted.id is not None:
         _ids(batch, recorder.wanted.id)
@@ -54,16 +55,17 @@ def close(
     recorder = update.recorder
     if recorder is None:
         return
-    key = recorder.wanted.id
-    recorder.close(
-        walked.records,
-        walked.order,
-        num_examples,
-        iterations,
-        update.group_size,
-        None if key is None else _ids(update.batch, key),
-        update.model.steps_per_execution > 1,
-    )
+    model, key = update.model, recorder.wanted.id
+    appends = model.steps_per_execution > 1
+    step = Step(update.group_size, appends, _is_compiled(model))
+    ids = None if key is None else _ids(update.batch, key)
+    found = (walked.records, walked.order, num_examples, iterations, ids)
+    recorder.close(step, *found)
+
+
+def _is_compiled(model: Model) -> bool:
+    # Whether XLA takes the whole step.
+    return bool(model.jit_compile) and not tf.executing_eagerly()
 
 
 def _ids(batch: Structure, key: str) -> Any:

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 import keras_sgd_plus
-from keras_sgd_plus import AverageWeights, ExactResume, SeededArrays, SGDPlus
+from keras_sgd_plus import (
+    AverageWeights,
+    ExactResume,
+    ExampleLog,
+    SeededArrays,
+    SGDPlus,
+)
 
 _NO = inspect.Parameter.empty
 DOCUMENTED: list[tuple[Any, Any]] = [  # a callable, and the object that documents it
@@ -19,6 +25,7 @@ DOCUMENTED: list[tuple[Any, Any]] = [  # a callable, and the object that documen
     (SGDPlus.train_step, SGDPlus.train_step),
     (AverageWeights.__init__, AverageWeights),
     (ExactResume.__init__, ExactResume),
+    (ExampleLog.__init__, ExampleLog),
     (SeededArrays.__init__, SeededArrays),
 ]
 # How a text names the type of an argument; and the unit of each number.
@@ -50,6 +57,10 @@ def _sgd(**arguments: Any) -> Callable[[], Any]:
 
 def _arrays(*arrays: Any, **arguments: Any) -> Callable[[], Any]:
     return lambda: SeededArrays(*arrays, **arguments)
+
+
+def _log(**arguments: Any) -> Callable[[], Any]:
+    return lambda: ExampleLog(**arguments)
 
 
 X = np.zeros((4, 1))
@@ -86,6 +97,10 @@ WRONG: dict[tuple[Any, str], Wrong] = {
         lambda: ExactResume("run", max_to_keep=0),
         ValueError,
     ),
+    (ExampleLog, "gradient_norm"): (_log(gradient_norm=1), TypeError),
+    (ExampleLog, "prediction"): (_log(prediction="all"), TypeError),
+    (ExampleLog, "id"): (_log(id=7), TypeError),
+    (ExampleLog, "path"): (_log(path=7), TypeError),
     (SeededArrays, "x"): (_arrays(None), ValueError),
     (SeededArrays, "y"): (_arrays(X, X[:2]), ValueError),
     (SeededArrays, "sample_weight"): (_arrays(X, X, X[:2]), ValueError),

@@ -19,7 +19,7 @@ EXAMPLES = ROOT / "examples"
 ELSEWHERE = {"quickstart", "multi_worker"}
 NAMES = sorted({path.stem for path in EXAMPLES.glob("*.py")} - ELSEWHERE)
 # The gate runs those of the matrix on every push.
-IN_MATRIX = {"sklearn_pipeline", "textbook_sgd"}
+IN_MATRIX = {"find_wrong_labels", "sklearn_pipeline", "textbook_sgd"}
 ROWS = [
     pytest.param(n, marks=pytest.mark.matrix if n in IN_MATRIX else pytest.mark.slow)
     for n in NAMES
@@ -90,6 +90,7 @@ def test_a_figure_is_drawn_when_asked_for(path: Path) -> None:
 
 def test_there_are_figures() -> None:
     assert [path.stem for path in FIGURES] == [
+        "find_wrong_labels",
         "online_flights",
         "quickstart",
         "textbook_sgd",

@@ -227,7 +227,7 @@ MESSAGES: dict[str, Any] = {
     "ExampleLog keeps `{}` only if it is asked for.": LOGS["not_kept"],
     "ExampleLog.last_batch must be called after a batch.": LOGS["no_batch"],
     "ExampleLog must be used with one replica.": LOGS["two_replicas"],
-    "ExampleLog needs a train step that Keras does not compile as a whole.": (
+    "ExampleLog must be used without steps_per_execution where Keras compiles the": (
         LOGS["compiled_by_keras"]
     ),
     "`id` must be the key of a dict of inputs, or None.": LOGS["id"],

@@ -129,6 +129,7 @@ def test_the_install_line_needs_a_clone_and_nothing_else() -> None:
         ("SGDPlus", "2000\n"),
         ("AverageWeights", "True\n"),
         ("ExactResume", ""),
+        ("ExampleLog", "(5, 1000) 7\n"),
         ("SeededArrays", "3 (4, 1)\n"),
     ],
 )

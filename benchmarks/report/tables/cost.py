@@ -12,6 +12,7 @@ from benchmarks.cost import averages as fits
 from benchmarks.cost import blocks as block_study
 from benchmarks.cost import firstcall as calls
 from benchmarks.cost import options
+from benchmarks.cost import records as record_study
 from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import LENGTHS, Blocks
 from benchmarks.cost.firstcall import FirstCalls
@@ -73,6 +74,27 @@ def _options(findings: Iterable[options.Options]) -> Iterator[str]:
         for found in itertools.chain([first], rest)
     )
     yield from markdown.lines(["workload", *first.times, *ratios, "met"], rows)
+
+
+def records(findings: Iterable[record_study.Records]) -> Iterator[str]:
+    """A row per workload: epochs with each log, and what the first two cost."""
+    head = ["workload", *record_study.ARMS, "loss, more", "norm, times", "met"]
+    rows = (
+        [
+            found.workload,
+            *(f"{us:.3g}" for us in found.times.values()),
+            f"{found.more['loss']:.3f}",
+            f"{1 + found.more['gradient norm'] / found.times['no log']:.2f}",
+            markdown.yes(found.met),
+        ]
+        for found in findings
+    )
+    yield from markdown.lines(head, rows)
+    yield "\n" + markdown.foot(
+        "Microseconds of CPU time per example of an epoch of `fit` in batches of "
+        f"{record_study.BATCH_SIZE:,}; the last columns are medians of "
+        f"{record_study.PAIRS} pairs."
+    )
 
 
 def blocks(findings: Iterable[Blocks | Stored]) -> Iterator[str]:

@@ -1,0 +1,106 @@
+"""The records of one run of `fit`: finished epochs, and the one that runs."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from keras_sgd_plus._callbacks.epoch_record import EpochRecord
+from keras_sgd_plus._callbacks.epochs import EpochsInFiles, EpochsInMemory
+from keras_sgd_plus._callbacks.rows import Rows
+from keras_sgd_plus._records import BatchRecord
+
+_PART, _DONE = "part/", "done/"  # of names in a save
+
+
+class LogRecords:
+    """Puts batches into epochs, by row; can be saved between two batches.
+
+    Args:
+        path: a directory for finished epochs; None: they are kept in memory.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._num_epochs = 1  # that the run is to have in the end
+        self._is_restored = False  # for a run of which no epoch has begun
+        self._empty()
+
+    def begin(self, num_epochs: int) -> None:
+        """Begins a run anew, unless it was restored just before."""
+        if not self._is_restored:
+            self._empty()
+        self._num_epochs = num_epochs
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Begins an epoch, or goes on with it where it was restored in its middle."""
+        self._is_restored = False
+        if self._epoch is not None and self._epoch.epoch != epoch:
+            self.end_epoch()  # it was saved before anybody said that it had ended
+        if self._epoch is None:
+            self._epoch = EpochRecord(epoch)
+
+    def put(self, rows: Rows, batch: BatchRecord) -> None:
+        """Adds a batch to the epoch."""
+        if self._epoch is not None:
+            self._epoch.put(rows.of(batch, self._epoch), batch)
+
+    def end_epoch(self) -> None:
+        """Keeps the epoch."""
+        if self._epoch is not None and self._epoch.num_examples:
+            self._epochs.add(self._epoch.arrays(), self._num_epochs)
+        self._epoch = None
+
+    def end(self) -> None:
+        """Ends a run; forgets an epoch that has not ended."""
+        if self._is_restored:  # a finished run: its last epoch may be as it was saved
+            self.end_epoch()
+        self._is_restored = False
+        self._epoch = None
+
+    def names(self) -> list[str]:
+        """Names of the arrays."""
+        return self._epochs.names()
+
+    def array(self, name: str) -> np.ndarray:
+        """(epochs, num_rows, ...)."""
+        if not len(self._epochs):
+            return np.zeros((0, 0), np.int64 if name == "visited" else np.float32)
+        return self._epochs.array(name)
+
+    def saved(self) -> bytes:
+        """Everything, for `restore`."""
+        counts, part = [len(self._epochs), -1, 0, 0], dict[str, np.ndarray]()
+        if self._epoch is not None:
+            part, epoch = self._epoch.arrays(), self._epoch
+            counts[1:] = [epoch.epoch, epoch.num_batches, epoch.num_examples]
+        arrays = {f"{_PART}{name}": array for name, array in part.items()}
+        arrays |= {f"{_DONE}{n}": a for n, a in self._epochs.state().items()}
+        arrays["counts"] = np.array(counts)
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+    def restore(self, saved: bytes) -> None:
+        """Goes on where `saved` was called, in the run that is about to begin."""
+        with np.load(io.BytesIO(saved)) as found:
+            arrays = {name: found[name] for name in found.files}
+        num_epochs, epoch, batches, examples = arrays.pop("counts").tolist()
+        done, part = _with_prefix(_DONE, arrays), _with_prefix(_PART, arrays)
+        self._empty()
+        self._epochs.restore(num_epochs, done)
+        if epoch >= 0:
+            self._epoch = EpochRecord(epoch)
+            self._epoch.restore(batches, examples, part)
+        self._is_restored = True
+
+    def _empty(self) -> None:
+        path = self._path
+        self._epochs = EpochsInMemory() if path is None else EpochsInFiles(path)
+        self._epoch: EpochRecord | None = None
+
+
+def _with_prefix(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    size = len(prefix)
+    return {n[size:]: a for n, a in arrays.items() if n.startswith(prefix)}
