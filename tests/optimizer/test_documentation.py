@@ -38,6 +38,7 @@ UNITS = {
     "max_to_keep": "saves",
     "batch_size": "examples",
     "seed": "order",
+    "max_loss_fraction": "fraction of its own loss",
 }
 Wrong = tuple[Callable[[], Any], type[Exception]]
 
@@ -77,6 +78,7 @@ WRONG: dict[tuple[Any, str], Wrong] = {
     (SGDPlus, "seed"): (_sgd(seed=-1), ValueError),
     (SGDPlus, "nonfinite"): (_sgd(nonfinite="ignore"), ValueError),
     (SGDPlus, "jit_compile"): (_sgd(jit_compile="never"), ValueError),
+    (SGDPlus, "max_loss_fraction"): (_sgd(max_loss_fraction=2.0), ValueError),
     (ExactResume, "directory"): (lambda: ExactResume(3), TypeError),
     (ExactResume, "save_freq"): (lambda: ExactResume("run", 0), ValueError),
     (ExactResume, "max_to_keep"): (
