@@ -21,6 +21,7 @@ STUDIES = {  # in the room of its question
     "profile": "cost",
     "nonfinite": "cost",
     "clipping": "cost",
+    "capped": "cost",
     "blocks": "cost",
     "replicas": "scaling",
     "embeddings": "scaling",

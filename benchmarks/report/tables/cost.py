@@ -1,4 +1,4 @@
-"""Tables of `ablation`, `profile`, `nonfinite`, `clipping`, `blocks`, `threshold`."""
+"""Tables of `ablation`, `profile`, `blocks`, `threshold`, and of options."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
     yield _foot(options.REPEATS)
 
 
-clipping = nonfinite  # the same table
+clipping = capped = nonfinite  # the same table
 
 
 def blocks(findings: Iterable[Blocks]) -> Iterator[str]:
