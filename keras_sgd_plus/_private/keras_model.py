@@ -56,13 +56,6 @@ def build_from_first_part(model: Model, iterator: Any) -> None:
         names.call(model, "_symbolic_build", data_batch=data)
 
 
-def loss_name(model: Model) -> str:
-    """The `loss` of `compile`, as a message shows it."""
-    loss = getattr(model, "loss", None)
-    name = getattr(loss, "name", None) or getattr(loss, "__name__", None)
-    return repr(loss if name is None else name)
-
-
 _MAKERS = ("__init__", "_deferred_initialize")  # methods of Keras's variables
 
 

@@ -107,7 +107,7 @@ def watch_negative(model: Model, counts: Variable) -> None:
     if model.jit_compile and not tf.executing_eagerly():
         return
     recorder = _recorder(model)
-    recorder.loss_name = keras_model.loss_name(model)
+    recorder.loss_name = _loss_name(model)
 
     def warn() -> Any:
         return tf.numpy_function(recorder.see_negative, [], tf.int32)
@@ -136,3 +136,10 @@ def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
 
     is_uneven = tf.not_equal(uneven % group_size, 0)
     tf.cond(is_uneven, warn, lambda: tf.constant(0))
+
+
+def _loss_name(model: Model) -> str:
+    # The `loss` of `compile`, as a message shows it.
+    loss = getattr(model, "loss", None)
+    name = getattr(loss, "name", None) or getattr(loss, "__name__", None)
+    return repr(loss if name is None else name)
