@@ -22,6 +22,7 @@ STUDIES = {  # in the room of its question
     "nonfinite": "cost",
     "clipping": "cost",
     "averages": "cost",
+    "capped": "cost",
     "blocks": "cost",
     "firstcall": "cost",
     "applications": "cost",

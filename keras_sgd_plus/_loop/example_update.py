@@ -49,6 +49,7 @@ class ExampleUpdate:
         blocks: kernels whose updates wait in blocks of examples.
         keeps_logs: whether each update gives logs of its own.
         numbers: of the rule, tensors of the function that is being traced.
+        counts: the variable of `capped_share`, in the carry, or None.
     """
 
     model: Model
@@ -65,6 +66,7 @@ class ExampleUpdate:
     blocks: BlockPlan
     keeps_logs: bool
     numbers: Numbers
+    counts: Variable | None
 
     @classmethod
     def of(
@@ -132,6 +134,7 @@ class ExampleUpdate:
             blocks=blocks,
             keeps_logs=keeps_logs,
             numbers={},
+            counts=_rule.capped_share.of(optimizer),
         )
 
     def given(self, numbers: Tensor) -> ExampleUpdate:

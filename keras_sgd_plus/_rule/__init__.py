@@ -6,7 +6,7 @@ part names the settings that it is made from and the state that it keeps per wei
 (`Slot`). A gradient is dense, rows of a table, or an outer product (`gradient.py`).
 """
 
-from keras_sgd_plus._rule import overrides
+from keras_sgd_plus._rule import capped_share, capped_step, overrides
 from keras_sgd_plus._rule.accumulate import ACCUMULATORS, Accumulate
 from keras_sgd_plus._rule.average import AVERAGES, Average
 from keras_sgd_plus._rule.descent import (
@@ -59,6 +59,8 @@ __all__ = [
     "as_vector",
     "both",
     "by_name",
+    "capped_share",
+    "capped_step",
     "compiled_for",
     "exact_decay",
     "exact_momentum",

@@ -27,6 +27,7 @@ ALLOWED = {
         "_nonfinite",
         "_optimizer",
         "_private",
+        "_rule",
         "_trainer",
     },
     "_optimizer": {
