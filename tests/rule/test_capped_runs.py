@@ -250,7 +250,7 @@ def test_added_losses_count() -> None:
     assert np.abs(step(added=True)).max() > 0.001
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", False])
+@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
 def test_bad_examples_are_skipped_and_not_counted(jit_compile: Any) -> None:
     x, y = dense_data(20)
     good = [i for i in range(20) if i not in (4, 11)]
@@ -268,7 +268,7 @@ def test_bad_examples_are_skipped_and_not_counted(jit_compile: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", False])
+@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
 def test_an_overflowing_norm_is_a_step_of_zero(jit_compile: Any) -> None:
     """It is no bad example: gradient and loss are finite, the norm's square is not."""
     x, y = dense_data(4)

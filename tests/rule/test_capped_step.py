@@ -15,7 +15,7 @@ from keras_sgd_plus import SGDPlus
 from tests.support.cases import FLOAT64, inverse_time, inverse_time_schedule
 from tests.support.internals import capped_step, rule
 from tests.support.oracle import Oracle
-from tests.support.tiers import tiered_rows
+from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import dense_data, dense_model
 
 layers = keras.layers
@@ -92,7 +92,7 @@ def _assert_equals(model: Any, oracle: Oracle) -> None:
             np.testing.assert_allclose(v.numpy(), array, rtol=FLOAT64, atol=1e-14)
 
 
-@pytest.mark.parametrize("jit_compile", ["auto", False])
+@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
 @pytest.mark.parametrize("options", tiered_rows(OPTIONS, *DEFAULT))
 def test_option_equals_numpy(
     options: dict[str, Any], jit_compile: Any, engagements: list[str]
@@ -126,7 +126,7 @@ def _linear(outputs: int = 1, use_bias: bool = True) -> Any:
     )
 
 
-@pytest.mark.parametrize("phi", [0.25, 1.0])
+@pytest.mark.parametrize("phi", [*matrix(0.25), 1.0])
 def test_linear_model_loses_exactly_its_fraction(phi: float) -> None:
     """With squared error one capped step takes the loss to (1 - phi/2)**2 of itself.
 
