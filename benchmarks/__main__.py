@@ -23,6 +23,7 @@ STUDIES = {  # in the room of its question
     "clipping": "cost",
     "averages": "cost",
     "records": "cost",
+    "capped": "cost",
     "blocks": "cost",
     "firstcall": "cost",
     "applications": "cost",

@@ -130,7 +130,8 @@ def _by_hand(
     workload: Workload, x: Any, y: Any, **settings: Any
 ) -> tuple[Any, Callable[[], float]]:
     # `train_step` by hand on tensors that are there already: no data path, no `fit`.
-    optimizer = _given(workload.learning_rate, workload.momentum, **settings)
+    own = {"learning_rate": workload.learning_rate, "momentum": workload.momentum}
+    optimizer = _given(**{**own, **settings})
     model = compiled(workload, optimizer)
     batch = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
     # The loss as a float: that waits for the end.
@@ -145,7 +146,7 @@ def timed_loop(
     Args:
         workload: what is trained.
         count: the number of examples.
-        settings: further arguments of `SGDPlus`.
+        settings: arguments of `SGDPlus`; the workload has its own rate and momentum.
     """
     _, train = _by_hand(workload, *workload.data(count), **settings)
 

@@ -66,7 +66,7 @@ def first_calls(workload_id: str) -> tuple[dict[str, float], dict[str, float]]:
     plain = keras.optimizers.SGD
 
     def single() -> tuple[float, float]:
-        with mock.patch.object(block_plan, "block_size", lambda n, m: None):
+        with mock.patch.object(block_plan, "block_size", lambda *_: None):
             return _seconds(workload, SGDPlus(**rates))
 
     arms: dict[str, Callable[[], tuple[float, float]]] = {

@@ -20,6 +20,7 @@ from keras_sgd_plus._loop import examples
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
 from keras_sgd_plus._private.types import Model, Structure
+from keras_sgd_plus._rule import capped_share
 from keras_sgd_plus._trainer import FastForward, TrainFunction, unwrap
 
 _NAME = "ckpt"
@@ -184,6 +185,8 @@ class ExactResume(keras.callbacks.Callback):
             parts = self._parts()
             self._position = parts["position"]
             metrics = [v.value for v in self._model.metrics_variables]
+            counts = capped_share.of(self._optimizer)
+            metrics += [] if counts is None else [counts.value]
             self._manager = tf.train.CheckpointManager(
                 tf.train.Checkpoint(**parts, metrics=metrics),
                 self._written,
@@ -277,7 +280,9 @@ class ExactResume(keras.callbacks.Callback):
         size = self._optimizer.examples_per_update or 1
         keras_model.build(self._model, self._outer, examples.specs(batch, size))
         reader = tf.train.load_checkpoint(path)
-        for i, variable in enumerate(self._model.metrics_variables):
+        counts = capped_share.of(self._optimizer)
+        added = [] if counts is None else [counts]
+        for i, variable in enumerate([*self._model.metrics_variables, *added]):
             name = f"metrics/{i}/.ATTRIBUTES/VARIABLE_VALUE"
             variable.assign(np.asarray(reader.get_tensor(name)))
 

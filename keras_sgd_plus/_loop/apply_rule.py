@@ -13,7 +13,14 @@ from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._nonfinite import Guard
 from keras_sgd_plus._pending import Shown
 from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._rule import LossScale, State, Update, Updated, apply_scaled
+from keras_sgd_plus._rule import (
+    LossScale,
+    State,
+    Update,
+    Updated,
+    apply_scaled,
+    capped_share,
+)
 
 
 class Applied(NamedTuple):
@@ -71,11 +78,17 @@ def apply_rule(
         may_change,
         had_started,
         numbers=update.numbers,
+        loss=found.loss,
     )
     updated = _updated(update, scope, begun, pending)
     if pending is not None:
-        pending = pending.step(updated.waiting, rates, updated.applies)
+        pending = pending.step(updated.waiting, updated.learning_rates, updated.applies)
     update.variables.write(scope, updated.state)
+    if update.counts is not None:
+        (counts,) = scope.values([update.counts])
+        count = capped_share.counted
+        counts = count(counts, updated.capped, found.loss, updated.applies)
+        scope.add_update((update.counts, counts))
     return Applied(before, has_started, pending)
 
 

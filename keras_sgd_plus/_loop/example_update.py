@@ -51,6 +51,7 @@ class ExampleUpdate:
         keeps_logs: whether each update gives logs of its own.
         numbers: of the rule, tensors of the function that is being traced.
         recorder: of the log that asks for records, or None.
+        counts: the variable of `capped_share`, in the carry, or None.
     """
 
     model: Model
@@ -68,6 +69,7 @@ class ExampleUpdate:
     keeps_logs: bool
     numbers: Numbers
     recorder: Recorder | None
+    counts: Variable | None
 
     @classmethod
     def of(
@@ -136,6 +138,7 @@ class ExampleUpdate:
             keeps_logs=keeps_logs,
             numbers={},
             recorder=recorders.of(optimizer),
+            counts=_rule.capped_share.of(optimizer),
         )
 
     def given(self, numbers: Tensor) -> ExampleUpdate:

@@ -51,7 +51,7 @@ def conv(
         views = windows.views(x, axis, *settings)
         if not views:
             return None
-        x = views[0] if len(views) == 1 else tf.concat(views, -1)
+        x = windows.side_by_side(views)
     sizes, depth = x.shape[:-1], math.prod(window) * channels
     kernel = tf.transpose(kernel, (*reversed(range(rank)), rank, rank + 1))
     product = tf.matmul(

@@ -31,6 +31,23 @@ def views(x: Tensor, axis: int, window: int, stride: int, dilation: int) -> list
     ]
 
 
+def side_by_side(views: Sequence[Tensor]) -> Tensor:
+    """The views as one tensor, along the channels.
+
+    TensorFlow's gradient of `tf.concat` is a slice per view. A model that differentiates
+    twice needs the gradients of those slices: padded tensors, each a kernel of its own.
+    """
+    if len(views) == 1:
+        return views[0]
+    sizes = [view.shape[-1] for view in views]
+
+    @tf.custom_gradient
+    def joined(*views: Tensor) -> tuple[Any, Any]:
+        return tf.concat(views, -1), lambda upstream: tf.split(upstream, sizes, -1)
+
+    return joined(*views)
+
+
 def same(
     spatial: Sequence[int],
     window: Sequence[int],

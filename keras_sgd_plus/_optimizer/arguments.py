@@ -42,6 +42,10 @@ _ARGUMENTS = {
         '"auto", True or False',
         'Use "auto" for XLA wherever the model can.',
     ),
+    "max_loss_fraction": (
+        "a number above 0 and up to 1, or None",
+        "Use 1.0 for data without noise, 0.3 for noisy labels, None to switch it off.",
+    ),
     "learning_rate": (
         "a finite float, a LearningRateSchedule, or a callable without arguments",
         "Use 0.01, say, or an object of `keras.optimizers.schedules` for a function of "
@@ -101,6 +105,22 @@ def jit_compile(value: Any) -> bool | str:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     return _one_of(("auto",), jit_compile=value)
+
+
+def max_loss_fraction(value: Any) -> float | None:
+    """Gives None or a float above 0 and up to 1; raises for others."""
+    if value is None:
+        return None
+    try:
+        found = np.asarray(value).item()
+        if isinstance(found, (bool, str, bytes)):
+            raise TypeError
+        found = float(found)
+    except Exception:  # whatever the conversion of an object raises
+        raise TypeError(message(max_loss_fraction=value)) from None
+    if not 0 < found <= 1:
+        raise ValueError(message(max_loss_fraction=value))
+    return found
 
 
 def int_in(low: float, high: int, **argument: Any) -> int:

@@ -22,6 +22,8 @@ def _check_together(optimizer: Optimizer) -> None:
 
     Called by each `Setting`, also before the later ones have a value.
     """
+    if getattr(optimizer, "max_loss_fraction", None) is not None:
+        _rule.capped_step.refuse(optimizer)
     per_example = optimizer.examples_per_update is not None
     if per_example or strategy.is_open():
         _trainer.install()
@@ -34,6 +36,12 @@ def _check_together(optimizer: Optimizer) -> None:
             f"nonfinite={nonfinite!r}. Set examples_per_update to 1 or more, whose "
             "loop sees each loss and gradient."
         )
+
+
+def _check_fraction(optimizer: Optimizer) -> None:
+    """As `_check_together`, for a setting that is a number of compiled steps, too."""
+    _check_together(optimizer)
+    _step.refresh_numbers(optimizer)
 
 
 def _check_average(optimizer: Optimizer) -> None:
@@ -130,6 +138,15 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         jit_compile: `"auto"` (XLA wherever the model can), `True`, `False`. Decides
             for the loop, also where the model's own `jit_compile` is off; an eager
             model (`run_eagerly=True`) never uses XLA. Defaults to `"auto"`.
+        max_loss_fraction: Float above 0 and up to 1, or None. Bounds the step of each
+            update, so that it removes, to first order, at most this fraction of its own
+            loss: the learning rate becomes
+            `min(learning_rate, max_loss_fraction * (1 - momentum) * loss / norm**2)`,
+            with the norm of the gradient (with clipping, its inner product with the
+            clipped one); weight decay uses that rate, too. A rate that is too high then
+            trains instead of diverging. It assumes that each example's loss could be 0:
+            use less than 1 for noisy labels, and no negative loss. The logs of training
+            have the share of updates that it bounded, `"capped"`. Defaults to `None`.
 
     Raises:
         ValueError: `momentum` or `ema_momentum` outside 0 to 1; `learning_rate`,
@@ -139,14 +156,16 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             `gradient_accumulation_steps` or `seed` out of range; `name` that is no
             string, or has "/" in it; another `order`, `nonfinite` or `jit_compile` than
             those above, or `nonfinite` other than "propagate" beside
-            `examples_per_update=None`.
+            `examples_per_update=None`; `max_loss_fraction` not above 0 or above 1.
         TypeError: an argument that there is not (the message names the one that is
             meant); a string or an array where a number, int or bool belongs:
             `nesterov`, `use_ema`, `clipvalue` and others (ValueError for
             `learning_rate` and `momentum`, as in Keras); a callable `learning_rate`
             that takes arguments.
         RuntimeError: Keras runs on another backend than TensorFlow.
-        NotImplementedError: a `tf.distribute` strategy that it cannot train under.
+        NotImplementedError: a `tf.distribute` strategy that it cannot train under;
+            `max_loss_fraction` beside `gradient_accumulation_steps` or
+            `examples_per_update=None`.
 
     Example:
 
@@ -184,6 +203,10 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         - [Polyak, 1964](https://doi.org/10.1016/0041-5553(64)90137-5) (momentum)
         - [Bottou, 2010](https://doi.org/10.1007/978-3-7908-2604-3_16) (one example at
           a time on large data)
+        - [Asi and Duchi, 2019](https://arxiv.org/abs/1903.08619),
+          [Loizou et al., 2021](https://arxiv.org/abs/2002.10542),
+          [Oikonomou and Loizou, 2024](https://arxiv.org/abs/2406.04142)
+          (`max_loss_fraction`)
         - [Masters and Luschi, 2018](https://arxiv.org/abs/1804.07612) (small batches)
         - [Marek et al., 2025](https://arxiv.org/abs/2507.07101) (batch size one)
     """
@@ -209,6 +232,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     global_clipnorm = Setting(
         sgd_arguments.assigned("global_clipnorm"), _step.refresh_numbers
     )
+    max_loss_fraction = Setting(arguments.max_loss_fraction, _check_fraction)
     ema_momentum = Setting(lambda value: value, _check_average)
 
     def __init__(
@@ -232,6 +256,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         seed: int | None = None,
         nonfinite: str = "propagate",
         jit_compile: bool | str = "auto",
+        max_loss_fraction: float | None = None,
         **kwargs: Any,
     ) -> None:
         arguments.backend("SGDPlus")
@@ -256,6 +281,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         self.seed = seed
         self.nonfinite = nonfinite
         self.jit_compile = jit_compile
+        self.max_loss_fraction = max_loss_fraction
         if examples_per_update is not None and jit_compile is not False:
             _step.raise_small_loop_threshold()
 
@@ -345,4 +371,5 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             "seed": self.seed,
             "nonfinite": self.nonfinite,
             "jit_compile": self.jit_compile,
+            "max_loss_fraction": self.max_loss_fraction,
         }

@@ -106,22 +106,23 @@ class TablePlan:
             "slow for a large table. Remove that cause if the table is large."
         )
 
-    def single(self, kind: ClockKind, numbers: Numbers) -> clocks.Idle:
-        """One update without a gradient, at the learning rate of now."""
+    def single(self, kind: ClockKind, numbers: Numbers, rate: Tensor) -> clocks.Idle:
+        """One update without a gradient, at a learning rate, () float."""
         decay = tf.constant(0.0, tf.float64)
         if kind.decays:
             # The numbers that the rule multiplies, rounded as there.
-            source = tf.convert_to_tensor(self.optimizer.learning_rate)
-            decay = exact_decay(numbers, tf.cast(source, kind.dtype))
+            decay = exact_decay(numbers, tf.cast(rate, kind.dtype))
         return clocks.once(exact_momentum(numbers), self.nesterov, decay)
 
     def new_clocks(self, num_updates: Tensor, numbers: Numbers) -> list[clocks.Clock]:
         """The clocks of a batch of at most so many updates, () int32."""
         is_scheduled = keras_optimizer.schedule(self.optimizer) is not None
+        varies = is_scheduled or self.rule.varies_rate
+        rate = None if varies else tf.convert_to_tensor(self.optimizer.learning_rate)
         return [
             clocks.ScheduledDecay(num_updates)
-            if kind.decays and is_scheduled
-            else clocks.ConstantDecay(self.single(kind, numbers), num_updates)
+            if kind.decays and varies
+            else clocks.ConstantDecay(self.single(kind, numbers, rate), num_updates)
             for kind in self.kinds
         ]
 

@@ -195,9 +195,10 @@ class ShownTables:
         self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
     ) -> ShownTables:
         """As `protocol.Shown.step`, of the rows that have been looked up."""
-        plan = self.entered.plan
+        plan, numbers = self.entered.plan, self.entered.numbers
+        rate = rates[plan.places[0].index]  # all have the same
         times = tuple(
-            clock.advance(time, plan.single(kind, self.entered.numbers), applies)
+            clock.advance(time, plan.single(kind, numbers, rate), applies)
             for clock, time, kind in zip(
                 self.entered.clocks, self.times, plan.kinds, strict=True
             )

@@ -42,6 +42,19 @@ def rows_variable(shape: tuple[int | None, ...], dtype: Any) -> Any:
         return made(zeros, trainable=False, shape=tf.TensorShape(shape))
 
 
+@contextlib.contextmanager
+def plain_variables() -> Iterator[None]:
+    """Variables of Keras, too, are made as by `variable`."""
+    module = names.module("tensorflow.python.ops.resource_variable_ops")
+
+    def creator(next_creator: Any, **kwargs: Any) -> Any:
+        del next_creator
+        return names.attribute(module, "ResourceVariable")(**kwargs)
+
+    with tf.init_scope(), tf.variable_creator_scope(creator):
+        yield
+
+
 class _Inlining(threading.local):
     is_on = False
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._rule import Gradient, RowsGradient
+from keras_sgd_plus._rule import Gradient, inner
 
 
 class Wanted(NamedTuple):
@@ -97,18 +97,8 @@ def gradient_norm(gradients: Sequence[Gradient | None]) -> Tensor:
     Rows of a table that have the same index are added up before they are squared: the
     norm is that of the gradient as a tensor of the table's shape.
     """
-    squares = [_squared_norm(g) for g in gradients if g is not None]
+    squares = [tf.cast(inner(g, g), tf.float32) for g in gradients if g is not None]
     return tf.sqrt(tf.add_n(squares)) if squares else tf.zeros(())
-
-
-def _squared_norm(gradient: Gradient) -> Any:
-    if not isinstance(gradient, RowsGradient):
-        return tf.cast(gradient.squared_norm(), tf.float32)
-    # The sum over all pairs of rows with the same index of their inner products.
-    rows = tf.cast(gradient.values, tf.float32)
-    same = tf.equal(gradient.indices[:, None], gradient.indices[None])
-    products = tf.matmul(rows, rows, transpose_b=True)
-    return tf.reduce_sum(tf.where(same, products, tf.zeros_like(products)))
 
 
 def _with_row(table: Tensor, number: Tensor, row: Tensor) -> Any:

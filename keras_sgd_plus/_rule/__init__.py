@@ -6,7 +6,7 @@ part names the settings that it is made from and the state that it keeps per wei
 (`Slot`). A gradient is dense, rows of a table, or an outer product (`gradient.py`).
 """
 
-from keras_sgd_plus._rule import overrides
+from keras_sgd_plus._rule import capped_share, capped_step, overrides
 from keras_sgd_plus._rule.accumulate import ACCUMULATORS, Accumulate
 from keras_sgd_plus._rule.average import AVERAGES, Average
 from keras_sgd_plus._rule.descent import (
@@ -22,6 +22,7 @@ from keras_sgd_plus._rule.gradient import (
     as_gradient,
     outer,
 )
+from keras_sgd_plus._rule.inner import inner
 from keras_sgd_plus._rule.loss_scale import LossScale, apply_scaled
 from keras_sgd_plus._rule.numbers import Numbers, as_vector, by_name, on_host
 from keras_sgd_plus._rule.part import (
@@ -59,9 +60,12 @@ __all__ = [
     "as_vector",
     "both",
     "by_name",
+    "capped_share",
+    "capped_step",
     "compiled_for",
     "exact_decay",
     "exact_momentum",
+    "inner",
     "make_slots",
     "on_host",
     "outer",

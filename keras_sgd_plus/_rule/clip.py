@@ -50,7 +50,7 @@ class Clip(Part):
             clipped = _together(gradients, update.numbers)
         else:
             clipped = {i: g.entrywise(_within(limit)) for i, g in gradients.items()}
-        return replace(update, gradients=clipped)
+        return replace(update, gradients=clipped, unclipped=gradients)
 
     @property
     def keeps_factors(self) -> bool:

@@ -130,14 +130,14 @@ class OuterGradient:
         """As `DenseGradient.squared_norm`."""
         if not self.has_factored_norm:
             return DenseGradient(self.value).squared_norm()
-        return tf.square(self._norm())
+        return tf.square(self.norm())
 
     def clipped_by_norm(self, limit: Tensor) -> Gradient:
         """As `DenseGradient.clipped_by_norm`."""
         if not self.has_factored_norm:
             return DenseGradient(self.value).clipped_by_norm(limit)
         limit = _as(limit, self.value.dtype)
-        factor = limit / tf.maximum(self._norm(), limit)
+        factor = limit / tf.maximum(self.norm(), limit)
         return self.scaled(lambda v: v * factor)
 
     def all_finite(self) -> Tensor:
@@ -150,7 +150,7 @@ class OuterGradient:
         factors = (self.left, self.right)
         if all((f.shape.num_elements() or _MANY) < _MANY for f in factors):
             return self._finite()
-        sums = [_dot(tf.abs(factor), tf.ones_like(factor)) for factor in factors]
+        sums = [dot(tf.abs(factor), tf.ones_like(factor)) for factor in factors]
         is_bounded = tf.math.is_finite(sums[0] * sums[1])
         yes = tf.constant(True)
         return tf.cond(is_bounded, lambda: yes, self._finite, name=xla.TAKEN)
@@ -162,7 +162,8 @@ class OuterGradient:
         product = tf.math.is_finite(largest[0] * largest[1])
         return tf.logical_and(product, tf.logical_and(*known))
 
-    def _norm(self) -> Tensor:
+    def norm(self) -> Tensor:
+        """() float, the Euclidean norm, from the two vectors."""
         # Norms and not squares are multiplied: those would overflow sooner.
         return _norm(self.left) * _norm(self.right)
 
@@ -221,10 +222,11 @@ def _as(limit: Tensor, dtype: Any) -> Tensor:
 
 
 def _norm(vector: Tensor) -> Tensor:
-    return tf.sqrt(_dot(vector, vector))
+    return tf.sqrt(dot(vector, vector))
 
 
-def _dot(one: Tensor, other: Tensor) -> Tensor:
+def dot(one: Tensor, other: Tensor) -> Tensor:
+    """() float, the sum of the products of the entries of two tensors of one shape."""
     # As a product of matrices: XLA:CPU computes that in many partial sums, where it
     # would add the entries of a vector one after the other.
     row, column = tf.reshape(one, (1, -1)), tf.reshape(other, (-1, 1))

@@ -57,5 +57,5 @@ def apply_scaled(
     advanced = tf.where(grows, tf.zeros_like(counter), counter + 1)
     counter = tf.where(finite, advanced, tf.zeros_like(counter))
     factor = tf.where(finite, tf.where(grows, 2.0, 1.0), 0.5)
-    updated = Updated(kept, applied.waiting, both(applied.applies, finite))
+    updated = applied._replace(state=kept, applies=both(applied.applies, finite))
     return updated, LossScale(counter, scale * factor)

@@ -70,6 +70,9 @@ class Update:
             tells.
         applies: whether weights move in this update; the rule finds that.
         numbers: that the parts of the rule have named.
+        loss: () float, of the update, without loss scaling.
+        unclipped: the gradients before they were clipped; None: they were not.
+        capped: whether the learning rates were lowered to a cap.
     """
 
     state: State
@@ -79,6 +82,9 @@ class Update:
     has_started: Condition = None
     applies: Condition = None
     numbers: Numbers = field(default_factory=dict)
+    loss: Tensor = None
+    unclipped: dict[int, Gradient] | None = None
+    capped: Condition = None
 
 
 class Part(abc.ABC):
@@ -121,6 +127,11 @@ class Part(abc.ABC):
     def keeps_factors(self) -> bool:
         """Whether the product of two vectors as a gradient stays such a product."""
         return True
+
+    @property
+    def varies_rate(self) -> bool:
+        """Whether the part may change the learning rate from update to update."""
+        return False
 
     def needs_all_of(self, index: int) -> str | None:
         """Why each update has to see all of a weight, in words for the user.

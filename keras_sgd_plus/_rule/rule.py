@@ -10,9 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
-from keras_sgd_plus._private.types import Optimizer
+from keras_sgd_plus._private.types import Optimizer, Tensor
 from keras_sgd_plus._rule.accumulate import Accumulate, Overwrite, Unscale
 from keras_sgd_plus._rule.average import Average, Constrain
+from keras_sgd_plus._rule.capped_step import CapStep
 from keras_sgd_plus._rule.clip import Clip
 from keras_sgd_plus._rule.descent import Decay, Descent
 from keras_sgd_plus._rule.gradient import Gradient
@@ -23,7 +24,13 @@ P = TypeVar("P", bound=Part)
 
 # In the order in which they run. After the gradient parts, gradients of weights whose
 # updates wait go to `_pending`. The weight parts update all other weights.
-GRADIENT_PARTS: tuple[type[Part], ...] = (Overwrite, Unscale, Accumulate, Clip)
+GRADIENT_PARTS: tuple[type[Part], ...] = (
+    Overwrite,
+    Unscale,
+    Accumulate,
+    Clip,
+    CapStep,
+)
 WEIGHT_PARTS: tuple[type[Part], ...] = (Decay, Descent, Average, Constrain)
 
 
@@ -33,6 +40,8 @@ class Updated(NamedTuple):
     state: State
     waiting: dict[int, Gradient]  # of the `apart` weights, for the caller to apply
     applies: Condition  # whether weights move in this update
+    learning_rates: Sequence[Tensor]  # () float, per weight
+    capped: Condition  # whether those were lowered to a cap; None: there is none
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,12 @@ class Rule:
         parts = (*self.gradient_parts, *self.weight_parts)
         return all(part.keeps_factors for part in parts)
 
+    @property
+    def varies_rate(self) -> bool:
+        """Whether the rule may change the learning rate from update to update."""
+        parts = (*self.gradient_parts, *self.weight_parts)
+        return any(part.varies_rate for part in parts)
+
     def __call__(self, update: Update, apart: Collection[int] = ()) -> Updated:
         """Makes one update with all parts, in their order, and counts it.
 
@@ -117,7 +132,8 @@ class Rule:
             for part in self.weight_parts:
                 update = part(update)
         state = update.state._replace(iterations=iterations + 1)
-        return Updated(state, waiting, update.applies)
+        rates = update.learning_rates
+        return Updated(state, waiting, update.applies, rates, update.capped)
 
 
 def settings() -> tuple[str, ...]:

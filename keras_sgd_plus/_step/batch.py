@@ -22,8 +22,8 @@ from keras_sgd_plus._nonfinite import Ledger, ledgers
 from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
 from keras_sgd_plus._records import recorders
-from keras_sgd_plus._rule import compiled_for
-from keras_sgd_plus._step import checks, model_checks, record_batch
+from keras_sgd_plus._rule import capped_share, compiled_for
+from keras_sgd_plus._step import checks, model_checks, record_batch, warn
 from keras_sgd_plus._step.walk_batch import WalkedBatch, walk_batch
 
 # Each failed trace reveals one kind of missing, direct or whole variable; 9 allow for
@@ -138,7 +138,9 @@ def _attempt(
 ) -> _Attempt:
     group = examples.specs(batch, optimizer.examples_per_update)
     keras_model.build(model, outer, group)  # a loop may create no variable
-    carry = Carry(model, outer, facts.variables.values())
+    counts = capped_share.of(optimizer)
+    extras = [*facts.variables.values(), *([] if counts is None else [counts])]
+    carry = Carry(model, outer, extras)
     update = ExampleUpdate.of(
         model,
         optimizer,
@@ -170,6 +172,9 @@ def _commit(done: _Attempt, num_examples: Tensor) -> Any:
         stock = update.model.get_metrics_result
         logs = walked.logs if update.keeps_logs else stock()
         record_batch.close(update, walked, done.iterations, num_examples)
+    if update.counts is not None:
+        logs = capped_share.with_share(logs, update.counts)
+        warn.watch_negative(update.model, update.counts)
     return ledgers.close(ledger, done.iterations, walked.skips, logs, notes)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_model
-from keras_sgd_plus._private.types import Model, Tensor
+from keras_sgd_plus._private.types import Model, Tensor, Variable
 
 MAX_SIGNATURES = 8  # shapes of an example that go without a warning
 
@@ -24,6 +24,7 @@ class _Recorder:
 
     def __init__(self, model_name: str) -> None:
         self.model_name = model_name
+        self.loss_name = "None"
         self.shapes: set[tuple[int, ...]] = set()
         self.said: set[str] = set()
 
@@ -55,6 +56,17 @@ class _Recorder:
         self.warn("groups", text)
         return np.int32(0)
 
+    def see_negative(self) -> np.int32:
+        text = (
+            "With `max_loss_fraction` no loss must be below zero, which is taken for "
+            f"the least that a loss can be. Received: model {self.model_name!r} with "
+            f"loss={self.loss_name}, which was negative; such an update moves no "
+            "weight. Add a constant that makes the loss positive, or use "
+            "max_loss_fraction=None."
+        )
+        self.warn("negative", text)
+        return np.int32(0)
+
 
 _recorders: weakref.WeakKeyDictionary[Any, _Recorder] = weakref.WeakKeyDictionary()
 
@@ -83,6 +95,26 @@ def watch_shapes(model: Model, leaves: Sequence[Tensor]) -> None:
         tf.numpy_function(recorder.see_shape, [shape], tf.int32)
 
 
+def watch_negative(model: Model, counts: Variable) -> None:
+    """Warns once when a loss was negative, which makes `max_loss_fraction` stop.
+
+    Not where Keras compiles the whole step, which cannot call Python.
+
+    Args:
+        model: in training.
+        counts: of `capped_share`, after a batch.
+    """
+    if model.jit_compile and not tf.executing_eagerly():
+        return
+    recorder = _recorder(model)
+    recorder.loss_name = _loss_name(model)
+
+    def warn() -> Any:
+        return tf.numpy_function(recorder.see_negative, [], tf.int32)
+
+    tf.cond(counts.value[2] > 0, warn, lambda: tf.constant(0))
+
+
 def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
     """Warns once if groups of examples are not those that Keras would make.
 
@@ -104,3 +136,10 @@ def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
 
     is_uneven = tf.not_equal(uneven % group_size, 0)
     tf.cond(is_uneven, warn, lambda: tf.constant(0))
+
+
+def _loss_name(model: Model) -> str:
+    # The `loss` of `compile`, as a message shows it.
+    loss = getattr(model, "loss", None)
+    name = getattr(loss, "name", None) or getattr(loss, "__name__", None)
+    return repr(loss if name is None else name)

@@ -22,6 +22,7 @@ from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers
 from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure
+from keras_sgd_plus._rule import capped_share
 from keras_sgd_plus._trainer import fits
 from keras_sgd_plus._trainer.optimizers import is_ours, per_example, unwrap
 from keras_sgd_plus._trainer.train_function import TrainFunction
@@ -116,7 +117,7 @@ def _make_train_function(original: Any) -> Any:
 
 def _need_methods(model: Model, optimizer: Optimizer) -> None:
     # Raises where this training needs a method that could not be wrapped.
-    if optimizer.nonfinite == "skip":
+    if optimizer.nonfinite == "skip" or optimizer.max_loss_fraction is not None:
         keras_trainer.need("reset_metrics")
     if model.distribute_strategy.num_replicas_in_sync > 1:
         keras_trainer.need("_maybe_symbolic_build")
@@ -132,6 +133,7 @@ def _reset_metrics(original: Any) -> Any:
         optimizer = per_example(getattr(self, "optimizer", None))
         if optimizer is not None:
             ledgers.reset_epoch(optimizer, goes_on=run is not None and not begins)
+            capped_share.reset(optimizer)
         if run is not None and begins:
             run.begin_epoch()
 

@@ -44,8 +44,8 @@ def test_the_records_are_those_of_an_uninterrupted_run(
     whole = _log()
     _fit([whole])
     path = tmp_path / "log" if in_files else None
-    # In an epoch, at the end of one, and one batch later.
-    for place in [(0, 2), (1, 3), (1, 5), (2, 0)]:
+    # In an epoch, and at the end of one.
+    for place in [(0, 2), (1, 5)]:
         with pytest.raises(Interrupted):
             resume = ExactResume(tmp_path / "run", save_freq=2)
             _fit([*order(_log(path), resume), Interrupt(*place)])

@@ -82,6 +82,13 @@ ARGUMENTS: list[Argument] = [
         ["yes", None, 1, 0, np.array(["auto"] * 2), tf.constant("auto")],
     ),
     *_rows(
+        "max_loss_fraction",
+        "max_loss_fraction",
+        "Use 1.0 for data without noise",
+        ["1", True, np.True_, 1j, TWO],
+        [0, -0.5, 1.5, NAN, INF],
+    ),
+    *_rows(
         "learning_rate",
         "learning_rate",
         SCHEDULE,
@@ -166,6 +173,7 @@ SCALARS: dict[str, tuple[Any, Any]] = {
     "examples_per_update": (np.int64(3), 3),
     "seed": (np.uint8(5), 5),
     "jit_compile": (np.False_, False),
+    "max_loss_fraction": (np.float32(0.5), 0.5),
     "nesterov": (np.True_, True),
     "weight_decay": (np.float32(0.5), 0.5),
     "clipnorm": (np.array(2), 2.0),
@@ -209,6 +217,7 @@ def test_new_arguments_are_keyword_only() -> None:
     ours = inspect.signature(SGDPlus.__init__).parameters
     assert list(ours)[1:14] == thirteen
     new = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
+    new = (*new, "max_loss_fraction")
     assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in new)
 
 

@@ -39,6 +39,7 @@ EVERY_ARGUMENT: dict[str, Any] = {
     "seed": 2**40,
     "nonfinite": "raise",
     "jit_compile": False,
+    "max_loss_fraction": None,  # the only one beside gradient_accumulation_steps
 }
 
 

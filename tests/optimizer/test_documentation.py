@@ -47,6 +47,7 @@ UNITS = {
     "max_to_keep": "saves",
     "batch_size": "examples",
     "seed": "order",
+    "max_loss_fraction": "fraction of its own loss",
 }
 Wrong = tuple[Callable[[], Any], type[Exception]]
 
@@ -91,6 +92,7 @@ WRONG: dict[tuple[Any, str], Wrong] = {
     (SGDPlus, "nonfinite"): (_sgd(nonfinite="ignore"), ValueError),
     (SGDPlus, "jit_compile"): (_sgd(jit_compile="never"), ValueError),
     (AverageWeights, "start_epoch"): (lambda: AverageWeights(-1), ValueError),
+    (SGDPlus, "max_loss_fraction"): (_sgd(max_loss_fraction=2.0), ValueError),
     (ExactResume, "directory"): (lambda: ExactResume(3), TypeError),
     (ExactResume, "save_freq"): (lambda: ExactResume("run", 0), ValueError),
     (ExactResume, "max_to_keep"): (

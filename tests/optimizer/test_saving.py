@@ -185,7 +185,10 @@ MIGRATED: dict[str, dict[str, Any]] = {
         "learning_rate": keras.optimizers.schedules.InverseTimeDecay(0.05, 1, 0.3)
     },
 }
-OURS_ALONE = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
+OURS_ALONE = (
+    *("examples_per_update", "order", "seed", "nonfinite", "jit_compile"),
+    "max_loss_fraction",
+)
 
 
 @functools.cache

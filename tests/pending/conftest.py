@@ -43,7 +43,7 @@ def blocks_used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels of 2,048 entries wait, too, so that models of tests may be small."""
 
-    def block_size(num_inputs: int, num_outputs: int) -> int | None:
+    def block_size(num_inputs: int, num_outputs: int, _: bool) -> int | None:
         return 64 if num_inputs * num_outputs >= 2_048 else None
 
     monkeypatch.setattr(block_plan, "block_size", block_size)

@@ -44,7 +44,7 @@ def _train(
     )
     model.compile(SGDPlus(2.0**-9, seed=1, **options), "mse")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(block_plan, "block_size", lambda n, m: length)
+        patch.setattr(block_plan, "block_size", lambda *_: length)
         history = model.fit(*data, batch_size=batch, shuffle=False, verbose=0).history
     state = [v.numpy() for v in model.optimizer.variables]
     return [*model.get_weights(), *state], history["loss"]

@@ -11,19 +11,23 @@ from tests.support.internals import block_plan
 
 
 @pytest.mark.parametrize(
-    ("shape", "length"),
+    ("shape", "plain", "with_momentum"),
     [
-        ((20, 1), None),
-        ((784, 10), None),  # too few outputs
-        ((64, 1024), None),  # too few inputs
-        ((256, 64), None),
-        ((132, 128), 64),
-        ((784, 128), 64),
-        ((2048, 2048), 128),
+        ((20, 1), None, None),
+        ((784, 10), None, None),  # too few outputs
+        ((64, 1024), None, None),  # too few inputs
+        ((132, 32), None, None),  # too few of both
+        ((784, 32), None, 64),
+        ((132, 128), 64, 64),
+        ((784, 128), 64, 64),
+        ((2048, 2048), 128, 128),
     ],
 )
-def test_the_size_decides(shape: tuple[int, int], length: int | None) -> None:
-    assert block_plan.block_size(*shape) == length
+def test_the_size_decides(
+    shape: tuple[int, int], plain: int | None, with_momentum: int | None
+) -> None:
+    assert block_plan.block_size(*shape, False) == plain
+    assert block_plan.block_size(*shape, True) == with_momentum
 
 
 def test_fit_finds_a_kernel_that_is_large_enough(blocks_used: list[int]) -> None:

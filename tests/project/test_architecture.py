@@ -28,6 +28,7 @@ ALLOWED = {
         "_optimizer",
         "_private",
         "_records",
+        "_rule",
         "_trainer",
     },
     "_optimizer": {

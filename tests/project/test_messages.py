@@ -26,7 +26,7 @@ from tests.lowering import test_installed_forms
 from tests.nonfinite import test_raise, test_reports, test_rows
 from tests.optimizer import test_arguments, test_live_settings, test_misspelt
 from tests.pending import test_whole_tables
-from tests.rule import test_overrides
+from tests.rule import test_capped_runs, test_overrides
 from tests.step import (
     test_batch_checks,
     test_model_checks,
@@ -65,6 +65,12 @@ MESSAGES: dict[str, Any] = {
     "{} needs the TensorFlow backend.": test_arguments.ERRORS["other_backend"],
     '`nonfinite` must be "propagate" with examples_per_update=None.': (
         test_arguments.ERRORS["not_per_example"]
+    ),
+    "With `max_loss_fraction` each update must be made from": (
+        test_capped_runs.test_refused_beside
+    ),
+    "With `max_loss_fraction` no loss must be below zero": (
+        test_capped_runs.test_negative_loss_warns_once
     ),
     "`{}` must be set before the optimizer is built, for it needs variables.": (
         test_live_settings.ERRORS["built_without"]

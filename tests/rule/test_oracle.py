@@ -42,7 +42,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
 class _LateRate(Oracle):
     """Torch's momentum: the learning rate outside velocity."""
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any, cap: float = np.inf) -> None:
+        del cap
         rate = self.learning_rate
         lr = rate(self.iterations) if callable(rate) else rate
         for i, g in enumerate(grads):
@@ -53,9 +54,9 @@ class _LateRate(Oracle):
 class _LateDecay(Oracle):
     """Weight decay after the step instead of before it."""
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any, cap: float = np.inf) -> None:
         decay, self.weight_decay = self.weight_decay, 0.0
-        super().step(grads)
+        super().step(grads, cap)
         self.weight_decay = decay
         assert not callable(self.learning_rate)
         self.weights = [w * (1 - self.learning_rate * decay) for w in self.weights]

@@ -32,6 +32,8 @@ class Oracle:
     ema_momentum: float = 0.99
     ema_overwrite_frequency: int | None = None
     gradient_accumulation_steps: int = 1
+    max_loss_fraction: float | None = None
+    capped: int = 0
     iterations: int = 0
     losses: list[float] = field(default_factory=list)
 
@@ -62,14 +64,15 @@ class Oracle:
             rows = np.atleast_1d(positions)
             grads, loss = self.gradients(x[rows], y[rows])
             self.losses.append(loss)
-            self.update(grads)
+            self.update(grads, loss)
 
-    def update(self, grads: Arrays) -> None:
-        """One call of the optimizer."""
+    def update(self, grads: Arrays, loss: float) -> None:
+        """One call of the optimizer with the gradients of a loss."""
         steps = self.gradient_accumulation_steps
         self.sums = [s + g for s, g in zip(self.sums, grads, strict=True)]
         if (self.iterations + 1) % steps == 0:
-            self.step(self.clip([s / steps for s in self.sums]))
+            means = [s / steps for s in self.sums]
+            self.step(self.clip(means), self.cap(means, loss))
             self.sums = [np.zeros_like(s) for s in self.sums]
         if self.use_ema:
             self.average(self.iterations // steps)
@@ -86,10 +89,23 @@ class Oracle:
             return [np.clip(g, -self.clipvalue, self.clipvalue) for g in grads]
         return grads
 
-    def step(self, grads: Arrays) -> None:
+    def cap(self, grads: Arrays, loss: float) -> float:
+        """The most that the learning rate may be, from gradients before clipping."""
+        if self.max_loss_fraction is None:
+            return np.inf
+        clipped = self.clip(grads)
+        product = sum((g * c).sum() for g, c in zip(grads, clipped, strict=True))
+        if not product > 0:
+            return np.inf
+        share = self.max_loss_fraction * (1 - self.momentum)
+        return share * max(loss, 0.0) / product
+
+    def step(self, grads: Arrays, cap: float = np.inf) -> None:
         """Decoupled decay, then momentum with the learning rate inside velocity."""
         lr = self.learning_rate
         lr = lr(self.iterations) if callable(lr) else lr
+        self.capped += cap < lr
+        lr = min(lr, cap)
         for i, g in enumerate(grads):
             self.weights[i] = self.weights[i] * (1 - lr * self.weight_decay)
             self.velocities[i] = self.momentum * self.velocities[i] - lr * g

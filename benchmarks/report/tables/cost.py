@@ -76,6 +76,9 @@ def _options(findings: Iterable[options.Options]) -> Iterator[str]:
     yield from markdown.lines(["workload", *first.times, *ratios, "met"], rows)
 
 
+clipping = capped = nonfinite  # the same table
+
+
 def records(findings: Iterable[record_study.Records]) -> Iterator[str]:
     """A row per workload: epochs with each log, and what the first two cost."""
     head = ["workload", *record_study.ARMS, "loss, more", "norm, times", "met"]
