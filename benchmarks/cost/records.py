@@ -84,7 +84,8 @@ def _measured(name: str, workload: Workload, count: int) -> Records:
         for arm in ARMS:
             timer = averages.clock()
             every = [*logs[arm], timer]
-            fit = models[arm].fit(data, epochs=_EPOCHS, verbose=0, callbacks=every)
+            settings = {"epochs": _EPOCHS, "verbose": 0, "shuffle": False}
+            fit = models[arm].fit(data, callbacks=every, **settings)
             losses.setdefault(arm, fit.history["loss"][-1])
             if i:  # the first fit compiles
                 median = statistics.median(timer.times[1:])

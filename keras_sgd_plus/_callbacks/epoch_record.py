@@ -34,10 +34,12 @@ class EpochRecord:
         Raises:
             ValueError: a row that was visited before in this epoch.
         """
-        values = {**batch.values, **named_outputs(batch.outputs)}
-        for name, new in values.items():
-            self._array(name, new, int(rows.max()) + 1)[rows] = new
-        self._num_rows = max(self._num_rows, int(rows.max()) + 1)
+        num_rows = int(rows.max()) + 1
+        for name, new in batch.values.items():
+            self._array(name, new, num_rows)[rows] = new
+        for name, new in named_outputs(batch.outputs).items():
+            self._array(name, new, num_rows)[rows] = new
+        self._num_rows = max(self._num_rows, num_rows)
         self.num_batches += 1
         self.num_examples += len(rows)
 

@@ -124,7 +124,7 @@ class ExampleLog(keras.callbacks.Callback):
         checks.log_arguments(gradient_norm, prediction, id, path)
         self._wanted = Wanted(gradient_norm, prediction, id)
         # `ExactResume` saves them.
-        self.records = LogRecords(None if path is None else os.fspath(path))
+        self.records = LogRecords(None if path is None else os.fspath(path), self._take)
         self._rows: Rows | None = None  # in `fit`
         self._recorder: Any = None
         self._optimizer: Any = None
@@ -142,6 +142,7 @@ class ExampleLog(keras.callbacks.Callback):
 
     def stop(self) -> None:
         """Ends what `start` began."""
+        self._take()
         if self._optimizer is not None:
             recorders.stop(self._optimizer)
         self._optimizer = None
@@ -153,6 +154,7 @@ class ExampleLog(keras.callbacks.Callback):
             A dict of arrays `(num_examples, ...)`: "loss", "unweighted_loss" and
             "visited", and those that were asked for.
         """
+        self._take()
         if self._last is None:
             raise RuntimeError(
                 "ExampleLog.last_batch must be called after a batch. Received: none "
@@ -233,6 +235,7 @@ class ExampleLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keeps the records of an epoch."""
         del epoch, logs
+        self._take()
         self.records.end_epoch()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -247,6 +250,11 @@ class ExampleLog(keras.callbacks.Callback):
         checks.can_record(optimizer)
         self._recorder = recorders.start(optimizer, self._wanted, self._receive)
         self._optimizer = optimizer
+
+    def _take(self) -> None:
+        # What is still in the variables of the recorder.
+        if self._optimizer is not None:
+            recorders.hand_on(self._optimizer)
 
     def _receive(self, batch: BatchRecord) -> None:
         self._last = batch

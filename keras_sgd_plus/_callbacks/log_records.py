@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,10 +20,11 @@ class LogRecords:
 
     Args:
         path: a directory for finished epochs; None: they are kept in memory.
+        take: lets all batches so far be put, before a save.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self._path = path
+    def __init__(self, path: str | None, take: Callable[[], None]) -> None:
+        self._path, self._take = path, take
         self._num_epochs = 1  # that the run is to have in the end
         self._is_restored = False  # for a run of which no epoch has begun
         self._empty()
@@ -71,6 +73,7 @@ class LogRecords:
 
     def saved(self) -> bytes:
         """Everything, for `restore`."""
+        self._take()
         counts, part = [len(self._epochs), -1, 0, 0], dict[str, np.ndarray]()
         if self._epoch is not None:
             part, epoch = self._epoch.arrays(), self._epoch

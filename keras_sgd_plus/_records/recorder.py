@@ -17,9 +17,12 @@ from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Structure, Tensor
 from keras_sgd_plus._records.tables import Tables, Wanted
 
-# Integers of a batch before its positions: the updates before it, its examples, and
-# the size of its groups.
-_HEADER = 3
+# Numbers of a batch before its positions: which call of its step, the updates before
+# it, its examples, and the size of its groups.
+_HEADER = 4
+# Each read costs as much as tens of updates, and the more batches wait, the more is
+# copied for each.
+_BATCHES_PER_READ = 8
 CAPACITY = 65_536  # examples of a batch, where XLA compiles the whole step
 
 
@@ -45,53 +48,58 @@ class Step(NamedTuple):
 
     Attributes:
         group_size: k.
-        appends: whether a call walks several batches.
+        batches_per_call: batches that a call walks.
         is_compiled: whether XLA compiles the whole step. It can only write variables
             of a fixed shape, and its trace does not know the size of a batch.
     """
 
     group_size: int
-    appends: bool
+    batches_per_call: int
     is_compiled: bool
 
 
 class _Slot:
-    # The variables that one traced step writes: (rows, ...) each.
+    # The variables that one traced step writes. Everything but outputs of the model is
+    # one vector of float64, since each read from Python takes as long as many updates:
+    # per batch the header, positions, numbers and ids.
     def __init__(self, columns: int, outputs: Sequence[Any], step: Step) -> None:
-        self.appends, self._is_fixed = step.appends, step.is_compiled
+        self.is_fixed = step.is_compiled  # then a batch overwrites the one before
         size = CAPACITY if step.is_compiled else None
         variable = private_tensorflow.rows_variable
-        header = None if size is None else _HEADER + size
-        self.integers = variable((header,), tf.int64)
-        self.numbers = variable((size, columns), tf.float32)
-        self.ids = variable((size,), tf.int64)
+        length = None if size is None else _HEADER + size * (columns + 2)
+        self.vector = variable((length,), tf.float64)
         self.outputs = [variable((size, *t.shape[1:]), t.dtype) for t in outputs]
+        self._calls = private_tensorflow.variable(())
+        self._taken = 0
 
-    def variables(self) -> list[Any]:
-        return [self.integers, self.numbers, self.ids, *self.outputs]
+    def next_call(self) -> Any:
+        # () int64, above zero.
+        return self._calls.assign_add(1) if self.is_fixed else 1
 
     def write(self, variable: Any, rows: Any) -> None:
-        if self.appends:
-            rows = tf.concat([variable.read_value(), rows], 0)
-        elif self._is_fixed:
+        if self.is_fixed:
             missing = [[0, variable.shape[0] - tf.shape(rows)[0]]]
             rows = tf.pad(rows, missing + [[0, 0]] * (rows.shape.rank - 1))
+        else:
+            rows = tf.concat([variable.read_value(), rows], 0)
         variable.assign(rows)
 
-    def read(self) -> list[np.ndarray] | None:
-        # The rows of all batches; None if there are none.
-        integers = self.integers.numpy()
-        if not integers.any():
+    def read(self) -> tuple[np.ndarray, list[np.ndarray]] | None:
+        # The vector and the outputs of all batches; None if they were read before.
+        vector = self.vector.numpy()
+        if not vector.size or (self.is_fixed and vector[0] <= self._taken):
             return None
-        if self._is_fixed:
-            integers = integers[: _HEADER + integers[1]]
-        return [integers, *(v.numpy() for v in self.variables()[1:])]
+        found = vector, [variable.numpy() for variable in self.outputs]
+        self.clear()
+        return found
 
     def clear(self) -> None:
-        # Where others are overwritten, the integers tell that nothing is there.
-        for variable in self.variables() if self.appends else [self.integers]:
-            shape = [size or 0 for size in variable.shape]
-            variable.assign(tf.zeros(shape, variable.dtype))
+        if self.is_fixed:
+            self._taken = int(self._calls.numpy())
+            return
+        for variable in (self.vector, *self.outputs):
+            none = np.zeros((0, *variable.shape[1:]), variable.dtype.as_numpy_dtype)
+            variable.assign(none, read_value=False)
 
 
 class Recorder:
@@ -151,25 +159,32 @@ class Recorder:
             self._slots[step] = _Slot(columns, self._outputs, step)
         slot = self._slots[step]
         count = tf.cast(num_examples, tf.int64)
-        header = tf.stack([iterations, count, step.group_size])
-        positions = tf.range(count) if order is None else tf.cast(order, tf.int64)
+        header = tf.stack([slot.next_call(), iterations, count, step.group_size])
         groups = -(-num_examples // step.group_size)
-        slot.write(slot.integers, tf.concat([header, positions], 0))
-        slot.write(slot.numbers, tables.numbers[:groups])
+        numbers = tf.reshape(tables.numbers[:groups], [-1])
+        parts = [header, tf.range(count) if order is None else order, numbers]
         if ids is not None:
-            slot.write(slot.ids, tf.cast(tf.reshape(ids, [-1]), tf.int64))
+            parts.append(tf.reshape(ids, [-1]))
+        vector = tf.concat([tf.cast(part, tf.float64) for part in parts], 0)
+        slot.write(slot.vector, vector)
         for variable, table in zip(slot.outputs, tables.outputs, strict=True):
             shape = [-1, *table.shape[2:]]
             slot.write(variable, tf.reshape(table, shape)[:num_examples])
+
+    @property
+    def calls_per_read(self) -> int:
+        """After how many calls of train functions `taken` is to be called."""
+        if self.wanted.prediction or any(s.is_fixed for s in self._slots.values()):
+            return 1
+        most = max((step.batches_per_call for step in self._slots), default=1)
+        return max(_BATCHES_PER_READ // most, 1)
 
     def taken(self) -> Iterator[BatchRecord]:
         """The batches since this was last called; forgets them."""
         for slot in self._slots.values():
             found = slot.read()
             if found is not None:
-                slot.clear()
-                integers, numbers, ids, *outputs = found
-                yield from self._split(integers, numbers, ids, outputs)
+                yield from self._split(*found, not slot.is_fixed)
 
     def clear(self) -> None:
         """Forgets batches that nobody has taken."""
@@ -177,25 +192,31 @@ class Recorder:
             slot.clear()
 
     def _split(
-        self,
-        integers: np.ndarray,
-        numbers: np.ndarray,
-        ids: np.ndarray,
-        outputs: list[np.ndarray],
+        self, vector: np.ndarray, outputs: list[np.ndarray], has_several: bool
     ) -> Iterator[BatchRecord]:
         # The batches of one call, from the rows of all of them.
-        place = first_group = first = 0
-        while place < integers.size:
-            header = integers[place : place + _HEADER]
-            iterations, count, group_size = (int(i) for i in header)
-            place += _HEADER + count
-            positions = integers[place - count : place]
-            group = np.arange(count) // group_size
-            rows = numbers[first_group + group]
-            columns = zip(self.wanted.columns, rows.T, strict=True)
-            values = {"visited": iterations + group, **dict(columns)}
+        columns, place, first = self.wanted.columns, 0, 0
+
+        def part(size: int) -> np.ndarray:
+            nonlocal place
+            place += size
+            return vector[place - size : place]
+
+        while place < vector.size:
+            _, iterations, count, size = (int(number) for number in part(_HEADER))
+            positions = part(count).astype(np.int64)
+            groups = -(-count // size)
+            numbers = part(groups * len(columns)).reshape(groups, -1)
+            numbers = numbers.T.astype(np.float32)
+            visited = np.arange(iterations, iterations + groups)
+            if size > 1:
+                group = np.arange(count) // size
+                numbers, visited = numbers[:, group], visited[group]
+            values = {"visited": visited, **dict(zip(columns, numbers, strict=True))}
+            has_ids = self.wanted.id is not None
+            ids = part(count if has_ids else 0).astype(np.int64)
             own = slice(first, first + count)
             first += count
-            first_group += -(-count // group_size)
-            parts = [each[own] for each in outputs]
-            yield BatchRecord(positions, values, parts, ids[own])
+            yield BatchRecord(positions, values, [each[own] for each in outputs], ids)
+            if not has_several:  # the rest is padding
+                return

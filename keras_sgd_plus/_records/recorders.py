@@ -25,6 +25,7 @@ class _Running:
     def __init__(self, recorder: Recorder, receive: Receive) -> None:
         self.recorder, self.receive = recorder, receive
         self.watchers = 0
+        self.calls = 0  # whose records have not been taken
 
 
 def start(optimizer: Optimizer, wanted: Wanted, receive: Receive) -> Recorder:
@@ -57,6 +58,16 @@ def stop(optimizer: Optimizer) -> None:
     _running.pop(optimizer, None)
 
 
+def hand_on(optimizer: Optimizer) -> None:
+    """Hands records that wait on to their log."""
+    running = _running.get(optimizer)
+    if running is None:
+        return
+    running.calls = 0
+    for record in running.recorder.taken():
+        running.receive(record)
+
+
 def settings(optimizer: Optimizer) -> Wanted | None:
     """The quantities that a compiled step has to record; it is traced for them."""
     running = _running.get(optimizer)
@@ -73,9 +84,9 @@ def of(optimizer: Optimizer) -> Recorder | None:
 
 @contextlib.contextmanager
 def watched(optimizer: Optimizer) -> Iterator[None]:
-    """Hands the records of the batches in it on, at its end.
+    """A call that walks batches: their records are handed on, soon or at `hand_on`.
 
-    If an error ends it, they are forgotten.
+    If an error ends it, those that wait are forgotten.
     """
     running = _running.get(optimizer)
     if running is None:
@@ -90,5 +101,6 @@ def watched(optimizer: Optimizer) -> Iterator[None]:
     finally:
         running.watchers -= 1
     if not running.watchers:
-        for record in running.recorder.taken():
-            running.receive(record)
+        running.calls += 1
+        if running.calls >= running.recorder.calls_per_read:
+            hand_on(optimizer)

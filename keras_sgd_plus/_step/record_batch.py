@@ -56,8 +56,8 @@ def close(
     if recorder is None:
         return
     model, key = update.model, recorder.wanted.id
-    appends = model.steps_per_execution > 1
-    step = Step(update.group_size, appends, _is_compiled(model))
+    batches = model.steps_per_execution
+    step = Step(update.group_size, batches, _is_compiled(model))
     ids = None if key is None else _ids(update.batch, key)
     found = (walked.records, walked.order, num_examples, iterations, ids)
     recorder.close(step, *found)
