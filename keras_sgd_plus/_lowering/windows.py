@@ -34,8 +34,9 @@ def views(x: Tensor, axis: int, window: int, stride: int, dilation: int) -> list
 def side_by_side(views: Sequence[Tensor]) -> Tensor:
     """The views as one tensor, along the channels.
 
-    TensorFlow's gradient of `tf.concat` is a slice per view. A model that differentiates
-    twice needs the gradients of those slices: padded tensors, each a kernel of its own.
+    TensorFlow's gradient of `tf.concat` is a slice per view. A model that
+    differentiates twice needs the gradients of those slices: padded tensors, each a
+    kernel of its own.
     """
     if len(views) == 1:
         return views[0]

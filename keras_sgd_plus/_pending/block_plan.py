@@ -127,7 +127,7 @@ def plan_blocks(
                 continue
             if not rule.keeps_factors or rule.needs_all_of(index) is not None:
                 continue
-            if block_size(*variable.shape, rule.has_momentum) is None:
+            if _size(variable.shape, rule) is None:
                 continue
             if id(variable) not in known:
                 candidates.add(id(variable))
@@ -145,7 +145,7 @@ def plan_blocks(
                         frozenset(map(index_of, reads)),
                     )
                 )
-    sizes = [block_size(*place.shape, rule.has_momentum) or 0 for place in places]
+    sizes = [_size(place.shape, rule) or 0 for place in places]
     return BlockPlan(
         tuple(places),
         frozenset(candidates),
@@ -154,3 +154,8 @@ def plan_blocks(
         rule.nesterov,
         min(sizes, default=0),
     )
+
+
+def _size(shape: Sequence[int], rule: Rule) -> int | None:
+    num_inputs, num_outputs = shape
+    return block_size(num_inputs, num_outputs, rule.has_momentum)
