@@ -254,7 +254,10 @@ def _one_factor(patch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS: dict[str, tuple[Fault, Callable[[], None]]] = {
-    "own_row_kept": (_of_all("start", _rows_kept), lambda: _compare_with_numpy({})),
+    "own_row_kept": (
+        _of_all("start", _rows_kept),
+        lambda: _compare_with_numpy(OPTIONS["momentum"]),
+    ),
     "coefficients_off_by_one": (
         _of_all("advance", _one_later),
         lambda: _compare_with_numpy(OPTIONS["momentum"]),

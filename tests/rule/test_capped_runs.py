@@ -179,6 +179,7 @@ def test_replicas(options: str) -> None:
     history = model.fit(x, y, batch_size=7, shuffle=False, verbose=0).history
     together(model, strategy)
     visit(oracle, shards(strategy, (x, y), 7))
+    oracle.finish()
     np.testing.assert_allclose(history["capped"], oracle.capped / 30)
     for v, array in zip(model.trainable_variables, oracle.weights, strict=True):
         np.testing.assert_allclose(v.numpy(), array, rtol=FLOAT64, atol=1e-14)
