@@ -153,6 +153,7 @@ def _optimizers() -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("name", ["xla", *matrix(*list(_optimizers())[1:])])
+@pytest.mark.matrix
 def test_every_optimizer(name: str) -> None:
     """With XLA, too, which writes weights in place: what is kept must not change."""
     make = _optimizers()[name]

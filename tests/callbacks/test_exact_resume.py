@@ -182,6 +182,7 @@ def test_the_seed_of_the_run_is_kept(tmp_path: Path) -> None:
     assert model.optimizer.seed == 5
 
 
+@pytest.mark.matrix
 def test_weights_load_elsewhere(tmp_path: Path) -> None:
     model = small_model()
     fit_small(model, tmp_path)

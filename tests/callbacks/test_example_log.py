@@ -73,7 +73,7 @@ def test_the_loss_is_that_of_keras_at_batch_size_1() -> None:
     np.testing.assert_allclose(by_visit, losses, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", tiered_keys(CASES, "table", "two_outputs"))
+@pytest.mark.parametrize("name", tiered_keys(CASES, "table"))
 def test_models(name: str) -> None:
     case, log = CASES[name], everything()
     recorded(case, log, sgd={"jit_compile": "auto"})
@@ -89,6 +89,7 @@ def test_models(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", tiered_keys(CASES, "blocks"))
+@pytest.mark.matrix
 def test_without_lowered_forms_and_without_xla(name: str) -> None:
     """One record each way; they are those of the same updates."""
     logs = [everything(), everything()]

@@ -92,6 +92,7 @@ class Tied(keras.Model):
         return self.outer(self.inner(back))
 
 
+@pytest.mark.matrix
 def test_a_kernel_may_be_used_elsewhere_too(engagements: list[str]) -> None:
     x, y = dense_data()
     fit = {"epochs": 2}

@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
 }
 
 
-DEFAULT = ("plain", "momentum", "gradient", "batch_normalization")
+DEFAULT = ("plain", "momentum", "gradient")
 
 
 @pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])

@@ -103,7 +103,7 @@ def _afresh(name: str, value: Any, jit_compile: Any) -> list[np.ndarray]:
 
 
 WAYS: list[Callable[..., None]] = [_between_fits, _inside_a_fit, _between_steps]
-DEFAULT = ("momentum", "order")
+DEFAULT = ("momentum",)
 
 
 @pytest.mark.parametrize("name", tiered_keys(CHANGES, *DEFAULT))
@@ -211,6 +211,7 @@ NUMBERS: dict[str, list[float]] = {
 
 
 @pytest.mark.parametrize("name", tiered_keys(NUMBERS, "ema_momentum"))
+@pytest.mark.matrix
 def test_a_new_number_traces_nothing(name: str, engagements: list[str]) -> None:
     first, second = NUMBERS[name]
     extra = {"use_ema": True} if name == "ema_momentum" else {}

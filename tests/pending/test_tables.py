@@ -120,7 +120,7 @@ def _pair(name: str, **changes: Any) -> Any:
     return train_pair(model, **arguments)
 
 
-@pytest.mark.parametrize("name", tiered_keys(CASES, "momentum", "all"))
+@pytest.mark.parametrize("name", tiered_keys(CASES, "momentum"))
 def test_equals_keras(name: str, tables: list[int], engagements: list[str]) -> None:
     pair = _pair(name)
     assert_engaged(pair, engagements, UPDATES)
@@ -135,6 +135,7 @@ def test_equals_keras(name: str, tables: list[int], engagements: list[str]) -> N
         *matrix("all", "schedule and decay", "two tables", "momentum is a"),
     ],
 )
+@pytest.mark.matrix
 def test_equals_keras_in_float64(name: str, tables: list[int]) -> None:
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

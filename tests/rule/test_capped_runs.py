@@ -166,6 +166,7 @@ def test_blocks(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("options", tiered_keys(OPTIONS, "momentum"))
+@pytest.mark.matrix
 def test_replicas(options: str) -> None:
     in_float64()
     chosen = {**OPTIONS[options], "examples_per_update": 1, "max_loss_fraction": 0.25}
@@ -185,6 +186,7 @@ def test_replicas(options: str) -> None:
         np.testing.assert_allclose(v.numpy(), array, rtol=FLOAT64, atol=1e-14)
 
 
+@pytest.mark.matrix
 def test_loss_scaling_changes_nothing() -> None:
     """The rule gets the loss and the gradients without their scale."""
     plain = _compiled()
@@ -306,6 +308,7 @@ def test_share_is_of_each_epoch_and_of_training_alone() -> None:
     assert not any("capped" in name for name in names)
 
 
+@pytest.mark.matrix
 def test_share_with_steps_per_execution_and_by_batch() -> None:
     x, y = dense_data()
     expected = _fit(_compiled(learning_rate=0.03))["capped"]
@@ -328,6 +331,7 @@ def test_off_there_is_no_part_no_count_and_no_share() -> None:
     assert list(_fit(model)) == ["loss"]
 
 
+@pytest.mark.matrix
 def test_assigned_without_a_new_trace(engagements: list[str]) -> None:
     model = _compiled(max_loss_fraction=1.0)
     _fit(model)
@@ -357,6 +361,7 @@ def test_saved_in_configs(tmp_path: Path) -> None:
     assert _fit(loaded) == _fit(model)
 
 
+@pytest.mark.matrix
 def test_resumed_in_mid_epoch(tmp_path: Path) -> None:
     def run(callbacks: list[Any]) -> tuple[Any, dict[str, Any]]:
         model = _compiled(learning_rate=0.01, momentum=0.5)

@@ -184,6 +184,7 @@ def test_the_seed_decides() -> None:
     assert any((a != b).any() for a, b in zip(_trained(4), _trained(5), strict=True))
 
 
+@pytest.mark.matrix
 def test_set_random_seed_decides_without_a_seed() -> None:
     for a, b in zip(_trained(None, 1), _trained(None, 1), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -60,6 +60,7 @@ def test_argument(arguments: dict[str, Any], engagements: list[str]) -> None:
     assert_engaged(pair, engagements, rows * epochs)
 
 
+@pytest.mark.matrix
 def test_validation_is_logged(engagements: list[str]) -> None:
     x, y = dense_data(N)
     fit = {"validation_data": dense_data(9, seed=8), "validation_freq": 2, "epochs": 4}

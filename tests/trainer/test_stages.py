@@ -137,7 +137,7 @@ STORIES = {
 
 
 DEFAULT = (
-    *("two_fits", "unfreeze", "freeze_keeping_optimizer", "rate_between_fits"),
+    *("two_fits", "freeze_keeping_optimizer", "rate_between_fits"),
     "other_optimizer_and_back",
 )
 # The others show that XLA compiles the loop anew.
