@@ -106,7 +106,7 @@ def test_without_lowered_forms_and_without_xla(name: str) -> None:
 @pytest.mark.matrix
 def test_norms_are_those_of_torch_at_the_same_weights() -> None:
     """With a rate of zero all examples are seen by the same weights."""
-    import torch
+    torch = pytest.importorskip("torch", reason="torch is in the extra [bench]")
 
     log = everything()
     model = recorded(DENSE, log, sgd={"learning_rate": 0.0, "momentum": 0.0})
