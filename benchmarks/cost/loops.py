@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.arms.workloads import Workload
+from benchmarks.arms.workloads import WORKLOADS, Workload
 
 Loop = tuple[Callable[[], float], float]  # a pass, microseconds per example; a loss
 
@@ -16,6 +17,26 @@ def use_one_thread() -> None:
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
+
+
+def chosen(
+    study: str, arguments: list[str], examples: Mapping[str, int]
+) -> Iterator[tuple[Workload, int]]:
+    """The workloads that the command line names, and the examples in a pass of each.
+
+    From then on everything runs on one thread.
+
+    Args:
+        study: its name.
+        arguments: of the command line.
+        examples: by id, of all workloads that the study has.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {study}")
+    named = ", ".join(examples)
+    parser.add_argument("workloads", nargs="*", help=f"of {named}; all if none")
+    use_one_thread()
+    for name in parser.parse_args(arguments).workloads or examples:
+        yield WORKLOADS[name], examples[name]
 
 
 def loop_of(workload: Workload, count: int, **settings: Any) -> Loop:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.arms.workloads import WORKLOADS
 from benchmarks.cost import loops
 from benchmarks.shared.finding import Finding
 
@@ -56,13 +54,9 @@ def measure(
         examples: in a pass, by workload.
         target_of: the bound on each ratio, by workload; "" is that of all others.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {command}")
-    named = ", ".join(examples)
-    parser.add_argument("workloads", nargs="*", help=f"of {named}; all if none")
-    loops.use_one_thread()
-    for name in parser.parse_args(arguments).workloads or examples:
-        workload, count = WORKLOADS[name], examples[name]
+    for workload, count in loops.chosen(command, arguments, examples):
         models = [loops.loop_of(workload, count, **s) for s in settings.values()]
-        found, agree = loops.in_turn(name, models, REPEATS)
+        found, agree = loops.in_turn(workload.id, models, REPEATS)
         times = dict(zip(settings, found, strict=True))
-        yield Options(name, times, target_of.get(name, target_of[""]), agree)
+        target = target_of.get(workload.id, target_of[""])
+        yield Options(workload.id, times, target, agree)

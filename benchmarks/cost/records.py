@@ -6,17 +6,15 @@ CPU time is measured: an epoch of `fit` waits for its data.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.arms.workloads import WORKLOADS, Workload
-from benchmarks.cost import averages, loops
+from benchmarks.arms.workloads import Workload
+from benchmarks.cost import fits, loops
 from benchmarks.shared.finding import Finding
 
-BATCH_SIZE = 1024
 PAIRS = 10  # fits of each arm, in turn, beside the first, which compiles
 _EPOCHS = 4  # of a fit; the first does not count
 _EXAMPLES = {  # in an epoch
@@ -51,38 +49,26 @@ class Records(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Records]:
     """Yields each workload."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks records")
-    named = ", ".join(_EXAMPLES)
-    parser.add_argument("workloads", nargs="*", help=f"of {named}; all if none")
-    loops.use_one_thread()
-    for name in parser.parse_args(arguments).workloads or _EXAMPLES:
-        yield _measured(name, WORKLOADS[name], _EXAMPLES[name])
+    for workload, count in loops.chosen("records", arguments, _EXAMPLES):
+        yield _measured(workload, count)
 
 
-def _measured(name: str, workload: Workload, count: int) -> Records:
-    import tensorflow as tf
+def _measured(workload: Workload, count: int) -> Records:
+    from keras_sgd_plus import ExampleLog
 
-    from benchmarks.arms import keras_arms  # it loads TensorFlow
-    from keras_sgd_plus import ExampleLog, SGDPlus
-
-    slices = tf.data.Dataset.from_tensor_slices(workload.data(count))
-    data = slices.batch(BATCH_SIZE).cache()
+    data = fits.batches(workload, count)
     logs: dict[str, list[Any]] = {
         "no log": [],
         "loss": [ExampleLog()],
         "gradient norm": [ExampleLog(gradient_norm=True)],
         "prediction": [ExampleLog(prediction=True)],
     }
-    models: dict[str, Any] = {}
-    for arm in ARMS:
-        rule = SGDPlus(workload.learning_rate, workload.momentum, order="given")
-        models[arm] = keras_arms.compiled(workload, rule)
-        keras_arms.start_from(models[arm], keras_arms.weights_of(models["no log"]))
+    models = fits.models(workload, ARMS)
     times: dict[str, list[float]] = {arm: [] for arm in ARMS}
     losses: dict[str, float] = {}
     for i in range(PAIRS + 1):
         for arm in ARMS:
-            timer = averages.clock()
+            timer = fits.clock()
             every = [*logs[arm], timer]
             settings = {"epochs": _EPOCHS, "verbose": 0, "shuffle": False}
             fit = models[arm].fit(data, callbacks=every, **settings)
@@ -97,4 +83,4 @@ def _measured(name: str, workload: Workload, count: int) -> Records:
     }
     medians = {arm: statistics.median(found) for arm, found in times.items()}
     spread = max(losses.values()) - min(losses.values())
-    return Records(name, medians, more, spread <= 1e-4 * abs(losses["no log"]))
+    return Records(workload.id, medians, more, spread <= 1e-4 * abs(losses["no log"]))

@@ -184,9 +184,7 @@ class ExactResume(keras.callbacks.Callback):
         if self._manager is None:
             parts = self._parts()
             self._position = parts["position"]
-            metrics = [v.value for v in self._model.metrics_variables]
-            counts = capped_share.of(self._optimizer)
-            metrics += [] if counts is None else [counts.value]
+            metrics = [v.value for v in self._metrics_variables()]
             self._manager = tf.train.CheckpointManager(
                 tf.train.Checkpoint(**parts, metrics=metrics),
                 self._written,
@@ -280,11 +278,13 @@ class ExactResume(keras.callbacks.Callback):
         size = self._optimizer.examples_per_update or 1
         keras_model.build(self._model, self._outer, examples.specs(batch, size))
         reader = tf.train.load_checkpoint(path)
-        counts = capped_share.of(self._optimizer)
-        added = [] if counts is None else [counts]
-        for i, variable in enumerate([*self._model.metrics_variables, *added]):
+        for i, variable in enumerate(self._metrics_variables()):
             name = f"metrics/{i}/.ATTRIBUTES/VARIABLE_VALUE"
             variable.assign(np.asarray(reader.get_tensor(name)))
+
+    def _metrics_variables(self) -> list[Any]:
+        counts = capped_share.variables(self._optimizer)
+        return [*self._model.metrics_variables, *counts]
 
 
 def _has(path: str, part: str) -> bool:

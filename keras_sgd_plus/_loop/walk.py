@@ -125,8 +125,7 @@ def walk(
         specs: as `first_specs` returns them; zeros are the logs of no group at all.
         compiled: whether XLA compiles the loop, and forms that suit it are used.
         skip_all: () bool, whether to change nothing, since a group that came before
-            ended training; None under
-            nonfinite="propagate".
+            ended training; None under nonfinite="propagate".
     """
     num_groups = num_examples // update.group_size
     most_groups = examples.count(leaves[0]) // update.group_size

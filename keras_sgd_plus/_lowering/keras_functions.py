@@ -6,6 +6,7 @@ not cover, and where it was not measured to win.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -25,30 +26,26 @@ from keras_sgd_plus._private import keras_backend
 from keras_sgd_plus._private.types import Tensor
 
 
-def _conv(
-    inputs: Tensor,
-    kernel: Tensor,
-    strides: Any = 1,
-    padding: str = "valid",
-    data_format: str | None = None,
-    dilation_rate: Any = 1,
-) -> Tensor:
-    inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
-    last = (data_format or keras.config.image_data_format()) == "channels_last"
-    return convolution.conv(inputs, kernel, strides, padding, last, dilation_rate)
+def _by(forms: Any) -> Callable[..., Tensor]:
+    # `conv` and `depthwise_conv` of Keras have the same arguments; `forms` is the
+    # module whose `conv` stands in for one of them.
+    def conv(
+        inputs: Tensor,
+        kernel: Tensor,
+        strides: Any = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Any = 1,
+    ) -> Tensor:
+        inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
+        last = (data_format or keras.config.image_data_format()) == "channels_last"
+        return forms.conv(inputs, kernel, strides, padding, last, dilation_rate)
+
+    return conv
 
 
-def _depthwise_conv(
-    inputs: Tensor,
-    kernel: Tensor,
-    strides: Any = 1,
-    padding: str = "valid",
-    data_format: str | None = None,
-    dilation_rate: Any = 1,
-) -> Tensor:
-    inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
-    last = (data_format or keras.config.image_data_format()) == "channels_last"
-    return depthwise.conv(inputs, kernel, strides, padding, last, dilation_rate)
+_conv = _by(convolution)
+_depthwise_conv = _by(depthwise)
 
 
 def _separable_conv(

@@ -183,10 +183,9 @@ class ShownBlock:
         if not isinstance(now.carried, tuple):
             drift = _row(product.drifts, self.state.row)
             outputs += tf.cast(now.carried, dtype) * drift
-        # Inputs of later rows may be NaN, and zero times NaN is NaN.
-        is_earlier = tf.range(product.gram.shape[0]) < self.state.row
         gram = _row(product.gram, self.state.row)
-        shares = tf.where(is_earlier, gram, 0)
+        # Inputs of later rows may be NaN, and zero times NaN is NaN.
+        shares = tf.where(_is_earlier(gram.shape[0], self.state.row), gram, 0)
         if not isinstance(now.changes, tuple):
             shares *= tf.cast(now.changes, dtype)
         outputs -= tf.matmul(shares, self.state.changes[k])
@@ -224,6 +223,11 @@ class ShownBlock:
         if place.decays:
             factor = 1 - exact_decay(numbers, rate)
         return coefficients.Step(momentum, plan.nesterov, factor)
+
+
+def _is_earlier(size: int, row: Any) -> Any:
+    # (size,) bool: the rows before one. Its own entry of G has no part in its outputs.
+    return tf.range(size) < row
 
 
 def _row(matrix: Tensor, row: Tensor) -> Tensor:

@@ -37,6 +37,12 @@ def of(optimizer: Optimizer) -> Any:
     return _counts[optimizer]
 
 
+def variables(optimizer: Optimizer) -> list[Any]:
+    """The variable with the counts, in a list that is empty if no steps are capped."""
+    counts = of(optimizer)
+    return [] if counts is None else [counts]
+
+
 def counted(
     before: Tensor, capped: Condition, loss: Tensor, applies: Condition
 ) -> Tensor:

@@ -138,8 +138,7 @@ def _attempt(
 ) -> _Attempt:
     group = examples.specs(batch, optimizer.examples_per_update)
     keras_model.build(model, outer, group)  # a loop may create no variable
-    counts = capped_share.of(optimizer)
-    extras = [*facts.variables.values(), *([] if counts is None else [counts])]
+    extras = [*facts.variables.values(), *capped_share.variables(optimizer)]
     carry = Carry(model, outer, extras)
     update = ExampleUpdate.of(
         model,

@@ -135,8 +135,8 @@ def run(
             found = refusal.found(model, compiled.function, compiled.arguments)
         how = how._replace(probe=False)
         if found is None:
-            found = compiled.function(*compiled.arguments)
-            changed, logs, skips, records, _ = found
+            results = compiled.function(*compiled.arguments)
+            changed, logs, skips, records, _ = results
             return RunResult(changed, logs, skips, records, how)
         how = how._replace(use_xla=False)
         refusal.warn_once(model, found)

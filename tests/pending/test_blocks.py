@@ -253,8 +253,13 @@ def _one_factor(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gradient.OuterGradient, "clipped_by_norm", broken)
 
 
+def _own_row_counts(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(blocks, "_is_earlier", lambda size, row: tf.range(size) <= row)
+
+
 FAULTS: dict[str, tuple[Fault, Callable[[], None]]] = {
-    "own_row_kept": (
+    "own_row_counts": (_own_row_counts, lambda: _compare_with_numpy({})),
+    "rows_kept": (
         _of_all("start", _rows_kept),
         lambda: _compare_with_numpy(OPTIONS["momentum"]),
     ),

@@ -105,18 +105,24 @@ def _bag() -> Any:
     return tables.bag(embeddings_initializer=keras.initializers.RandomNormal(stddev=1))
 
 
+def _steps_of(shown: type[Any], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets an entry for each step of weights whose updates wait, as it is traced."""
+    steps: list[int] = []
+    step = shown.step
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        steps.append(1)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(shown, "step", counted)
+    return steps
+
+
 @pytest.mark.parametrize("options", tiered_keys(ROWS, "nesterov_decay"))
 def test_tables_in_parts(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also rows whose token comes twice, and decay at a rate that varies."""
     in_float64()
-    shown: list[int] = []
-    step = pending_tables.ShownTables.step
-
-    def counted(self: Any, *arguments: Any) -> Any:
-        shown.append(1)
-        return step(self, *arguments)
-
-    monkeypatch.setattr(pending_tables.ShownTables, "step", counted)
+    shown = _steps_of(pending_tables.ShownTables, monkeypatch)
     count = 60
     ids, labels = tables.ids(count), tables.labels(count)
     assert any(len(set(row)) < len(row) for row in ids.tolist())
@@ -138,14 +144,7 @@ def test_tables_in_parts(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blocks(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Dense kernel that waits in blocks, against the oracle."""
     in_float64()
-    entered: list[int] = []
-    step = blocks.ShownBlock.step
-
-    def counted(self: Any, *arguments: Any) -> Any:
-        entered.append(1)
-        return step(self, *arguments)
-
-    monkeypatch.setattr(blocks.ShownBlock, "step", counted)
+    entered = _steps_of(blocks.ShownBlock, monkeypatch)
     chosen = {**OPTIONS[options], "examples_per_update": 1}
     x = np.random.default_rng(3).normal(size=(100, 300))
     y = np.sin(x[:, :2])

@@ -8,10 +8,10 @@ from typing import Any
 
 from benchmarks.cost import ablation as forms
 from benchmarks.cost import applications as application_study
-from benchmarks.cost import averages as fits
+from benchmarks.cost import averages as average_study
 from benchmarks.cost import blocks as block_study
 from benchmarks.cost import firstcall as calls
-from benchmarks.cost import options
+from benchmarks.cost import fits, options
 from benchmarks.cost import records as record_study
 from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import LENGTHS, Blocks
@@ -53,7 +53,7 @@ clipping = nonfinite  # the same table
 def averages(findings: Iterable[options.Options]) -> Iterator[str]:
     """The same, of epochs of `fit`."""
     yield from _options(findings)
-    epochs = (fits.REPEATS - 1) * (fits.EPOCHS - 1)
+    epochs = (average_study.REPEATS - 1) * (average_study.EPOCHS - 1)
     yield "\n" + markdown.foot(
         "Microseconds of CPU time per example of an epoch of `fit` in batches of "
         f"{fits.BATCH_SIZE:,}, medians of {epochs}."
@@ -95,7 +95,7 @@ def records(findings: Iterable[record_study.Records]) -> Iterator[str]:
     yield from markdown.lines(head, rows)
     yield "\n" + markdown.foot(
         "Microseconds of CPU time per example of an epoch of `fit` in batches of "
-        f"{record_study.BATCH_SIZE:,}; the last columns are medians of "
+        f"{fits.BATCH_SIZE:,}; the last columns are medians of "
         f"{record_study.PAIRS} pairs."
     )
 
