@@ -185,7 +185,8 @@ class ShownBlock:
             outputs += tf.cast(now.carried, dtype) * drift
         gram = _row(product.gram, self.state.row)
         # Inputs of later rows may be NaN, and zero times NaN is NaN.
-        shares = tf.where(_is_earlier(gram.shape[0], self.state.row), gram, 0)
+        is_earlier = _is_earlier(product.gram.shape[0], self.state.row)
+        shares = tf.where(is_earlier, gram, 0)
         if not isinstance(now.changes, tuple):
             shares *= tf.cast(now.changes, dtype)
         outputs -= tf.matmul(shares, self.state.changes[k])

@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "momentum_one": {"momentum": 1.0, "learning_rate": 2.0**-13},
     "clipped_decay": {"momentum": 0.5, "weight_decay": 0.125, "clipnorm": 0.1},
 }
-DEFAULT = ("nesterov_decay", "clipped_decay")
+DEFAULT = ("plain", "nesterov_decay", "clipped_decay")
 
 
 def _data(seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
