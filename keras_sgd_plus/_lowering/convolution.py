@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus._lowering import scope, windows
+from keras_sgd_plus._lowering import depthwise, scope, windows
 from keras_sgd_plus._private.types import Tensor
 
 
@@ -28,15 +28,21 @@ def conv(
 ) -> Tensor:
     """Patches times kernel, or None where the native form is to be used.
 
-    Shapes: inputs `(n, *spatial, channels)` or `(n, channels, *spatial)`; kernel
-    `(*window, channels, filters)`.
+    Shapes: inputs `(n, *spatial, channels_in)` or `(n, channels_in, *spatial)`; kernel
+    `(*window, channels, filters)`. There are `channels_in / channels` groups of
+    channels, and each makes an equal share of the filters.
     """
     rank = len(inputs.shape) - 2
     window, (channels, filters) = kernel.shape[:rank], kernel.shape[rank:]
     x = inputs if channels_last else windows.to_last(inputs)
-    grouped = x.shape[-1] != channels
-    if grouped or not windows.is_static(x) or math.prod(window) > windows.MAX_POSITIONS:
+    if not windows.is_static(x) or math.prod(window) > windows.MAX_POSITIONS:
         return None
+    groups = x.shape[-1] // channels
+    if channels == 1 < groups:  # a window of its own for each channel
+        kernel = tf.reshape(kernel, (*window, groups, filters // groups))
+        return depthwise.conv(
+            inputs, kernel, strides, padding, channels_last, dilation_rate
+        )
     strides = windows.per_axis(strides, rank)
     dilation_rate = windows.per_axis(dilation_rate, rank)
     if padding == "same":
@@ -52,13 +58,25 @@ def conv(
         if not views:
             return None
         x = windows.side_by_side(views)
-    sizes, depth = x.shape[:-1], math.prod(window) * channels
     kernel = tf.transpose(kernel, (*reversed(range(rank)), rank, rank + 1))
-    product = tf.matmul(
-        tf.reshape(x, (-1, depth)), tf.reshape(kernel, (depth, filters))
-    )
-    outputs = tf.reshape(product, (*sizes, filters))
+    outputs = tf.reshape(_products(x, kernel, groups), (*x.shape[:-1], filters))
     return outputs if channels_last else windows.to_first(outputs)
+
+
+def _products(patches: Tensor, kernel: Tensor, groups: int) -> Tensor:
+    # (..., positions * groups * channels) and (*window, channels, filters) ->
+    # (..., filters), a matrix product for each group.
+    channels, filters = kernel.shape[-2:]
+    positions = math.prod(kernel.shape[:-2])
+    depth = positions * channels
+    if groups == 1:
+        kernel = tf.reshape(kernel, (depth, filters))
+        return tf.matmul(tf.reshape(patches, (-1, depth)), kernel)
+    rows = tf.reshape(patches, (-1, positions, groups, channels))
+    rows = tf.reshape(tf.transpose(rows, (2, 0, 1, 3)), (groups, -1, depth))
+    kernel = tf.reshape(kernel, (positions, channels, groups, filters // groups))
+    kernel = tf.reshape(tf.transpose(kernel, (2, 0, 1, 3)), (groups, depth, -1))
+    return tf.transpose(tf.matmul(rows, kernel), (1, 0, 2))
 
 
 def max_pool(

@@ -97,15 +97,29 @@ def test_convolution_equals_the_native_form(settings: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_groups_keep_the_native_form() -> None:
-    x, kernel = _random_(1, 5, 5, 4), _random_(3, 3, 2, 6, seed=1)
-    with scope.active(tf.constant(1)):
-        assert convolution.conv(x, kernel, 1, "valid", True, 1) is None
-    ours, ops = _traced(keras.ops.conv, x, kernel, lowered=True)
-    theirs, _ = _traced(keras.ops.conv, x, kernel, lowered=False)
-    assert "MatMul" not in ops
+@pytest.mark.parametrize("channels", [2, 1], ids=["two groups", "each channel"])
+@pytest.mark.parametrize("rank", [*matrix(1), 2, *matrix(3)])
+@pytest.mark.parametrize(
+    "steps", [*matrix((1, 1)), (2, 1), *matrix((1, 2))], ids=["plain", "stride", "far"]
+)
+@pytest.mark.parametrize("padding", [*matrix("valid"), "same"])
+@pytest.mark.parametrize("data_format", ["channels_last", *matrix("channels_first")])
+def test_convolution_in_groups_equals_the_native_form(
+    channels: int, rank: int, steps: Any, padding: str, data_format: str
+) -> None:
+    spatial, (stride, dilation) = (7, 6, 5)[:rank], steps
+    last = data_format == "channels_last"
+    x = _random_(2, *spatial, 4) if last else _random_(2, 4, *spatial)
+    kernel = _random_(*WINDOWS[rank], channels, 8, seed=1)
+
+    def conv(x: Any, kernel: Any) -> Any:
+        return keras.ops.conv(x, kernel, stride, padding, data_format, dilation)
+
+    ours, ops = _traced(conv, x, kernel, lowered=True)
+    theirs, native_ops = _traced(conv, x, kernel, lowered=False)
+    assert not ops & NATIVE and native_ops & NATIVE
     for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
