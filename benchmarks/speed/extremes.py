@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from benchmarks.arms.workloads import WORKLOADS
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
@@ -23,13 +23,14 @@ from benchmarks.timing.once import (
 _FIRST_CALL = 1.5  # bound on the seconds of ours, in those of Keras
 _MEMORY = 1.2  # bound on memory beside two copies of the batch, in that of a small one
 _LARGE, _SMALL = 65_536, 64  # examples
+_OTHERS = ("idle fit", "keras fit")  # beside ours, for comparison
 _MODELS = ("mlp-784-128-10", "cnn", "lstm-20x8", "transformer-32x64")
 
 
 def measure(arguments: list[str]) -> Iterator[Verdicts]:
     """Yields the targets of this module, all at once."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks extremes")
-    parser.add_argument("--quick", action="store_true", help="fewer first calls")
+    parser.add_argument("--quick", action="store_true", help="fewer figures")
     yield Verdicts(verdicts(parser.parse_args(arguments).quick))
 
 
@@ -39,7 +40,8 @@ def verdicts(quick: bool) -> list[Verdict]:
     if not memory_can_be_measured():
         text = "peak memory at batch 65,536: missing, needs Linux's /proc"
         return [*lines, ("cnn", text, "no figure", "-", "no")]
-    return lines + _memories()
+    hows = ("SGDPlus fit", "SGDPlus step")
+    return lines + _memories(hows if quick else (*hows, *_OTHERS))
 
 
 def _first_call(workload_id: str, repeats: int) -> Verdict:
@@ -50,18 +52,18 @@ def _first_call(workload_id: str, repeats: int) -> Verdict:
     return (workload_id, text, f"{ours / theirs:.3g}x", f"<= {_FIRST_CALL:g}x", met)
 
 
-def _memories() -> list[Verdict]:
+def _memories(hows: Sequence[str]) -> list[Verdict]:
     small = _peak(_SMALL, "SGDPlus fit")
     x, y = WORKLOADS["cnn"].data(4)
     batch_bytes = (x.nbytes + y.nbytes) / 4 * _LARGE
     # Keras holds the arrays and their tensors; the rest must not grow with the batch.
     bound = 2 * batch_bytes + _MEMORY * small
     lines = []
-    for how in ("SGDPlus fit", "SGDPlus step", "idle fit", "keras fit"):
+    for how in hows:
         peak = _peak(_LARGE, how)
         met = "yes" if peak <= bound else "NO"
-        if not how.startswith("SGDPlus"):
-            met = "-"  # beside it, for comparison
+        if how in _OTHERS:
+            met = "-"
         text = f"peak memory at batch {_LARGE:,}, {how}"
         figures = f"{peak / MIB:.0f} MiB", f"<= {bound / MIB:.0f} MiB"
         lines.append(("cnn", text, *figures, met))

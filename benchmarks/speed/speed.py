@@ -30,7 +30,12 @@ from benchmarks.timing.measuring import Row
 from benchmarks.timing.worker import PEERS, started
 
 # Arms that `--quick` leaves out: another setting of an arm that it has.
-_FULL_ONLY = ("64 steps per execution", "jit_compile", "torch.compile", "our XLA flags")
+_FULL_ONLY = (
+    *("64 steps per execution", "jit_compile", "torch.compile", "our XLA flags"),
+    *("8 examples per update", "batch 8"),
+)
+# Workloads that `--quick` leaves out: no target is about them.
+_FULL_ONLY_WORKLOADS = ("softmax-784-10", "mlp-784-32-32-10-m0.9", "embedding-100k")
 _LINEAR, _MLP, _MOMENTUM = "linear-20", "mlp-784-128-10", "mlp-784-128-10-m0.9"
 _SPECIAL = {  # arms that answer one question, on the workloads that ask it
     f"{FIT}, batch 32": (_MLP,),
@@ -49,15 +54,22 @@ _SPECIAL = {  # arms that answer one question, on the workloads that ask it
 }
 
 
-def _wanted(workload_id: str, quick: bool) -> Callable[[str], bool]:
+def wanted_arms(workload_id: str, quick: bool) -> Callable[[str], bool]:
+    """Whether an arm is measured on a workload, by its id."""
+
     def wanted(arm: str) -> bool:
-        if quick and any(word in arm for word in _FULL_ONLY):
+        if quick and arm.endswith(_FULL_ONLY):
             return False
         if arm in _SPECIAL or arm.startswith((f"{FIT},", IDLE)):
             return workload_id in _SPECIAL.get(arm, ())
         return True
 
     return wanted
+
+
+def workload_ids(quick: bool) -> list[str]:
+    """What a run measures."""
+    return [w for w in WORKLOADS if not (quick and w in _FULL_ONLY_WORKLOADS)]
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def measure(arguments: list[str]) -> Iterator[Finding]:
     options = parser.parse_args(arguments)
     name = "speed-quick" if options.quick else "speed"
     repeats = options.repeats or (3 if options.quick else 7)
-    chosen = options.only.split(",") if options.only else list(WORKLOADS)
+    chosen = options.only.split(",") if options.only else workload_ids(options.quick)
     if options.missing:
         chosen = [each for each in chosen if not stored.is_fresh(name, each)]
     start, quiet = time.perf_counter(), Quiet()
@@ -99,7 +111,7 @@ def measure(arguments: list[str]) -> Iterator[Finding]:
     peers = [peer for peer in PEERS if not (options.quick and peer.suffix)]
     with started(peers) as workers:
         for workload_id in chosen:
-            wanted = _wanted(workload_id, options.quick)
+            wanted = wanted_arms(workload_id, options.quick)
             drift = quiet.wait()
             found = measuring.measure(WORKLOADS[workload_id], workers, repeats, wanted)
             stored.keep(name, workload_id, found, [drift, quiet.drift()])

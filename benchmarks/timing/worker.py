@@ -130,10 +130,12 @@ class _Handler:
     def __init__(self, makers: dict[str, Any]) -> None:
         self.makers = makers
         self.arms: dict[str, Any] = {}
+        self._data: Any = None  # of the workload at hand
+        self._judge: Any = None  # a model that evaluates weights of all arms
 
     def make(self, name: str, workload: Any, weights: Any, count: int) -> float:
         """Makes an arm and runs one pass; seconds of both (compilation is in it)."""
-        x, y = workload.data(count)
+        x, y = self._first(workload, count)
         start = time.perf_counter()
         arm = self.makers[name](workload, weights, x, y)
         arm.train()
@@ -154,8 +156,9 @@ class _Handler:
         return self.arms[name].weights()
 
     def clear(self) -> None:
-        """Forgets all arms."""
+        """Forgets all arms and their data."""
         self.arms.clear()
+        self._data = self._judge = None
 
     def initial_weights(self, workload: Any) -> list[np.ndarray]:
         """The weights that every arm starts from (only the process of Keras)."""
@@ -167,7 +170,15 @@ class _Handler:
         """The loss on the first examples (only the process of Keras)."""
         from benchmarks.arms import keras_arms
 
-        model = keras_arms.compiled(workload, "sgd")
-        keras_arms.start_from(model, weights)
-        x, y = workload.data(count)
-        return float(model.evaluate(x, y, batch_size=count, verbose=0))
+        if self._judge is None:
+            self._judge = keras_arms.compiled(workload, "sgd")
+        keras_arms.start_from(self._judge, weights)
+        x, y = self._first(workload, count)
+        return float(self._judge.evaluate(x, y, batch_size=count, verbose=0))
+
+    def _first(self, workload: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+        # Examples that were made before are not made again for each arm.
+        if self._data is None or len(self._data[0]) < count:
+            self._data = workload.data(count)
+        x, y = self._data
+        return x[:count], y[:count]

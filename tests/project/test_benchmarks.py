@@ -13,7 +13,7 @@ from benchmarks.cost import ablation
 from benchmarks.report.tables import speed as speed_tables
 from benchmarks.scaling import embeddings, replicas
 from benchmarks.shared import quiet, storage
-from benchmarks.speed import stored, targets
+from benchmarks.speed import speed, stored, targets
 from benchmarks.timing import measuring
 from benchmarks.timing.worker import Peer, Worker
 from tests.support.internals import installation, keras_functions
@@ -69,6 +69,24 @@ def test_a_target_without_a_right_row_is_not_met() -> None:
     (line,) = [line for line in lines if line[1] == "SGDPlus loop / jax scan"]
     assert line[2] == "no figure"
     assert line[4].startswith("no")
+
+
+def test_the_quick_run_measures_what_every_target_needs() -> None:
+    ids = speed.workload_ids(quick=True)
+    needed: list[Any] = []
+
+    class Noted(dict[Any, float]):
+        def __getitem__(self, key: Any) -> float:
+            needed.append(key)
+            return 1.0
+
+    for target in targets.TARGETS:
+        target.compute(Noted())
+    assert len(needed) >= 2 * len(targets.TARGETS)
+    for workload_id, arm in needed:
+        assert workload_id in ids
+        assert speed.wanted_arms(workload_id, quick=True)(arm), arm
+    assert len(ids) < len(WORKLOADS)
 
 
 @pytest.mark.parametrize(("ours", "met"), [(1.0, "yes"), (1.1, "NO")])
