@@ -227,6 +227,11 @@ def _norm(vector: Tensor) -> Tensor:
 
 def dot(one: Tensor, other: Tensor) -> Tensor:
     """() float, the sum of the products of the entries of two tensors of one shape."""
+    width = one.shape[-1] if one.shape.rank else 1
+    if one.shape.num_elements() != width:
+        # XLA:CPU adds whole rows at once, but the entries of a long vector one by one.
+        one = tf.reduce_sum(tf.reshape(one * other, (-1, width)), 0)
+        other = tf.ones_like(one)
     # As a product of matrices: XLA:CPU computes that in many partial sums, where it
     # would add the entries of a vector one after the other.
     row, column = tf.reshape(one, (1, -1)), tf.reshape(other, (-1, 1))
