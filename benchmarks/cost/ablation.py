@@ -59,6 +59,10 @@ _PARTS = {  # (module, attribute, its substitute), workload
         ("_lowering.scope", "computed_once", lambda x: x),
         _MIXED,
     ),
+    "wide sums by products": (
+        ("_lowering.sums", "MIN_WIDTH", 1 << 31),
+        _TRANSFORMER,
+    ),
     "short dot products in four sums": (
         ("_lowering.layout", "_SHORT", ()),
         "linear-20",

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus._lowering import scope
+from keras_sgd_plus._lowering import scope, sums
 from keras_sgd_plus._private.types import Tensor
 
 _MANY_ROWS = 64  # to sum gradients of; fewer are computed twice as well
@@ -68,7 +68,7 @@ def _biased(rows: Tensor, bias: Tensor) -> Tensor:
     def grad(upstream: Tensor) -> Tensor:
         if rows.shape[0] >= _MANY_ROWS:
             upstream = scope.computed_once(upstream)
-        return upstream, tf.reduce_sum(upstream, 0)
+        return upstream, sums.of_columns(upstream)
 
     return tf.nn.bias_add(rows, bias), grad
 

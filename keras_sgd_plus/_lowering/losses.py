@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus._lowering import sums
 from keras_sgd_plus._private.types import Tensor
 
 MIN_ENTRIES = 4_096  # of the logits; below, the native form costs little
@@ -26,9 +27,9 @@ def sparse_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
 @tf.custom_gradient
 def _cross_entropy(labels: Tensor, logits: Tensor) -> tuple[Any, Callable[..., Any]]:
     classes = logits.shape[-1]
-    shifted = logits - tf.reduce_max(logits, -1, keepdims=True)
+    shifted = logits - sums.largest_of_rows(logits)
     exps = tf.exp(shifted)
-    totals = tf.reduce_sum(exps, -1, keepdims=True)
+    totals = sums.of_rows(exps)
     is_valid = (labels >= 0) & (labels < classes)
     nan = tf.constant(float("nan"), logits.dtype)
     inside = tf.where(is_valid, labels, tf.zeros_like(labels))
@@ -38,6 +39,8 @@ def _cross_entropy(labels: Tensor, logits: Tensor) -> tuple[Any, Callable[..., A
     def grad(upstream: Tensor) -> tuple[None, Any]:
         target = tf.one_hot(inside, classes, dtype=logits.dtype)
         slopes = tf.where(is_valid, upstream, nan)
-        return None, slopes[:, None] * (exps / totals - target)
+        slopes = slopes[:, None]
+        # A quotient per row, where `exps / totals` would be one per entry.
+        return None, slopes / totals * exps - slopes * target
 
     return losses, grad

@@ -18,6 +18,7 @@ from tests.support.internals import (
     layout,
     random,
     scope,
+    sums,
 )
 from tests.support.tiers import matrix
 
@@ -248,6 +249,47 @@ def test_other_axes_keep_the_native_form() -> None:
         assert norm(x, mean, mean, 1) is None
 
 
+@pytest.mark.parametrize("rows", [3, *matrix(1, 70)])
+def test_a_wide_bias_equals_the_native_form(rows: int) -> None:
+    arguments = _random_(1, rows, sums.MIN_WIDTH), _random_(sums.MIN_WIDTH, seed=1)
+    ours, ops = _traced(keras.ops.add, *arguments, lowered=True)
+    theirs, native_ops = _traced(keras.ops.add, *arguments, lowered=False)
+    assert "MatMul" in ops and "MatMul" not in native_ops
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("width", [513, *matrix(512, 1_000, 1_023)])
+def test_sums_and_maxima_of_wide_matrices_equal_numpy(width: int) -> None:
+    x = np.random.default_rng(0).normal(size=(width, width))
+    x += 9 * np.eye(width)  # the largest entries stand at every place
+    x[1, 3], x[5, 7] = np.nan, np.inf
+    tensor = tf.constant(x)
+    pairs = (
+        (sums.of_rows, x.sum(1, keepdims=True)),
+        (sums.of_columns, x.sum(0)),
+    )
+    for function, expected in pairs:
+        compiled = tf.function(function, jit_compile=True, autograph=False)
+        ops = {
+            o.type
+            for o in compiled.get_concrete_function(tensor).graph.get_operations()
+        }
+        assert "MatMul" in ops
+        np.testing.assert_allclose(compiled(tensor), expected, rtol=1e-12, atol=1e-12)
+    finite = np.nan_to_num(x, nan=-1.0)
+    largest = tf.function(sums.largest_of_rows, jit_compile=True, autograph=False)
+    found = largest(tf.constant(finite))
+    np.testing.assert_array_equal(found, finite.max(1, keepdims=True))
+
+
+@pytest.mark.parametrize("dtype", ["float16", *matrix("bfloat16")])
+def test_sums_in_half_precision_keep_the_native_form(dtype: str) -> None:
+    x = _random_(2, sums.MIN_WIDTH, dtype=dtype)
+    np.testing.assert_array_equal(sums.of_rows(x), tf.reduce_sum(x, -1, True))
+    np.testing.assert_array_equal(sums.of_columns(x), tf.reduce_sum(x, 0))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("bias", [(3,), *matrix((1, 3), (1, 1, 3))], ids=str)
 def test_bias_equals_the_native_form(shape: Any, bias: Any) -> None:
@@ -267,17 +309,21 @@ def test_other_sums_keep_the_native_form(x: Any, bias: Any) -> None:
 
 @pytest.mark.parametrize("labels", ["valid", "out_of_range"])
 @pytest.mark.parametrize("column", [False, *matrix(True)], ids=["vector", "column"])
-def test_cross_entropy_equals_the_native_form(labels: str, column: bool) -> None:
+@pytest.mark.parametrize("positions", [4, *matrix(2)], ids=["wide", "wider"])
+def test_cross_entropy_equals_the_native_form(
+    labels: str, column: bool, positions: int
+) -> None:
     rng = np.random.default_rng(0)
-    target = rng.integers(0, 600, size=(2, 4))
+    classes = 2_401 // positions  # 600, and an odd number
+    target = rng.integers(0, classes, size=(2, positions))
     if labels == "out_of_range":
-        target[0, 1], target[1, 2] = -1, 600
+        target[0, 1], target[1, 0] = -1, classes
     target = target[..., None] if column else target
 
     def loss(logits: Any) -> Any:
         return keras.ops.sparse_categorical_crossentropy(target, logits, True)
 
-    logits = 3 * _random_(2, 4, 600)
+    logits = 3 * _random_(2, positions, classes)
     ours, ops = _traced(loss, logits, lowered=True)
     theirs, native_ops = _traced(loss, logits, lowered=False)
     name = "SparseSoftmaxCrossEntropyWithLogits"

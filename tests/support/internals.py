@@ -19,6 +19,7 @@ from keras_sgd_plus._lowering import (
     one_kernel,
     random,
     scope,
+    sums,
 )
 from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._pending import block_plan, blocks, clocks, coefficients
@@ -82,6 +83,7 @@ __all__ = [
     "rule",
     "schedules",
     "scope",
+    "sums",
     "strategy",
     "visiting_order",
     "walk",
