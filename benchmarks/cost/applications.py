@@ -66,10 +66,10 @@ def measure(arguments: list[str]) -> Iterator[Application]:
     chosen = parser.parse_args(arguments)
     # Of first batches that take ten seconds, and of layers that normalise one example.
     warnings.simplefilter("ignore")
-    for network in chosen.networks or NETWORKS:
+    for name in chosen.networks or NETWORKS:
         firsts, passes = {}, {}
         for arm in _ARMS:
-            firsts[arm], passes[arm] = _trained(network, arm, chosen.frozen)
+            firsts[arm], passes[arm] = _trained(name, arm, chosen.frozen)
         times: dict[str, list[_Pass]] = {arm: [] for arm in _ARMS}
         for _ in range(REPEATS):
             for arm, run in passes.items():
@@ -78,25 +78,32 @@ def measure(arguments: list[str]) -> Iterator[Application]:
             {arm: statistics.median(p[i] for p in times[arm]) for arm in _ARMS}
             for i in range(2)
         )
-        yield Application(network, chosen.frozen, wall, work, firsts)
+        yield Application(name, chosen.frozen, wall, work, firsts)
 
 
-def _trained(network: str, arm: str, frozen: bool) -> tuple[float, Callable[[], _Pass]]:
+def network(name: str, side: int, frozen: bool, num_classes: int) -> Any:
+    """One of `keras.applications` with random weights and a new head, not compiled."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    base = getattr(keras.applications, name)(
+        input_shape=(side, side, 3), include_top=False, weights=None, pooling="avg"
+    )
+    base.trainable = not frozen
+    return keras.Sequential(
+        [keras.Input((side, side, 3)), base, keras.layers.Dense(num_classes)]
+    )
+
+
+def _trained(name: str, arm: str, frozen: bool) -> tuple[float, Callable[[], _Pass]]:
     # Seconds of the first batch, and a pass.
     import keras
     import numpy as np
 
     from keras_sgd_plus import SGDPlus
 
-    side = _LEAST_SIDES.get(network, _SIDE)
-    keras.utils.set_random_seed(0)
-    base = getattr(keras.applications, network)(
-        input_shape=(side, side, 3), include_top=False, weights=None, pooling="avg"
-    )
-    base.trainable = not frozen
-    model: Any = keras.Sequential(
-        [keras.Input((side, side, 3)), base, keras.layers.Dense(_CLASSES)]
-    )
+    side = _LEAST_SIDES.get(name, _SIDE)
+    model = network(name, side, frozen, _CLASSES)
     if arm == "keras":
         optimizer: Any = keras.optimizers.SGD(1e-4)
     else:

@@ -1,8 +1,9 @@
 """What the first `fit` on one batch costs: tracing and compilation.
 
-`python -m benchmarks firstcall [id ...]`, with workloads of `speed`. CPU seconds beside
-those of the clock: compilation uses several cores, and a busy machine changes the clock
-more. New models of all arms take turns in one process per workload.
+`python -m benchmarks firstcall [id ...]`, with workloads of `speed` and the models of
+`first_models`. CPU seconds beside those of the clock: compilation uses several cores,
+and a busy machine changes the clock more. New models of all arms take turns in one
+process per workload.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -26,6 +28,7 @@ ARMS = (OURS, SINGLE, JIT, PLAIN)
 MODELS = (
     *("mlp-784-128-10", "mlp-784-128-10-m0.9", "mlp-784-2048-2048-10"),
     *("cnn", "lstm-20x8", "transformer-32x64"),
+    *("mobilenetv2-96-frozen", "critic"),
 )
 REPEATS, NUM_EXAMPLES = 5, 64
 
@@ -48,7 +51,7 @@ class FirstCalls(Finding):
 def measure(arguments: list[str]) -> Iterator[FirstCalls]:
     """Yields each workload, from a process of its own."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks firstcall")
-    parser.add_argument("id", nargs="*", default=MODELS, help="workloads of speed")
+    parser.add_argument("id", nargs="*", default=MODELS, help="workloads, models")
     for workload_id in parser.parse_args(arguments).id:
         found = in_process(first_calls, workload_id, environment=WITHOUT_FLAGS)
         yield FirstCalls(workload_id, *found)
@@ -58,22 +61,36 @@ def first_calls(workload_id: str) -> tuple[dict[str, float], dict[str, float]]:
     """Medians by arm: seconds of the processor, and of the clock."""
     import keras
 
+    from benchmarks.arms import keras_arms  # it loads TensorFlow
+    from benchmarks.cost.first_models import FIRST_MODELS
     from keras_sgd_plus import SGDPlus
     from keras_sgd_plus._pending import block_plan
 
-    workload = WORKLOADS[workload_id]
-    rates = {"learning_rate": workload.learning_rate, "momentum": workload.momentum}
+    compiled: Callable[..., Any]
+    if workload_id in FIRST_MODELS:
+        first_model = FIRST_MODELS[workload_id]
+        compiled, (x, y) = first_model.compiled, first_model.data(NUM_EXAMPLES)
+        rates = {"learning_rate": 1e-4, "momentum": 0.0}
+    else:
+        workload = WORKLOADS[workload_id]
+        compiled = partial(keras_arms.compiled, workload)
+        x, y = workload.data(NUM_EXAMPLES)
+        rates = {"learning_rate": workload.learning_rate, "momentum": workload.momentum}
+
+    def first_fit(optimizer: Any, **settings: Any) -> tuple[float, float]:
+        return _seconds(compiled(optimizer, **settings), x, y)
+
     plain = keras.optimizers.SGD
 
     def single() -> tuple[float, float]:
         with mock.patch.object(block_plan, "block_size", lambda *_: None):
-            return _seconds(workload, SGDPlus(**rates))
+            return first_fit(SGDPlus(**rates))
 
     arms: dict[str, Callable[[], tuple[float, float]]] = {
-        OURS: lambda: _seconds(workload, SGDPlus(**rates)),
+        OURS: lambda: first_fit(SGDPlus(**rates)),
         SINGLE: single,
-        JIT: lambda: _seconds(workload, plain(**rates), jit_compile=True),
-        PLAIN: lambda: _seconds(workload, plain(**rates)),
+        JIT: lambda: first_fit(plain(**rates), jit_compile=True),
+        PLAIN: lambda: first_fit(plain(**rates)),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for repeat in range(REPEATS + 1):
@@ -88,11 +105,7 @@ def first_calls(workload_id: str) -> tuple[dict[str, float], dict[str, float]]:
     return cpu, clock
 
 
-def _seconds(workload: Any, optimizer: Any, **settings: Any) -> tuple[float, float]:
-    from benchmarks.arms import keras_arms  # it loads TensorFlow
-
-    x, y = workload.data(NUM_EXAMPLES)
-    model = keras_arms.compiled(workload, optimizer, **settings)
+def _seconds(model: Any, x: Any, y: Any) -> tuple[float, float]:
     gc.collect()  # else the clock has the garbage of the model before in it
     cpu, clock = time.process_time(), time.perf_counter()
     model.fit(x, y, batch_size=NUM_EXAMPLES, verbose=0)

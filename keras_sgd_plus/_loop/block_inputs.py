@@ -16,7 +16,9 @@ from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
 from keras_sgd_plus._loop.scope import Scope
+from keras_sgd_plus._loop.trace_again import TraceAgain
 from keras_sgd_plus._lowering import products
+from keras_sgd_plus._pending import BlockPlace, takes
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Tensor
@@ -34,7 +36,7 @@ class _Met(BaseException):
 def block_inputs(
     update: ExampleUpdate,
     values: Values,
-    example: Callable[[Tensor], list[Tensor]],
+    examples_at: Callable[[Tensor], list[Tensor]],
     first: Tensor,
     num_groups: Tensor,
     memory: Sequence[Tensor],
@@ -44,20 +46,27 @@ def block_inputs(
     Args:
         update: the update.
         values: the carry's.
-        example: gives the tensors of the example of a number, () int32, in the order
-            of visits.
+        examples_at: gives the tensors of the examples of some numbers, (j,) int32, in
+            the order of visits.
         first: () int32, the number of the block's first example.
         num_groups: () int32, the examples of the batch.
-        memory: per kernel, (k, n), to be overwritten.
+        memory: per kernel, (k, n), to be overwritten; () where it takes none.
     """
     size = update.blocks.size
+
+    def inputs_at(numbers: Tensor, place: BlockPlace) -> Tensor:
+        rows = _inputs_of(update, values, examples_at(numbers), place.variable)
+        in_batch = tf.expand_dims(numbers < num_groups, 1)
+        return tf.where(in_batch, rows, tf.zeros_like(rows))
+
     found = []
     for place, rows in zip(update.blocks.places, memory, strict=True):
+        if place.of_data:
+            found.append(inputs_at(first + tf.range(size), place))
+            continue
 
-        def body(r: Any, rows: Tensor, place: Any = place) -> Any:
-            number = first + r
-            row = _inputs_of(update, values, example(number), place.variable)
-            row = tf.where(number < num_groups, row, tf.zeros_like(row))
+        def body(r: Any, rows: Tensor, place: BlockPlace = place) -> Any:
+            row = inputs_at(tf.reshape(first + r, (1,)), place)
             return r + 1, put(rows, tf.stack([r, 0]), row)
 
         _, rows = tf.while_loop(
@@ -74,7 +83,7 @@ def block_inputs(
 def _inputs_of(
     update: ExampleUpdate, values: Values, group: Sequence[Tensor], kernel: Any
 ) -> Tensor:
-    # (1, n), of one example.
+    # (k, n), of k examples.
     waiting = {id(place.variable) for place in update.blocks.places}
 
     def multiply(variable: Any, inputs: Tensor) -> Any:
@@ -82,7 +91,8 @@ def _inputs_of(
             raise _Met(inputs)
         if id(variable) not in waiting:
             return None
-        return tf.zeros((1, variable.shape[1]), inputs.dtype)  # leads nowhere here
+        rows = (inputs.shape[0], variable.shape[1])
+        return tf.zeros(rows, inputs.dtype)  # leads nowhere here
 
     x, _, _ = examples.pack(update.batch, list(group))
     with (
@@ -94,5 +104,7 @@ def _inputs_of(
         try:
             keras_model.forward(update.model, x)
         except _Met as met:
-            return met.inputs
-    raise AssertionError("the product was met when the loop was traced before")
+            if takes(kernel, met.inputs, examples.count(group[0])):
+                return met.inputs
+    # What was expected of the model is not so.
+    raise TraceAgain(kernels={id(kernel): None})

@@ -39,8 +39,9 @@ def block_body(
     update = loop.update
     size = update.blocks.size
 
-    def example(i: Any) -> list[Any]:
-        return loop.group_at(loop.positions(i))
+    def examples_at(numbers: Tensor) -> list[Any]:
+        order = loop.order
+        return loop.group_at(numbers if order is None else tf.gather(order, numbers))
 
     def body(
         first: Any,
@@ -54,11 +55,11 @@ def block_body(
         buffers = memory.buffers
         with loop.forms():
             inputs = block_inputs(
-                update, values, example, first, num_groups, buffers.inputs
+                update, values, examples_at, first, num_groups, buffers.inputs
             )
-            buffers = buffers._replace(inputs=inputs)
+            filled = buffers._replace(inputs=inputs)
             entered = EnteredBlock.of(
-                update.blocks, values, buffers, update.numbers, skips_bad
+                update.blocks, values, filled, update.numbers, skips_bad
             )
         start = (first, entered.without(values), logs, skips, records, memory.fence)
         _, rest, logs, skips, records, inner_fence, state = tf.while_loop(
@@ -77,7 +78,12 @@ def block_body(
         if loop.compiled:
             surely = xla.surely_takes(graph) and turns[-1].surely_compiles
             turns[-1] = turns[-1]._replace(surely_compiles=surely)
-        memory = Memory(inner_fence, buffers._replace(changes=state.changes))
+        kept = [
+            () if place.of_data else rows
+            for place, rows in zip(update.blocks.places, inputs, strict=True)
+        ]
+        buffers = Buffers(kept, state.changes, buffers.zeros)
+        memory = Memory(inner_fence, buffers)
         return first + size, values, logs, skips, records, fence, memory
 
     return body

@@ -117,7 +117,7 @@ class ExampleUpdate:
             _changing(model, carry),
             kernels,
             # Neither beside tables nor where the model reads weights past the scope.
-            not (plan.places or direct),
+            _lowering.is_on() and not (plan.places or direct),
         )
         transposed = layout.transposed(model, carry.variables, variables.rows)
         transposed -= blocks.positions

@@ -158,10 +158,15 @@ def _product(
 ) -> Any:
     if not scope.is_here():
         return None
-    reads = update.blocks.reads_of(variable, inputs, values)
-    if reads is not None:
-        found = [update.carry.variables[i] for i in reads]
-        raise TraceAgain(kernels={id(variable): found})
+    reads = update.blocks.new_reads(variable, inputs, values)
+    if reads:
+        every = update.carry.variables
+        raise TraceAgain(
+            kernels={
+                kernel: None if found is None else [every[i] for i in found]
+                for kernel, found in reads.items()
+            }
+        )
     if not isinstance(pending, ShownBlock) or scope.has_product(variable):
         return None
     product = pending.multiplied(variable)

@@ -97,7 +97,10 @@ class Loop:
     def positions(self, i: Any) -> Any:
         """(k,) int32: where the examples of group number i are in the batch."""
         size = self.update.group_size
-        positions = i * size + tf.range(size, dtype=tf.int32)
+        if size == 1:  # fewer operations, which are traced and compiled
+            positions = tf.reshape(i, (1,))
+        else:
+            positions = i * size + tf.range(size, dtype=tf.int32)
         return positions if self.order is None else tf.gather(self.order, positions)
 
     def group_at(self, positions: Tensor) -> list[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -84,9 +84,11 @@ def _shifted_products(
 def _sum(
     x: Tensor, kernel: Any, strides: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
-    # Over the positions of the window, (*window, channels).
-    shifted = _shifted(x, kernel.shape[:-1], strides, dilation)
-    first, *others = (view * kernel[position] for position, view in shifted)
+    # Over the positions of the window, (*window, channels), which are taken apart by
+    # one operation: a slice for each takes four, and all are traced.
+    entries = tf.unstack(tf.reshape(kernel, (-1, kernel.shape[-1])))
+    views = _shifted(x, kernel.shape[:-1], strides, dilation)
+    first, *others = (a * b for a, b in zip(views, entries, strict=True))
     for term in others:
         first += term
     return first
@@ -104,7 +106,7 @@ def _by_kernel(
     rows = tf.reshape(upstream, (-1, channels))
     sums = [
         tf.reduce_sum(tf.reshape(view, (-1, channels)) * rows, 0)
-        for _, view in _shifted(x, shape[:-1], strides, dilation)
+        for view in _shifted(x, shape[:-1], strides, dilation)
     ]
     return tf.reshape(tf.stack(sums), shape)
 
@@ -139,16 +141,12 @@ def _spread(
 
 def _shifted(
     x: Tensor, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
-) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    # Each position of the window, and what it meets as the window moves.
-    parts: dict[tuple[int, ...], Any] = {(): x}
+) -> list[Any]:
+    # What each position of the window meets as the window moves, the last axis first.
+    parts = [x]
     for axis, settings in enumerate(
         zip(window, strides, dilation, strict=True), start=1
     ):
-        parts = {
-            (*position, p): view
-            for position, part in parts.items()
-            for p, view in enumerate(windows.views(part, axis, *settings))
-        }
-    for position in itertools.product(*map(range, window)):
-        yield position, parts[position]
+        views = (windows.views(part, axis, *settings) for part in parts)
+        parts = list(itertools.chain.from_iterable(views))
+    return parts

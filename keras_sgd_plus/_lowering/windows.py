@@ -24,9 +24,23 @@ def views(x: Tensor, axis: int, window: int, stride: int, dilation: int) -> list
     if x.shape[axis] < reach:
         return []
     span = (x.shape[axis] - reach) // stride * stride + 1
-    before = (slice(None),) * axis
+    # Not by brackets, each of which makes constants of their own, and all are traced.
+    rank = len(x.shape)
+    steps = tf.constant([stride if a == axis else 1 for a in range(rank)])
+    mask = 2**rank - 1 - 2**axis  # axes that are taken whole
+
+    def at(offset: int) -> Any:
+        return tf.constant([offset if a == axis else 0 for a in range(rank)])
+
     return [
-        x[(*before, slice(p * dilation, p * dilation + span, stride))]
+        tf.strided_slice(
+            x,
+            at(p * dilation),
+            at(p * dilation + span),
+            steps,
+            begin_mask=mask,
+            end_mask=mask,
+        )
         for p in range(window)
     ]
 

@@ -5,7 +5,12 @@ which an example touches a few rows: all other rows wait for the end of the batc
 `blocks` are kernels of Dense layers, which wait for the end of a block of examples.
 """
 
-from keras_sgd_plus._pending.block_plan import BlockPlan, plan_blocks
+from keras_sgd_plus._pending.block_plan import (
+    BlockPlace,
+    BlockPlan,
+    plan_blocks,
+    takes,
+)
 from keras_sgd_plus._pending.block_products import Buffers, new_buffers
 from keras_sgd_plus._pending.blocks import EnteredBlock, ShownBlock
 from keras_sgd_plus._pending.plan import plan_tables
@@ -13,6 +18,7 @@ from keras_sgd_plus._pending.protocol import Entered, Pending, Shown
 from keras_sgd_plus._pending.tables import Tables
 
 __all__ = [
+    "BlockPlace",
     "BlockPlan",
     "Buffers",
     "Entered",
@@ -24,4 +30,5 @@ __all__ = [
     "new_buffers",
     "plan_blocks",
     "plan_tables",
+    "takes",
 ]

@@ -28,6 +28,7 @@ class BlockPlace:
     velocity_position: int | None
     decays: bool
     reads: frozenset[int]  # positions of values that the inputs depend on
+    of_data: bool  # whether the inputs of many examples are computed as of one
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,24 +63,31 @@ class BlockPlan:
         found = [(p.weight_position, p.velocity_position) for p in self.places]
         return frozenset(i for pair in found for i in pair if i is not None)
 
-    def reads_of(
+    def new_reads(
         self, variable: Any, x: Tensor, values: Sequence[Tensor]
-    ) -> frozenset[int] | None:
-        """Positions of the values that the inputs of a layer depend on.
+    ) -> dict[int, frozenset[int] | None]:
+        """Positions of the values that the inputs of a layer depend on, by its kernel.
 
-        None for a kernel that cannot be updated in blocks, or for which that is known.
+        None for a kernel that cannot be updated in blocks. Empty if the plan has it so,
+        and for a variable that is no such kernel.
 
         Args:
             variable: that `x` is multiplied with.
             x: the inputs of the layer.
             values: the carry's, in the graph that is being traced.
         """
-        if id(variable) not in self.candidates or x.dtype != variable.dtype:
-            return None
-        if tuple(x.shape) != (1, variable.shape[0]):
-            return None
-        if getattr(x, "graph", None) is None:
-            return None  # a constant of the model
+        known: dict[int, frozenset[int] | None] = dict.fromkeys(self.candidates)
+        known.update({id(place.variable): place.reads for place in self.places})
+        if id(variable) not in known:
+            return {}
+        reads = self._reads_of(variable, x, values)
+        return {} if reads == known[id(variable)] else {id(variable): reads}
+
+    def _reads_of(
+        self, variable: Any, x: Tensor, values: Sequence[Tensor]
+    ) -> frozenset[int] | None:
+        if not takes(variable, x) or getattr(x, "graph", None) is None:
+            return None  # without a graph it is a constant of the model
         found = inputs.sources(x)
         if found is None:
             return None
@@ -89,6 +97,11 @@ class BlockPlan:
     def spoiled(self, changed: Collection[int]) -> dict[int, Any]:
         """Kernels whose inputs depend on values that turn out to change, by id."""
         return {id(p.variable): None for p in self.places if p.reads & set(changed)}
+
+
+def takes(kernel: Any, x: Tensor, num_examples: int = 1) -> bool:
+    """Whether inputs are (num_examples, n), in the type of the kernel."""
+    return x.dtype == kernel.dtype and tuple(x.shape) == (num_examples, kernel.shape[0])
 
 
 def plan_blocks(
@@ -115,10 +128,13 @@ def plan_blocks(
         index_of: the position of a variable in the carry.
         changing: positions in the carry of values that training changes for sure.
         known: facts that earlier traces have found, by id of the kernel: the variables
-            that its inputs depend on, or None for one that cannot wait.
+            that its inputs depend on, or None for one that cannot wait. They go before
+            what is expected of the model.
         may_wait: whether any kernel can.
     """
     candidates, places = set(), []
+    of_data = inputs.expected(model)
+    known = {**of_data, **known}
     if may_wait and optimizer.examples_per_update == 1 and outer is optimizer:
         plain = layout.kernels(model)
         velocities = slots.get(VELOCITIES.name)
@@ -143,6 +159,7 @@ def plan_blocks(
                         None if velocity is None else index_of(velocity),
                         rule.decays(index),
                         frozenset(map(index_of, reads)),
+                        id(variable) in of_data,
                     )
                 )
     sizes = [_size(place.shape, rule) or 0 for place in places]

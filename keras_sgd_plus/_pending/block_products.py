@@ -31,7 +31,7 @@ class Buffers(NamedTuple):
     of an earlier block, count nothing.
     """
 
-    inputs: list[Tensor]  # per kernel, (k, n)
+    inputs: list[Any]  # per kernel, (k, n), or () where they are computed at once
     changes: list[Tensor]  # per kernel, (k, m)
     zeros: Tensor  # (k,) float64, which stay
 
@@ -42,7 +42,8 @@ def new_buffers(plan: BlockPlan) -> Buffers:
     for place in plan.places:
         num_inputs, num_outputs = place.shape
         dtype = place.variable.dtype
-        found.inputs.append(tf.zeros((plan.size, num_inputs), dtype))
+        rows = (plan.size, num_inputs)
+        found.inputs.append(() if place.of_data else tf.zeros(rows, dtype))
         found.changes.append(tf.zeros((plan.size, num_outputs), dtype))
     return found
 

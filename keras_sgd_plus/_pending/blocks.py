@@ -177,20 +177,22 @@ class ShownBlock:
         (k,) = found
         product, now = self.entered.products[k], self.state.coefficients[k]
         dtype = product.outputs.dtype
-        outputs = _row(product.outputs, self.state.row)
+        # By `gather`: a slice with a moving start makes the loop slow.
+        row = tf.reshape(self.state.row, (1,))
+        outputs = tf.gather(product.outputs, row)
         if not isinstance(now.weight, tuple):
             outputs = tf.cast(now.weight, dtype) * outputs
         if not isinstance(now.carried, tuple):
-            drift = _row(product.drifts, self.state.row)
+            drift = tf.gather(product.drifts, row)
             outputs += tf.cast(now.carried, dtype) * drift
-        gram = _row(product.gram, self.state.row)
+        gram = tf.gather(product.gram, row)
         # Inputs of later rows may be NaN, and zero times NaN is NaN.
         is_earlier = _is_earlier(product.gram.shape[0], self.state.row)
         shares = tf.where(is_earlier, gram, 0)
         if not isinstance(now.changes, tuple):
             shares *= tf.cast(now.changes, dtype)
         outputs -= tf.matmul(shares, self.state.changes[k])
-        return _row(product.inputs, self.state.row), outputs
+        return tf.gather(product.inputs, row), outputs
 
     def step(
         self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
@@ -229,8 +231,3 @@ class ShownBlock:
 def _is_earlier(size: int, row: Any) -> Any:
     # (size,) bool: the rows before one. Its own entry of G has no part in its outputs.
     return tf.range(size) < row
-
-
-def _row(matrix: Tensor, row: Tensor) -> Tensor:
-    # By `gather`: a slice with a moving start makes the loop slow.
-    return tf.gather(matrix, tf.reshape(row, (1,)))

@@ -1,4 +1,4 @@
-"""Private names of Keras's functional models: run their graph on other shapes.
+"""Private names of Keras's functional models: what their graph says without a run.
 
 Read in the sources of Keras 3.15.
 """
@@ -11,7 +11,49 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Model
+
+
+def graph_of(model: Model) -> Any:
+    """The functional model whose graph a model runs, itself maybe; or None."""
+    graph = getattr(model, "_functional", None) or model  # of a Sequential model
+    runs = hasattr(graph, "_run_through_graph") and _runs_its_graph(graph)
+    return graph if runs else None
+
+
+def output_specs(model: Model, group_size: int) -> Any:
+    """Symbolic outputs of a model on `group_size` examples, in their structure.
+
+    Read off its graph, for a functional model whose layers have made their variables.
+    None for any other, and where a size is unknown. Goes when `_symbolic_build` does
+    not run models that are built.
+    """
+    graph = graph_of(model)
+    if graph is None:
+        return None
+    layers = [x for x in names.call(model, "_flatten_layers") if x is not model]
+    if not all(layer.built and _has_variables(layer) for layer in layers):
+        return None
+    # With the shapes that the model was made for nothing is run.
+    specs = graph.compute_output_spec(graph.input)
+    shapes = [tuple(t.shape) for t in keras.tree.flatten(specs)]
+    if any(shape[:1] != (None,) or None in shape[1:] for shape in shapes):
+        return None
+    return keras.tree.map_structure(
+        lambda t: keras.KerasTensor((group_size, *t.shape[1:]), t.dtype), specs
+    )
+
+
+def _has_variables(layer: Any) -> bool:
+    # A layer may make variables in `call`. Keras's own do not, and any other was run
+    # when its model was made, unless it computes the shape of its outputs by itself.
+    kind, stock = type(layer), keras.Layer
+    is_run = (
+        kind.compute_output_shape is stock.compute_output_shape
+        and kind.compute_output_spec is stock.compute_output_spec
+    )
+    return is_run or kind.__module__.partition(".")[0] == "keras"
 
 
 def bound_operation(model: Model, batch_size: int, group_size: int) -> str | None:
@@ -27,10 +69,10 @@ def bound_operation(model: Model, batch_size: int, group_size: int) -> str | Non
         batch_size: that it was built for.
         group_size: examples to try instead.
     """
-    graph = getattr(model, "_functional", None) or model  # of a Sequential model
-    run = getattr(graph, "_run_through_graph", None)
-    if run is None or not _runs_its_graph(graph):
+    graph = graph_of(model)
+    if graph is None:
         return None
+    run = names.attribute(graph, "_run_through_graph")
     failed: list[str] = []
     enlarged: list[str] = []
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._private import keras_optimizer, names
+from keras_sgd_plus._private import keras_graph, keras_optimizer, names
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 
 
@@ -32,10 +32,45 @@ def build(model: Model, optimizer: Optimizer, data: tuple[Any, Any, Any]) -> Non
 
     with tf.init_scope(), tf.variable_creator_scope(creator):
         if model.compiled:
+            _build_losses(model, data)
             names.call(model, "_symbolic_build", data_batch=data)
         if not optimizer.built:
             with keras.name_scope(optimizer.name):
                 optimizer.build(model.trainable_variables)
+
+
+def _build_losses(model: Model, data: tuple[Any, Any, Any]) -> None:
+    # Creates the variables of losses and metrics without a run of the model.
+    # `_symbolic_build` runs it to see its outputs, which takes half as long as to trace
+    # the loop; it does not where they are built. Where the outputs are not known it
+    # has everything left to do.
+    loss, metrics = (
+        getattr(model, name, None) for name in ("_compile_loss", "_compile_metrics")
+    )
+    is_built = [part is None or part.built for part in (loss, metrics)]
+    if all(is_built) or tf.distribute.has_strategy():
+        return
+    x, y, sample_weight = data
+    y_pred = keras_graph.output_specs(model, keras.tree.flatten(x)[0].shape[0])
+    if y_pred is None:
+        return
+
+    def run(x: Structure, y: Structure, y_pred: Structure, weight: Tensor) -> None:
+        if not is_built[1]:
+            model.compute_metrics(x, y, y_pred, sample_weight=weight)
+        if not is_built[0]:
+            compute_loss(model, x, y, y_pred, weight)
+
+    specs = _tensor_specs((x, y, y_pred, sample_weight))
+    # Variables are made when the scope ends: none belongs to the function.
+    with keras.StatelessScope():
+        tf.function(run, autograph=False).get_concrete_function(*specs)
+
+
+def _tensor_specs(structure: Structure) -> Any:
+    return keras.tree.map_structure(
+        lambda t: None if t is None else tf.TensorSpec(t.shape, t.dtype), structure
+    )
 
 
 def build_from_first_part(model: Model, iterator: Any) -> None:
@@ -89,9 +124,7 @@ def trace_once(model: Model, data: tuple[Any, Any, Any]) -> None:
         model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     with tf.init_scope():
-        specs: Any = keras.tree.map_structure(
-            lambda t: None if t is None else tf.TensorSpec(t.shape, t.dtype), data
-        )
+        specs = _tensor_specs(data)
         tf.function(step, autograph=False).get_concrete_function(*specs)
 
 

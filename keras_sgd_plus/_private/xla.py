@@ -24,9 +24,9 @@ _OPERATIONS = frozenset(
     Reciprocal ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad Reshape Rsqrt RsqrtGrad
     Select SelectV2 Selu SeluGrad Shape Sigmoid SigmoidGrad Sign Slice Softmax
     SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad Softsign SoftsignGrad
-    SparseSoftmaxCrossEntropyWithLogits Split Sqrt SqrtGrad Square SquaredDifference
-    Squeeze StopGradient StridedSlice StridedSliceGrad Sub Sum Tanh TanhGrad
-    TensorScatterAdd TensorScatterSub TensorScatterUpdate Tile Transpose Unpack
+    SparseSoftmaxCrossEntropyWithLogits Split SplitV Sqrt SqrtGrad Square
+    SquaredDifference Squeeze StopGradient StridedSlice StridedSliceGrad Sub Sum Tanh
+    TanhGrad TensorScatterAdd TensorScatterSub TensorScatterUpdate Tile Transpose Unpack
     UnsortedSegmentSum XlaDynamicUpdateSlice ZerosLike
     """.split()
 )
@@ -52,6 +52,7 @@ _CONSTANT_INPUTS = {
     **dict.fromkeys(("GatherV2", "UnsortedSegmentSum", "Slice"), (2,)),
     "ConcatV2": (-1,),
     "Range": (0, 1, 2),
+    "SplitV": (1, 2),
     "StridedSlice": (1, 2, 3),
     "StridedSliceGrad": (0, 1, 2, 3),
 }

@@ -11,6 +11,8 @@ import tensorflow as tf
 from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Tensor
 
+_PHILOX = 1  # in raw operations
+
 
 def visiting_order(seed: int, counter: Tensor, num_examples: Tensor) -> Any:
     """A uniform permutation of a batch: a pure function of `seed` and `counter`.
@@ -29,9 +31,15 @@ def visiting_order(seed: int, counter: Tensor, num_examples: Tensor) -> Any:
     key = tf.stack([tf.constant(seed, tf.int64), counter])
     if xla.is_tracing():
         return _shuffle(key, num_examples, counter < 0)
-    places = tf.range(num_examples, dtype=tf.int32)
-    experimental: Any = tf.random.experimental  # type: ignore[attr-defined]
-    return experimental.stateless_shuffle(places, key, alg="philox")
+    # `tf.random.experimental.stateless_shuffle(places, key, alg="philox")`, which takes
+    # some forty operations to make key and counter, each of which is traced.
+    made = tf.raw_ops.StatelessRandomGetKeyCounter(seed=key)
+    return tf.raw_ops.StatelessShuffle(
+        value=tf.range(num_examples, dtype=tf.int32),
+        key=made.key,
+        counter=made.counter,
+        alg=_PHILOX,
+    )
 
 
 def _shuffle(key: Any, num_examples: Tensor, never: Any) -> Any:

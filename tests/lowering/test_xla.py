@@ -100,6 +100,12 @@ IN_CONVOLUTIONAL: dict[str, tuple[list[Any], Callable[..., Any]]] = {
         [IMAGE, SMALL, SMALL],
         lambda x, y, g: raw.MaxPoolGrad(orig_input=x, orig_output=y, grad=g, **_WINDOW),
     ),
+    "SplitV": (
+        [IMAGE],
+        lambda x: tf.concat(
+            raw.SplitV(value=x, size_splits=[1, 3], axis=3, num_split=2)[::-1], 3
+        ),
+    ),
     "Pow": ([IMAGE], lambda x: tf.pow(tf.abs(x), tf.cast(1.5, x.dtype))),
 }
 
@@ -136,9 +142,17 @@ def test_a_size_from_the_data_is_not_surely_taken() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", *matrix("float16")])
 def test_dropout_is_surely_taken(dtype: str) -> None:
-    model = keras.Sequential(
-        [keras.Input((4,)), layers.Dropout(0.5, dtype=dtype), layers.Dense(1)]
-    )
+    _assert_not_tried(layers.Dropout(0.5, dtype=dtype))
+
+
+def test_convolutions_are_surely_taken() -> None:
+    """Two of them: the second one has a gradient by its inputs."""
+    convolutions = [layers.Conv1D(3, 2), layers.Conv1D(2, 2), layers.Flatten()]
+    _assert_not_tried(layers.Reshape((4, 1)), *convolutions)
+
+
+def _assert_not_tried(*before: Any) -> None:
+    model = keras.Sequential([keras.Input((4,)), *before, layers.Dense(1)])
     model.compile(SGDPlus(0.01), "mse")
     with mock.patch.object(refusal, "found") as found:
         model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)

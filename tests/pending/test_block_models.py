@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import Scope
-from tests.support.tiers import tiered_keys
+from tests.support.internals import Scope, inputs
+from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import assert_same, train_pair
 
 INPUTS, UNITS = 32, 64
@@ -97,6 +97,46 @@ def test_kernels_that_wait(name: str, blocks_used: list[int]) -> None:
     make, data, kernels = WAITING[name]
     pair = train_pair(make, data(), _y(), sgd=RATE, our_fit={"batch_size": 50})
     assert_same(pair)
+    assert blocks_used[-1] == kernels
+
+
+EXPECTED: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "dense_first": (_sequential, _x),
+    "flattened": (_flattened, lambda: _x().reshape(-1, 4, 8)),
+    "rescaled": (lambda: _sequential(layers.Rescaling(0.5, 0.1)), _x),
+    "two_first_layers": (_two_first_layers, lambda: (_x(), _x(1))),
+}
+
+
+@pytest.mark.parametrize("name", tiered_keys(EXPECTED, "flattened"))
+def test_one_trace_where_a_kernel_is_given_the_data(
+    name: str, blocks_used: list[int]
+) -> None:
+    make, data = EXPECTED[name]
+    pair = train_pair(make, data(), _y(), sgd=RATE, our_fit={"batch_size": 50})
+    assert_same(pair)
+    assert len(blocks_used) == 1
+    assert blocks_used[0] >= 1
+
+
+@pytest.mark.parametrize("name", ["changing", *matrix("normalized")])
+def test_a_wrong_expectation_is_found(
+    name: str, blocks_used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trace looks whether it is so, and the next one knows."""
+    make, kernels = {
+        "changing": (lambda: _sequential(Averaging()), 0),
+        "normalized": (_normalized, 1),
+    }[name]
+
+    def expected(model: Any) -> dict[int, Any]:
+        hidden = next(x for x in model.layers if isinstance(x, layers.Dense))
+        return {id(hidden.kernel): []}
+
+    monkeypatch.setattr(inputs, "expected", expected)
+    pair = train_pair(make, _x(), _y(), sgd=RATE, our_fit={"batch_size": 50})
+    assert_same(pair)
+    assert blocks_used[0] == 1
     assert blocks_used[-1] == kernels
 
 

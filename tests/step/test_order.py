@@ -95,6 +95,17 @@ def test_the_order_is_the_shuffle_of_fisher_and_yates() -> None:
     assert visiting_order(3, counter, 20).numpy().tolist() == expected
 
 
+def test_the_order_takes_few_operations() -> None:
+    """Each is traced; TensorFlow's function in Python makes forty."""
+
+    def order(counter: Any, size: Any) -> Any:
+        return visiting_order(3, counter, size)
+
+    specs = tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.int32)
+    graph = tf.function(order, autograph=False).get_concrete_function(*specs).graph
+    assert len(graph.get_operations()) < 15
+
+
 @pytest.mark.parametrize("counter", [2**31 + 5, 2**33 + 5])
 def test_all_bits_of_the_counter_count(counter: int) -> None:
     far = visiting_order(3, tf.constant(counter, tf.int64), 50).numpy()

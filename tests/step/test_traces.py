@@ -54,6 +54,30 @@ def test_a_whole_training_traces_once(
     assert compiled_runs == [True]
 
 
+class _Counted(layers.Layer):
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def call(self, x: Any) -> Any:
+        self.calls += 1
+        return 1.0 * x
+
+
+@pytest.mark.parametrize("metrics", [None, ["mae"]], ids=["loss", "metrics"])
+def test_a_built_model_is_run_once(metrics: Any) -> None:
+    """Keras's build would run it once more, to see the outputs."""
+    counted = _Counted()
+    model = keras.Sequential([keras.Input((4,)), counted, layers.Dense(1)])
+    model.compile(SGDPlus(0.01), "mse", metrics=metrics)
+    before = counted.calls
+    logs = model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0).history
+    assert counted.calls == before + 1
+    assert ("mae" in logs) is (metrics is not None)
+
+
 def test_a_new_learning_rate_takes_effect_without_a_trace(
     engagements: list[str],
 ) -> None:

@@ -22,7 +22,13 @@ from keras_sgd_plus._lowering import (
     sums,
 )
 from keras_sgd_plus._optimizer import arguments
-from keras_sgd_plus._pending import block_plan, blocks, clocks, coefficients
+from keras_sgd_plus._pending import (
+    block_plan,
+    blocks,
+    clocks,
+    coefficients,
+    inputs,
+)
 from keras_sgd_plus._pending import tables as pending_tables
 from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer, xla
 from keras_sgd_plus._rule import (
@@ -55,6 +61,7 @@ __all__ = [
     "backward",
     "batch",
     "block_plan",
+    "inputs",
     "blocks",
     "callback_checks",
     "capped_step",

@@ -148,6 +148,7 @@ RENAMED = _rows(
     Row(renamed("_compute_loss"), "plain", RIGHT),
     Row(renamed("_loss_tracker"), "plain", ERROR),
     Row(renamed("_compile_loss"), "plain", RIGHT),
+    Row(renamed("_compile_metrics"), "plain", RIGHT),
     Row(renamed("_flat_losses"), "plain", RIGHT),
     Row(renamed("_deferred_initialize"), "variables_in_call", RIGHT),
     Row(renamed("fn", r"keras\.src\.losses"), "plain", RIGHT),
