@@ -17,6 +17,7 @@ from keras_sgd_plus._lowering import (
     keras_functions,
     layout,
     one_kernel,
+    pooled,
     random,
     scope,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "numbers",
     "one_kernel",
     "padding",
+    "pooled",
     "patches",
     "pending_tables",
     "random",
