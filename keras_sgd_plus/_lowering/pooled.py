@@ -97,7 +97,8 @@ def convolved(
 
     @tf.custom_gradient
     def product(image: Tensor, kernel: Tensor) -> tuple[Any, Callable[..., Any]]:
-        with tf.GradientTape() as tape:
+        # Persistent: a model that differentiates twice asks for its gradients twice.
+        with tf.GradientTape(persistent=True) as tape:
             tape.watch([image, kernel])
             outputs = patches.convolved(image, kernel, *fixed)
 
