@@ -55,6 +55,10 @@ _PARTS = {  # (module, attribute, its substitute), workload
         ("_lowering.one_kernel", "products", lambda graph: 0),
         _CNN,
     ),
+    "errors behind max-pooling visited": (
+        ("_lowering.pooled", "errors_of", lambda tensor: None),
+        _CNN,
+    ),
     "costly parts computed once": (
         ("_lowering.scope", "computed_once", lambda x: x),
         _MIXED,

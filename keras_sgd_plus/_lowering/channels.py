@@ -10,9 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus._lowering import scope, sums
+from keras_sgd_plus._lowering import pooled, scope, sums
 from keras_sgd_plus._private.types import Tensor
 
+_FEW_ROWS = 512  # at most, to sum the errors that pooling let pass and not the rows
 _MANY_ROWS = 64  # to sum gradients of; fewer are computed twice as well
 
 
@@ -66,6 +67,9 @@ def add_bias(x: Tensor, bias: Tensor) -> Tensor:
 @tf.custom_gradient
 def _biased(rows: Tensor, bias: Tensor) -> Tensor:
     def grad(upstream: Tensor) -> Tensor:
+        errors = pooled.errors_of(upstream)
+        if errors is not None and rows.shape[0] <= _FEW_ROWS:
+            return upstream, errors.sums()
         if rows.shape[0] >= _MANY_ROWS:
             upstream = scope.computed_once(upstream)
         return upstream, sums.of_columns(upstream)

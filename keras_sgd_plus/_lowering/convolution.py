@@ -7,14 +7,13 @@ the same sums, up to the order of additions.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus._lowering import depthwise, scope, windows
+from keras_sgd_plus._lowering import depthwise, pooled, scope, windows
 from keras_sgd_plus._private.types import Tensor
 
 
@@ -49,34 +48,10 @@ def conv(
         x = tf.pad(x, windows.same(x.shape[1:-1], window, strides, dilation_rate))
     if scope.is_costly(x):
         x = scope.computed_once(x)
-    # Axis by axis, the views of the window's positions are put side by side, so that in
-    # the end the window's last axis changes slowest.
-    for axis, settings in enumerate(
-        zip(window, strides, dilation_rate, strict=True), start=1
-    ):
-        views = windows.views(x, axis, *settings)
-        if not views:
-            return None
-        x = windows.side_by_side(views)
-    kernel = tf.transpose(kernel, (*reversed(range(rank)), rank, rank + 1))
-    outputs = tf.reshape(_products(x, kernel, groups), (*x.shape[:-1], filters))
+    outputs = pooled.convolved(x, kernel, strides, dilation_rate)
+    if outputs is None:
+        return None
     return outputs if channels_last else windows.to_first(outputs)
-
-
-def _products(patches: Tensor, kernel: Tensor, groups: int) -> Tensor:
-    # (..., positions * groups * channels) and (*window, channels, filters) ->
-    # (..., filters), a matrix product for each group.
-    channels, filters = kernel.shape[-2:]
-    positions = math.prod(kernel.shape[:-2])
-    depth = positions * channels
-    if groups == 1:
-        kernel = tf.reshape(kernel, (depth, filters))
-        return tf.matmul(tf.reshape(patches, (-1, depth)), kernel)
-    rows = tf.reshape(patches, (-1, positions, groups, channels))
-    rows = tf.reshape(tf.transpose(rows, (2, 0, 1, 3)), (groups, -1, depth))
-    kernel = tf.reshape(kernel, (positions, channels, groups, filters // groups))
-    kernel = tf.reshape(tf.transpose(kernel, (2, 0, 1, 3)), (groups, depth, -1))
-    return tf.transpose(tf.matmul(rows, kernel), (1, 0, 2))
 
 
 def max_pool(
@@ -98,42 +73,63 @@ def max_pool(
     counts = [n // k for n, k in zip(x.shape[1:-1], window, strict=True)]
     if 0 in counts or math.prod(window) > windows.MAX_POSITIONS:
         return None
-    sizes = [n * k for n, k in zip(counts, window, strict=True)]
     if scope.is_costly(x):
         x = scope.computed_once(x)  # and not for each position of a window
-    cropped = x[(slice(None), *(slice(n) for n in sizes))]
-    outputs = _first_maxima(cropped, window, counts)
+    outputs = _first_maxima(x, window, counts)
     return outputs if channels_last else windows.to_first(outputs)
 
 
-def _first_maxima(x: Tensor, window: Sequence[int], counts: Sequence[int]) -> Tensor:
+def _first_maxima(x: Tensor, window: tuple[int, ...], counts: Sequence[int]) -> Tensor:
+    sizes = [n * k for n, k in zip(counts, window, strict=True)]
+    outside = [[0, n - size] for n, size in zip(x.shape[1:-1], sizes, strict=True)]
+
     @tf.custom_gradient
     def maxima(x: Tensor) -> tuple[Any, Callable[[Any], Any]]:
-        rank, depth = len(window), x.shape[-1]
-        parts = [x]
-        for axis, k in enumerate(window, start=1):
-            views = (windows.views(part, axis, k, k, 1) for part in parts)
-            parts = list(itertools.chain.from_iterable(views))
-        top = parts[0]
-        for part in parts[1:]:
-            top = tf.maximum(top, part)
+        cropped = x[(slice(None), *(slice(n) for n in sizes))]
+        parts = windows.blocks(cropped, window)
+        top = _top(parts)
 
         def grad(upstream: Tensor) -> Tensor:
-            taken, shares = None, []
-            for part in parts:
-                hit = tf.equal(part, top)
-                if taken is not None:
-                    hit, taken = hit & ~taken, taken | hit
-                else:
-                    taken = hit
-                shares.append(tf.where(hit, upstream, tf.zeros_like(upstream)))
-            # (n, *counts, *window, depth) -> (n, count, window, ..., depth)
-            stacked = tf.stack(shares, rank + 1)
-            stacked = tf.reshape(stacked, (-1, *counts, *window, depth))
-            axes = [a for i in range(rank) for a in (1 + i, 1 + rank + i)]
-            spread = tf.transpose(stacked, (0, *axes, 2 * rank + 1))
-            return tf.reshape(spread, x.shape)
+            spread = _spread(parts, top, upstream, window)
+            by_x = tf.pad(tf.reshape(spread, cropped.shape), [[0, 0], *outside, [0, 0]])
+            places = _places(parts, top)
+            pooled.note(by_x, pooled.Errors(upstream, top, places, window))
+            return by_x
 
         return top, grad
 
     return maxima(x)
+
+
+def _spread(
+    parts: Sequence[Tensor], top: Tensor, upstream: Tensor, window: Sequence[int]
+) -> Tensor:
+    # The errors at the first maximum of each window, (n, count, window, ..., depth).
+    rank, taken, shares = len(window), None, []
+    for part in parts:
+        hit = tf.equal(part, top)
+        if taken is not None:
+            hit, taken = hit & ~taken, taken | hit
+        else:
+            taken = hit
+        shares.append(tf.where(hit, upstream, tf.zeros_like(upstream)))
+    stacked = tf.stack(shares, rank + 1)
+    counts, depth = top.shape[1:-1], top.shape[-1]
+    stacked = tf.reshape(stacked, (-1, *counts, *window, depth))
+    axes = [a for i in range(rank) for a in (1 + i, 1 + rank + i)]
+    return tf.transpose(stacked, (0, *axes, 2 * rank + 1))
+
+
+def _places(parts: Sequence[Tensor], top: Tensor) -> Tensor:
+    # int32: which position of its window is the first maximum.
+    places = tf.fill(top.shape, len(parts) - 1)
+    for i in reversed(range(len(parts) - 1)):
+        places = tf.where(tf.equal(parts[i], top), i, places)
+    return places
+
+
+def _top(parts: Sequence[Tensor]) -> Tensor:
+    top = parts[0]
+    for part in parts[1:]:
+        top = tf.maximum(top, part)
+    return top

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._private.types import Operation, Tensor
 
 SWITCH = "KERAS_SGD_PLUS_LOWERING"
 _CHEAP = 3  # operations that may as well be repeated
@@ -26,6 +26,8 @@ class _Scope(threading.local):
     one: Tensor = None  # () int32, always 1, which the compiler cannot know
     # id of a matrix in the model's layout -> that matrix, and the one of the loop
     views: dict[int, tuple[Any, Any]] = {}
+    # id of a tensor of errors -> that tensor, and those that are not zero (`pooled`)
+    errors: dict[int, tuple[Any, Any]] = {}
 
 
 _scope = _Scope()
@@ -34,12 +36,12 @@ _scope = _Scope()
 @contextlib.contextmanager
 def active(one: Tensor) -> Iterator[None]:
     """Lowers the ops that this thread traces; `one` is a tensor, 1 at run time."""
-    before = _scope.one, _scope.views
-    _scope.one, _scope.views = (one if is_on() else None), {}
+    before = _scope.one, _scope.views, _scope.errors
+    _scope.one, _scope.views, _scope.errors = (one if is_on() else None), {}, {}
     try:
         yield
     finally:
-        _scope.one, _scope.views = before
+        _scope.one, _scope.views, _scope.errors = before
 
 
 def is_on() -> bool:
@@ -66,6 +68,11 @@ def one() -> Tensor:
 def views() -> dict[int, tuple[Any, Any]]:
     """The matrices of this trace that the loop carries transposed (`layout`)."""
     return _scope.views
+
+
+def errors() -> dict[int, tuple[Any, Any]]:
+    """The tensors of this trace with few errors that are not zero (`pooled`)."""
+    return _scope.errors
 
 
 def after(seen: Tensor, value: Any) -> Tensor:
@@ -102,7 +109,14 @@ def is_costly(x: Tensor) -> bool:
     found, frontier = 0, [x.op]
     while frontier and found <= _CHEAP:
         op = frontier.pop()
-        if op.type not in _STORED:
+        if op.type not in _STORED and not _is_product(op):
             found += op.type not in _FREE
             frontier += [tensor.op for tensor in op.inputs]
     return found > _CHEAP
+
+
+def _is_product(op: Operation) -> bool:
+    # A convolution's product with a gradient of its own, whose outputs are identities.
+    if op.type != "IdentityN" or op.inputs[0].op.type != "Reshape":
+        return False
+    return op.inputs[0].op.inputs[0].op.type == "MatMul"

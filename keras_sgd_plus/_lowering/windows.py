@@ -45,6 +45,14 @@ def views(x: Tensor, axis: int, window: int, stride: int, dilation: int) -> list
     ]
 
 
+def blocks(x: Tensor, window: Sequence[int]) -> list[Any]:
+    """The slice of each position of a window that moves by its own size, row by row."""
+    parts = [x]
+    for axis, k in enumerate(window, start=1):
+        parts = [view for part in parts for view in views(part, axis, k, k, 1)]
+    return parts
+
+
 def side_by_side(views: Sequence[Tensor]) -> Tensor:
     """The views as one tensor, along the channels.
 

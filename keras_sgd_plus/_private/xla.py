@@ -5,6 +5,7 @@ Read in the sources of TensorFlow 2.17 to 2.21.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -27,7 +28,7 @@ _OPERATIONS = frozenset(
     SparseSoftmaxCrossEntropyWithLogits Split SplitV Sqrt SqrtGrad Square
     SquaredDifference Squeeze StopGradient StridedSlice StridedSliceGrad Sub Sum Tanh
     TanhGrad TensorScatterAdd TensorScatterSub TensorScatterUpdate Tile Transpose Unpack
-    UnsortedSegmentSum XlaDynamicUpdateSlice ZerosLike
+    UnsortedSegmentSum XlaDynamicSlice XlaDynamicUpdateSlice ZerosLike
     """.split()
 )
 # Those that it has kernels for on floating-point numbers.
@@ -73,6 +74,16 @@ def is_tracing() -> bool:
     graph = tf.compat.v1.get_default_graph()
     module = names.module("tensorflow.python.ops.control_flow_util")
     return names.call(module, "GraphOrParentsInXlaContext", graph)
+
+
+def dynamic_slice(x: Tensor, start: Sequence[Any], sizes: Sequence[int]) -> Tensor:
+    """The part of x of these sizes that begins at `start`, () int32 each.
+
+    `tf.slice` would do, but its start counts as known while XLA compiles, so that every
+    call would compile anew. Goes when TensorFlow has such a slice in public.
+    """
+    module = names.module("tensorflow.compiler.tf2xla.python.xla")
+    return names.call(module, "dynamic_slice", x, tf.stack(start), list(sizes))
 
 
 def surely_takes(graph: Graph) -> bool:

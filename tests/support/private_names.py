@@ -170,6 +170,7 @@ RENAMED = _rows(
     Row(renamed("get_read_write_resource_inputs", TF), "direct", ERROR),
     Row(renamed("ResourceVariable", TF), "skip", ERROR),
     Row(renamed("GraphOrParentsInXlaContext", TF), "one_example", ERROR),
+    Row(renamed("dynamic_slice", r"tensorflow\.compiler\.tf2xla"), "images", ERROR),
     Row(renamed("_run_functions_eagerly", TF), "plain", ERROR),
     Row(renamed("_in_multi_worker_mode", TF), "worker", ERROR),
     Row(renamed("_push_per_thread_mode", TF), "replicas", ERROR),

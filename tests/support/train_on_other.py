@@ -96,8 +96,9 @@ def skip() -> float:
 
 def images() -> float:
     layers = [
-        keras.layers.Conv2D(2, 3),
+        keras.layers.Conv2D(6, 3, padding="same"),
         keras.layers.BatchNormalization(),
+        keras.layers.Conv2D(2, 3, activation="relu"),
         keras.layers.MaxPooling2D(2),
         keras.layers.Flatten(),
         keras.layers.Dropout(0.3, seed=1),
