@@ -23,16 +23,15 @@ def convolved(
     rank = len(strides)
     window, (channels, filters) = kernel.shape[:rank], kernel.shape[rank:]
     groups = image.shape[-1] // channels
-    # Axis by axis, the views of the window's positions are put side by side, so that in
-    # the end the window's last axis changes slowest.
-    for axis, settings in enumerate(
-        zip(window, strides, dilation, strict=True), start=1
-    ):
-        views = windows.views(image, axis, *settings)
+    # From the last axis to the first, the views of the window's positions are put side
+    # by side, so that in the end they are in the order of the kernel's entries.
+    for axis in reversed(range(rank)):
+        views = windows.views(
+            image, axis + 1, window[axis], strides[axis], dilation[axis]
+        )
         if not views:
             return None
         image = windows.side_by_side(views)
-    kernel = tf.transpose(kernel, (*reversed(range(rank)), rank, rank + 1))
     return tf.reshape(_products(image, kernel, groups), (*image.shape[:-1], filters))
 
 

@@ -49,8 +49,10 @@ PUBLIC = {
     ),
     "our own": "asks_thread keras_sgd_plus_taken seed_name",
 }
-# Called by TensorFlow in so many ways that a parameter more cannot be simulated.
+# Called by TensorFlow in so many ways that a parameter more cannot be simulated, or
+# generated, without a `def` in a file.
 NEVER_LONGER = {
+    "dynamic_slice",
     "ResourceVariable",
     "_get_default_replica_mode",
     "_pop_per_thread_mode",

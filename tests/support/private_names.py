@@ -81,6 +81,7 @@ MOVED = _rows(
         "one_example",
         ERROR,
     ),
+    Row(("tensorflow.compiler.tf2xla.python.xla", f"{_GONE}.xla"), "images", ERROR),
     Row(
         (
             "tensorflow.python.framework.auto_control_deps_utils",
