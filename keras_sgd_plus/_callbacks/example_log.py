@@ -69,9 +69,8 @@ class ExampleLog(keras.callbacks.Callback):
             ids that are no integers.
         ValueError: in `fit`, data whose rows are not known, or ids that are no rows.
         RuntimeError: a second log for one optimizer; a quantity that is not kept.
-        NotImplementedError: in `fit`, several replicas; `compile(jit_compile=True)`
-            with `steps_per_execution`; outputs whose shape varies, with
-            `prediction=True`.
+        NotImplementedError: in `fit`, `compile(jit_compile=True)` with
+            `steps_per_execution`; outputs whose shape varies, with `prediction=True`.
 
     Example:
 
@@ -97,6 +96,9 @@ class ExampleLog(keras.callbacks.Callback):
           that does not shuffle: there a row is a place in the stream.
         - Only finished epochs are kept. A later `fit` with the same log begins anew.
         - With `examples_per_update=k` each example has its group's loss and norm.
+        - Replicas of `tf.distribute` walk their parts of a batch at the same time:
+          `visited` is then the number of updates of all of them before the batch, and
+          of the example's own replica in it.
         - An example that `nonfinite="skip"` left out is NaN, with its place in
           `visited`.
         - In epoch e the loss of an example is that before the model has seen it for the

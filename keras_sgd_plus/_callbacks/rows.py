@@ -45,16 +45,15 @@ class Rows:
                 that hand over other batches than they know of.
         """
         if self._by_id:
-            rows = batch.ids[batch.positions]
-            _check_ids(rows, epoch)
-            return rows
+            _check_ids(batch.ids, epoch)
+            return batch.ids
         if not isinstance(self._data, KnownRows):
             return epoch.num_examples + batch.positions
         known = np.asarray(self._data.rows_of(epoch.num_batches), np.int64)
-        if len(known) != len(batch.positions):
+        if len(known) != batch.size:
             raise ValueError(
                 "ExampleLog must get the batches whose rows the data tell. Received: "
-                f"{len(batch.positions)} examples in batch {epoch.num_batches}, for "
+                f"{batch.size} examples in batch {epoch.num_batches}, for "
                 f"which rows_of gives {len(known)} rows. Override rows_of with "
                 "__getitem__, or use ExampleLog(id=...)."
             )

@@ -15,44 +15,44 @@ import tensorflow as tf
 
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Structure, Tensor
+from keras_sgd_plus._records.batch_record import (
+    HEADER,
+    BatchRecord,
+    batches,
+    together,
+)
 from keras_sgd_plus._records.tables import Tables, Wanted
 
-# Numbers of a batch before its positions: which call of its step, the updates before
-# it, its examples, and the size of its groups.
-_HEADER = 4
 # Each read costs as much as tens of updates, and the more batches wait, the more is
 # copied for each.
 _BATCHES_PER_READ = 8
 CAPACITY = 65_536  # examples of a batch, where XLA compiles the whole step
 
 
-class BatchRecord(NamedTuple):
-    """The records of one batch; arrays are in the order of visits.
+class Part(NamedTuple):
+    """Where the examples that a replica walks are in the batch.
 
     Attributes:
-        positions: (num_examples,) int64, each example's place in the batch.
-        values: by name, (num_examples, ...). "visited" is the number of updates that
-            were made before the example's own.
-        outputs: (num_examples, ...) each, of the model; none if they are not recorded.
-        ids: (num_examples,) int64, in the order of the batch; empty without.
+        first: () int64, the examples before them.
+        size: () int64, of the whole batch.
     """
 
-    positions: np.ndarray
-    values: dict[str, np.ndarray]
-    outputs: list[np.ndarray]
-    ids: np.ndarray
+    first: Tensor
+    size: Tensor
 
 
 class Step(NamedTuple):
     """Facts of the train step that is traced.
 
     Attributes:
+        replica: of this process, from 0.
         group_size: k.
         batches_per_call: batches that a call walks.
         is_compiled: whether XLA compiles the whole step. It can only write variables
             of a fixed shape, and its trace does not know the size of a batch.
     """
 
+    replica: int
     group_size: int
     batches_per_call: int
     is_compiled: bool
@@ -66,7 +66,7 @@ class _Slot:
         self.is_fixed = step.is_compiled  # then a batch overwrites the one before
         size = CAPACITY if step.is_compiled else None
         variable = private_tensorflow.rows_variable
-        length = None if size is None else _HEADER + size * (columns + 2)
+        length = None if size is None else HEADER + size * (columns + 2)
         self.vector = variable((length,), tf.float64)
         self.outputs = [variable((size, *t.shape[1:]), t.dtype) for t in outputs]
         self._calls = private_tensorflow.variable(())
@@ -142,6 +142,7 @@ class Recorder:
         num_examples: Tensor,
         iterations: Tensor,
         ids: Tensor,
+        part: Part,
     ) -> None:
         """Adds a batch, in the graph that walks it.
 
@@ -153,16 +154,18 @@ class Recorder:
             num_examples: () int32.
             iterations: () int64, the raw counter before the batch.
             ids: of the batch, integers (num_examples,) or (num_examples, 1), or None.
+            part: where these examples are in the batch of all replicas.
         """
         if step not in self._slots:
             columns = len(self.wanted.columns)
             self._slots[step] = _Slot(columns, self._outputs, step)
         slot = self._slots[step]
         count = tf.cast(num_examples, tf.int64)
-        header = tf.stack([slot.next_call(), iterations, count, step.group_size])
+        header = [slot.next_call(), iterations, count, step.group_size]
+        header = [tf.cast(n, tf.float64) for n in (*header, part.size, part.first)]
         groups = -(-num_examples // step.group_size)
         numbers = tf.reshape(tables.numbers[:groups], [-1])
-        parts = [header, tf.range(count) if order is None else order, numbers]
+        parts = [tf.stack(header), tf.range(count) if order is None else order, numbers]
         if ids is not None:
             parts.append(tf.reshape(ids, [-1]))
         vector = tf.concat([tf.cast(part, tf.float64) for part in parts], 0)
@@ -181,42 +184,18 @@ class Recorder:
 
     def taken(self) -> Iterator[BatchRecord]:
         """The batches since this was last called; forgets them."""
-        for slot in self._slots.values():
-            found = slot.read()
-            if found is not None:
-                yield from self._split(*found, not slot.is_fixed)
+        for step in [step for step in self._slots if not step.replica]:
+            slots = [s for k, s in self._slots.items() if k._replace(replica=0) == step]
+            parts = [self._batches(slot) for slot in slots]
+            for replicas in zip(*parts, strict=True):
+                yield replicas[0] if len(replicas) == 1 else together(replicas)
 
     def clear(self) -> None:
         """Forgets batches that nobody has taken."""
         for slot in self._slots.values():
             slot.clear()
 
-    def _split(
-        self, vector: np.ndarray, outputs: list[np.ndarray], has_several: bool
-    ) -> Iterator[BatchRecord]:
-        # The batches of one call, from the rows of all of them.
-        columns, place, first = self.wanted.columns, 0, 0
-
-        def part(size: int) -> np.ndarray:
-            nonlocal place
-            place += size
-            return vector[place - size : place]
-
-        while place < vector.size:
-            _, iterations, count, size = (int(number) for number in part(_HEADER))
-            positions = part(count).astype(np.int64)
-            groups = -(-count // size)
-            numbers = part(groups * len(columns)).reshape(groups, -1)
-            numbers = numbers.T.astype(np.float32)
-            visited = np.arange(iterations, iterations + groups)
-            if size > 1:
-                group = np.arange(count) // size
-                numbers, visited = numbers[:, group], visited[group]
-            values = {"visited": visited, **dict(zip(columns, numbers, strict=True))}
-            has_ids = self.wanted.id is not None
-            ids = part(count if has_ids else 0).astype(np.int64)
-            own = slice(first, first + count)
-            first += count
-            yield BatchRecord(positions, values, [each[own] for each in outputs], ids)
-            if not has_several:  # the rest is padding
-                return
+    def _batches(self, slot: _Slot) -> Iterator[BatchRecord]:
+        found = slot.read()
+        if found is not None:
+            yield from batches(*found, self.wanted, not slot.is_fixed)

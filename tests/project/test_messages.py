@@ -232,7 +232,6 @@ MESSAGES: dict[str, Any] = {
     "Only one ExampleLog may record an optimizer at a time.": LOGS["second_log"],
     "ExampleLog keeps `{}` only if it is asked for.": LOGS["not_kept"],
     "ExampleLog.last_batch must be called after a batch.": LOGS["no_batch"],
-    "ExampleLog must be used with one replica.": LOGS["two_replicas"],
     "ExampleLog must be used without steps_per_execution where Keras compiles the": (
         LOGS["compiled_by_keras"]
     ),
