@@ -30,9 +30,6 @@ class EpochRecord:
         Args:
             rows: (num_examples,) int64, in the order of visits.
             batch: its records.
-
-        Raises:
-            ValueError: a row that was visited before in this epoch.
         """
         num_rows = int(rows.max(initial=-1)) + 1
         for name, new in batch.values.items():

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from keras_sgd_plus._records.tables import Wanted
 
-# Numbers of a batch before its positions: which call of its step, the updates before
-# it, its examples, the size of its groups, and for replicas the examples of the whole
-# batch, and of those that come before this part of it.
-HEADER = 6
+# Numbers of a batch: the updates before it, its examples, the size of its groups, and
+# for replicas the examples of the whole batch, and of those before this part of it.
+HEADER = 5
 
 
 class BatchRecord(NamedTuple):
@@ -37,46 +36,32 @@ class BatchRecord(NamedTuple):
     size: int
 
 
-def batches(
-    vector: np.ndarray, outputs: list[np.ndarray], wanted: Wanted, has_several: bool
-) -> Iterator[BatchRecord]:
-    """The batches that a step has written.
+def record_of(
+    parts: Sequence[np.ndarray], wanted: Wanted, in_order: bool
+) -> BatchRecord:
+    """The record of a batch, or of a replica's part of one.
 
     Args:
-        vector: float64, for each batch the header, positions, numbers and ids.
-        outputs: (num_examples, ...) each, of all batches.
+        parts: the header; numbers (groups, columns); positions, unless they are in
+            order; ids, if they are wanted; outputs. All but the header may be padded.
         wanted: the quantities.
-        has_several: whether there may be several batches; what follows the first is
-            padding otherwise.
+        in_order: whether the examples were visited as they were handed over.
     """
-    columns, place, first = wanted.columns, 0, 0
-
-    def part(size: int) -> np.ndarray:
-        nonlocal place
-        place += size
-        return vector[place - size : place]
-
-    while place < vector.size:
-        header = (int(number) for number in part(HEADER))
-        _, iterations, count, size, of_all, before = header
-        positions = part(count).astype(np.int64)
-        groups = -(-count // size)
-        numbers = part(groups * len(columns)).reshape(groups, len(columns))
-        numbers = numbers.T.astype(np.float32)
-        visited = np.arange(iterations, iterations + groups)
-        if size > 1:
-            group = np.arange(count) // size
-            numbers, visited = numbers[:, group], visited[group]
-        values = {"visited": visited, **dict(zip(columns, numbers, strict=True))}
-        has_ids = wanted.id is not None
-        ids = part(count if has_ids else 0).astype(np.int64)
-        ids = ids[positions] if has_ids else ids
-        own = slice(first, first + count)
-        first += count
-        shown = [each[own] for each in outputs]
-        yield BatchRecord(before + positions, values, shown, ids, of_all)
-        if not has_several:
-            return
+    following = iter(parts)
+    iterations, count, size, of_all, before = next(following).tolist()
+    numbers, groups = next(following), -(-count // size)
+    positions = np.arange(count) if in_order else next(following)[:count]
+    ids = np.zeros(0, np.int64)
+    if wanted.id is not None:
+        ids = next(following)[positions]
+    columns = [numbers[:groups, i] for i in range(numbers.shape[1])]
+    visited = np.arange(iterations, iterations + groups)
+    if size > 1:
+        group = np.arange(count) // size
+        columns, visited = [column[group] for column in columns], visited[group]
+    values = {"visited": visited, **dict(zip(wanted.columns, columns, strict=True))}
+    shown = [output[:count] for output in following]
+    return BatchRecord(before + positions, values, shown, ids, of_all)
 
 
 def together(replicas: Sequence[BatchRecord]) -> BatchRecord:

@@ -56,12 +56,13 @@ def close(
         return
     model, key = update.model, recorder.wanted.id
     batches = model.steps_per_execution
-    replica, part = 0, Part(0, num_examples)
+    replica, part = 0, None
     if sizes is not None:
         replica = strategy.local_replica()
         before = sizes[: strategy.replica()]
         part = Part(tf.reduce_sum(before), tf.reduce_sum(sizes))
-    step = Step(replica, update.group_size, batches, _is_compiled(model))
+    in_order, size = walked.order is None, update.group_size
+    step = Step(replica, in_order, size, batches, _is_compiled(model))
     ids = None if key is None else _ids(update.batch, key)
     found = (walked.records, walked.order, num_examples, iterations, ids)
     recorder.close(step, *found, part)

@@ -218,6 +218,19 @@ def _masked() -> Any:
     )
 
 
+class _AddsLoss(keras.layers.Layer):
+    def call(self, inputs: Any) -> Any:
+        self.add_loss(0.1 * keras.ops.sum(keras.ops.square(inputs)))
+        return inputs
+
+
+def _added_loss() -> Any:
+    layers = keras.layers
+    return keras.Sequential(
+        [keras.Input((6,)), layers.Dense(5), _AddsLoss(), layers.Dense(3, "softmax")]
+    )
+
+
 def _cross_entropy(y: Any, y_pred: Any) -> Any:
     chosen = tf.gather(y_pred, tf.cast(y, tf.int32), batch_dims=1)
     return -tf.reduce_mean(tf.math.log(chosen))
@@ -256,6 +269,7 @@ def cases(num_examples: int = 22) -> dict[str, Case]:
         "dense": Case(_dense, numbers(6), kinds, sparse, cross),
         "blocks": Case(_wide, 0.2 * numbers(160), kinds, sparse, cross),
         "table": Case(_tokens, tokens, kinds, sparse, cross),
+        "added_loss": Case(_added_loss, numbers(6), kinds, sparse, cross),
         "two_outputs": Case(_two_outputs, numbers(6), two, losses, _of_two, settings),
         "masked": Case(_masked, steps, targets, "mse", _squares_of_steps),
     }
