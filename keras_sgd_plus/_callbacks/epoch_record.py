@@ -20,7 +20,7 @@ class EpochRecord:
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.num_batches = 0
-        self.num_examples = 0  # visited so far
+        self.num_examples = 0  # visited so far, by all workers
         self._num_rows = 0
         self._arrays: dict[str, np.ndarray] = {}
 
@@ -30,18 +30,15 @@ class EpochRecord:
         Args:
             rows: (num_examples,) int64, in the order of visits.
             batch: its records.
-
-        Raises:
-            ValueError: a row that was visited before in this epoch.
         """
-        num_rows = int(rows.max()) + 1
+        num_rows = int(rows.max(initial=-1)) + 1
         for name, new in batch.values.items():
             self._array(name, new, num_rows)[rows] = new
         for name, new in named_outputs(batch.outputs).items():
             self._array(name, new, num_rows)[rows] = new
         self._num_rows = max(self._num_rows, num_rows)
         self.num_batches += 1
-        self.num_examples += len(rows)
+        self.num_examples += batch.size
 
     def visited_before(self, rows: np.ndarray) -> np.ndarray:
         """Those of the rows that have been visited in this epoch, or come twice."""
@@ -52,8 +49,10 @@ class EpochRecord:
         return np.concatenate([again, unique[counts > 1]])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """By name, (num_rows, ...)."""
-        return {name: a[: self._num_rows] for name, a in self._arrays.items()}
+        """By name, (num_rows, ...); with rows for the examples of other workers."""
+        num_rows = max(self._num_rows, self.num_examples)
+        arrays = {n: self._array(n, a, num_rows) for n, a in self._arrays.items()}
+        return {name: array[:num_rows] for name, array in arrays.items()}
 
     def restore(
         self, batches: int, examples: int, arrays: dict[str, np.ndarray]

@@ -183,7 +183,7 @@ class ExactResume(keras.callbacks.Callback):
     def _save(self, epoch: int, batch: int) -> None:
         if self._manager is None:
             parts = self._parts()
-            self._position = parts["position"]
+            self._position, self._log_state = parts["position"], parts.get(_LOG)
             metrics = [v.value for v in self._metrics_variables()]
             self._manager = tf.train.CheckpointManager(
                 tf.train.Checkpoint(**parts, metrics=metrics),
@@ -197,6 +197,8 @@ class ExactResume(keras.callbacks.Callback):
         averages = self._averages
         hidden = contextlib.nullcontext() if averages is None else averages.hidden()
         with hidden, strategy.lost_workers(self._model.distribute_strategy):
+            if self._log_state is not None:
+                self._log_state.collect()
             self._manager.save(checkpoint_number=self._number)
         self._number += 1
         self._unsaved = 0

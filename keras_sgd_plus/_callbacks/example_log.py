@@ -12,6 +12,7 @@ from keras_sgd_plus._callbacks import checks
 from keras_sgd_plus._callbacks.epoch_record import PREDICTION
 from keras_sgd_plus._callbacks.log_records import LogRecords
 from keras_sgd_plus._callbacks.rows import Rows
+from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model
 from keras_sgd_plus._records import BatchRecord, Wanted, recorders
@@ -48,7 +49,8 @@ class ExampleLog(keras.callbacks.Callback):
             Notes). Defaults to `None`.
         path: Str or path, a directory. Each quantity is written to a `.npy` file there
             after each epoch, and what is returned is a part of the file
-            (`numpy.memmap`). None: everything is kept in memory. Defaults to `None`.
+            (`numpy.memmap`). On several workers it is a folder `worker_0`, `worker_1`
+            ... in there. None: everything is kept in memory. Defaults to `None`.
 
     Attributes:
         loss: Array of float32, `(epochs, num_examples)`, in the order of the data set:
@@ -69,9 +71,8 @@ class ExampleLog(keras.callbacks.Callback):
             ids that are no integers.
         ValueError: in `fit`, data whose rows are not known, or ids that are no rows.
         RuntimeError: a second log for one optimizer; a quantity that is not kept.
-        NotImplementedError: in `fit`, several replicas; `compile(jit_compile=True)`
-            with `steps_per_execution`; outputs whose shape varies, with
-            `prediction=True`.
+        NotImplementedError: in `fit`, `compile(jit_compile=True)` with
+            `steps_per_execution`; outputs whose shape varies, with `prediction=True`.
 
     Example:
 
@@ -97,6 +98,10 @@ class ExampleLog(keras.callbacks.Callback):
           that does not shuffle: there a row is a place in the stream.
         - Only finished epochs are kept. A later `fit` with the same log begins anew.
         - With `examples_per_update=k` each example has its group's loss and norm.
+        - Replicas of `tf.distribute` walk their parts of a batch at the same time:
+          `visited` is then the number of updates of all of them before the batch, and
+          of the example's own replica in it.
+        - Each of several workers keeps its own examples; `gather()` adds the others.
         - An example that `nonfinite="skip"` left out is NaN, with its place in
           `visited`.
         - In epoch e the loss of an example is that before the model has seen it for the
@@ -123,8 +128,9 @@ class ExampleLog(keras.callbacks.Callback):
         super().__init__()
         checks.log_arguments(gradient_norm, prediction, id, path)
         self._wanted = Wanted(gradient_norm, prediction, id)
+        self._path = None if path is None else os.fspath(path)
         # `ExactResume` saves them.
-        self.records = LogRecords(None if path is None else os.fspath(path), self._take)
+        self.records = LogRecords(self._folder, self._take)
         self._rows: Rows | None = None  # in `fit`
         self._recorder: Any = None
         self._optimizer: Any = None
@@ -200,6 +206,23 @@ class ExampleLog(keras.callbacks.Callback):
         """(epochs, num_examples) int64: the updates before each example's, or -1."""
         return self.records.array("visited")
 
+    def gather(self) -> None:
+        """Adds the rows of the other workers of `tf.distribute` to all arrays.
+
+        Each worker keeps the examples that it has visited; in the rows of others it has
+        NaN, and -1 in `visited`. Afterwards all have all rows, `(epochs, num_examples,
+        ...)`. Every worker must call it, at the same place: after `fit`, or in a
+        callback at the end of an epoch. In one process it changes nothing.
+
+        Raises:
+            ValueError: a row that two workers have visited.
+            RuntimeError: a worker that cannot be reached.
+        """
+        current = self._strategy()
+        if current is not None and strategy.has_workers(current):
+            with strategy.lost_workers(current):
+                self.records.gather(lambda part: strategy.gathered_bytes(current, part))
+
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame` with one row per epoch and example.
 
@@ -220,7 +243,8 @@ class ExampleLog(keras.callbacks.Callback):
         """Begins to record; forgets an earlier `fit`."""
         del logs
         fit = keras_trainer.fit_in_progress()
-        self._rows = Rows(fit, by_id=self._wanted.id is not None)
+        by_id = self._wanted.id is not None
+        self._rows = Rows(fit, by_id, self._strategy())
         params: Any = self.params
         first = 0 if fit is None else fit.initial_epoch
         self.records.begin((params.get("epochs") or 1) - first)
@@ -250,6 +274,17 @@ class ExampleLog(keras.callbacks.Callback):
         checks.can_record(optimizer)
         self._recorder = recorders.start(optimizer, self._wanted, self._receive)
         self._optimizer = optimizer
+
+    def _strategy(self) -> Any:
+        # That of the model in `fit`, or None before there is one.
+        model: Any = self.model
+        return None if model is None else model.distribute_strategy
+
+    def _folder(self) -> str | None:
+        current = self._strategy()
+        if self._path is None or current is None or not strategy.has_workers(current):
+            return self._path
+        return os.path.join(self._path, f"worker_{strategy.worker(current)}")
 
     def _take(self) -> None:
         # What is still in the variables of the recorder.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import numpy as np
 
 from keras_sgd_plus._callbacks.epoch_record import EpochRecord
 from keras_sgd_plus._callbacks.epochs import EpochsInFiles, EpochsInMemory
+from keras_sgd_plus._callbacks.packing import merged, packed, unpacked, visited_part
 from keras_sgd_plus._callbacks.rows import Rows
 from keras_sgd_plus._records import BatchRecord
 
@@ -19,12 +19,14 @@ class LogRecords:
     """Puts batches into epochs, by row; can be saved between two batches.
 
     Args:
-        path: a directory for finished epochs; None: they are kept in memory.
+        folder: gives a directory for finished epochs; None: they are kept in memory.
         take: lets all batches so far be put, before a save.
     """
 
-    def __init__(self, path: str | None, take: Callable[[], None]) -> None:
-        self._path, self._take = path, take
+    def __init__(
+        self, folder: Callable[[], str | None], take: Callable[[], None]
+    ) -> None:
+        self._folder, self._take = folder, take
         self._num_epochs = 1  # that the run is to have in the end
         self._is_restored = False  # for a run of which no epoch has begun
         self._empty()
@@ -71,37 +73,55 @@ class LogRecords:
             return np.zeros((0, 0), np.int64 if name == "visited" else np.float32)
         return self._epochs.array(name)
 
+    def gather(self, exchange: Callable[[bytes], list[bytes]]) -> None:
+        """Adds the rows of other workers to the finished epochs.
+
+        Args:
+            exchange: gives what each worker hands over.
+        """
+        before, found = self._epochs, self._no_epochs()
+        for i in range(len(before)):
+            arrays = {name: before.array(name)[i] for name in before.names()}
+            if i >= self._num_gathered:
+                arrays = merged([unpacked(b) for b in exchange(visited_part(arrays))])
+            found.add(arrays, self._num_epochs)
+        self._epochs, self._num_gathered = found, len(found)
+
     def saved(self) -> bytes:
         """Everything, for `restore`."""
         self._take()
-        counts, part = [len(self._epochs), -1, 0, 0], dict[str, np.ndarray]()
+        counts = [len(self._epochs), self._num_gathered, -1, 0, 0]
+        part: dict[str, np.ndarray] = {}
         if self._epoch is not None:
             part, epoch = self._epoch.arrays(), self._epoch
-            counts[1:] = [epoch.epoch, epoch.num_batches, epoch.num_examples]
+            counts[2:] = [epoch.epoch, epoch.num_batches, epoch.num_examples]
         arrays = {f"{_PART}{name}": array for name, array in part.items()}
         arrays |= {f"{_DONE}{n}": a for n, a in self._epochs.state().items()}
         arrays["counts"] = np.array(counts)
-        file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **arrays)
-        return file.getvalue()
+        return packed(arrays)
 
     def restore(self, saved: bytes) -> None:
         """Goes on where `saved` was called, in the run that is about to begin."""
-        with np.load(io.BytesIO(saved)) as found:
-            arrays = {name: found[name] for name in found.files}
-        num_epochs, epoch, batches, examples = arrays.pop("counts").tolist()
+        arrays = unpacked(saved)
+        counts = arrays.pop("counts").tolist()
+        num_epochs, gathered, epoch, batches, examples = counts
         done, part = _with_prefix(_DONE, arrays), _with_prefix(_PART, arrays)
         self._empty()
         self._epochs.restore(num_epochs, done)
+        self._num_gathered = gathered
         if epoch >= 0:
             self._epoch = EpochRecord(epoch)
             self._epoch.restore(batches, examples, part)
         self._is_restored = True
 
     def _empty(self) -> None:
-        path = self._path
-        self._epochs = EpochsInMemory() if path is None else EpochsInFiles(path)
+        self._epochs = self._no_epochs()
+        self._num_gathered = 0  # epochs that have the rows of all workers
         self._epoch: EpochRecord | None = None
+
+    def _no_epochs(self) -> EpochsInMemory | EpochsInFiles:
+        folder = self._folder()
+        return EpochsInMemory() if folder is None else EpochsInFiles(folder)
 
 
 def _with_prefix(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

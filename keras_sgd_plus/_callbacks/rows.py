@@ -9,8 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._callbacks.epoch_record import EpochRecord
+from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import KnownRows
 from keras_sgd_plus._private import keras_trainer
+from keras_sgd_plus._private.types import Strategy
 from keras_sgd_plus._records import BatchRecord
 
 _LARGEST = 2**31  # ids are numbers of rows, and arrays have room for all of them
@@ -22,16 +24,22 @@ class Rows:
     Args:
         fit: the running `fit`, or None where it is not found.
         by_id: whether the batches tell rows themselves.
+        current: the `tf.distribute` strategy of the model.
 
     Raises:
-        ValueError: the data come in an order that is not known.
+        ValueError: the data come in an order that is not known, or workers get parts
+            that are not known.
     """
 
-    def __init__(self, fit: keras_trainer.Fit | None, by_id: bool) -> None:
+    def __init__(
+        self, fit: keras_trainer.Fit | None, by_id: bool, current: Strategy
+    ) -> None:
         self._by_id = by_id
         self._data: Any = None if fit is None else fit.dataset
         if not by_id and (fit is None or not _is_known(fit)):
             raise ValueError(_unknown(fit))
+        if not by_id and strategy.has_workers(current):
+            _check_parts(self._data, strategy.num_replicas_per_worker(current))
 
     def of(self, batch: BatchRecord, epoch: EpochRecord) -> np.ndarray:
         """(num_examples,) int64: the rows of a batch, in the order of visits.
@@ -45,16 +53,15 @@ class Rows:
                 that hand over other batches than they know of.
         """
         if self._by_id:
-            rows = batch.ids[batch.positions]
-            _check_ids(rows, epoch)
-            return rows
+            _check_ids(batch.ids, epoch)
+            return batch.ids
         if not isinstance(self._data, KnownRows):
             return epoch.num_examples + batch.positions
         known = np.asarray(self._data.rows_of(epoch.num_batches), np.int64)
-        if len(known) != len(batch.positions):
+        if len(known) != batch.size:
             raise ValueError(
                 "ExampleLog must get the batches whose rows the data tell. Received: "
-                f"{len(batch.positions)} examples in batch {epoch.num_batches}, for "
+                f"{batch.size} examples in batch {epoch.num_batches}, for "
                 f"which rows_of gives {len(known)} rows. Override rows_of with "
                 "__getitem__, or use ExampleLog(id=...)."
             )
@@ -95,6 +102,27 @@ def _unknown(fit: keras_trainer.Fit | None) -> str:
         'shuffle; or hand rows along, ExampleLog(id="row") with x={..., "row": '
         "np.arange(num_examples)}, whatever shuffles them."
     )
+
+
+def _check_parts(data: Any, num_replicas: int) -> None:
+    # The first worker must get the first part of each batch, and so on. For arrays and
+    # a `PyDataset` TensorFlow shares them so.
+    received = ""
+    if num_replicas > 1:
+        received = f"{num_replicas} replicas on each worker"
+    elif isinstance(data, tf.data.Dataset):
+        policy = data.options().experimental_distribute.auto_shard_policy
+        policy = tf.data.experimental.AutoShardPolicy(policy)
+        if policy != tf.data.experimental.AutoShardPolicy.DATA:
+            received = f"a tf.data.Dataset with AutoShardPolicy.{policy.name}"
+    if received:
+        raise ValueError(
+            "On several workers ExampleLog must know who gets which part of a batch. "
+            f"Received: {received}. Use one replica per worker, and arrays, "
+            "SeededArrays, or a dataset whose options have experimental_distribute."
+            "auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA; or hand "
+            "rows along, ExampleLog(id=...)."
+        )
 
 
 def _check_ids(rows: np.ndarray, epoch: EpochRecord) -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._private import tensorflow as private_tensorflow
@@ -58,7 +59,12 @@ def num_replicas_of(model: Model) -> int:
 
 def num_local_replicas() -> int:
     """The number of replicas in this process."""
-    extended: Any = tf.distribute.get_strategy().extended
+    return num_replicas_per_worker(tf.distribute.get_strategy())
+
+
+def num_replicas_per_worker(strategy: Strategy) -> int:
+    """The number of replicas in each process of a strategy."""
+    extended: Any = strategy.extended
     return len(extended.worker_devices)
 
 
@@ -67,13 +73,19 @@ def has_workers(strategy: Strategy) -> bool:
     return private_tensorflow.has_workers(strategy)
 
 
+def worker(strategy: Strategy) -> int:
+    """The number of this process among those of a strategy, from 0."""
+    if not has_workers(strategy):
+        return 0
+    resolver: Any = strategy.cluster_resolver
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    is_worker = has_chief and resolver.task_type != "chief"
+    return resolver.task_id + is_worker
+
+
 def is_chief(strategy: Strategy) -> bool:
     """Whether this process is the one that writes files; true without workers."""
-    if not has_workers(strategy):
-        return True
-    resolver: Any = strategy.cluster_resolver
-    has_own = "chief" in resolver.cluster_spec().jobs
-    return resolver.task_type == "chief" if has_own else resolver.task_id == 0
+    return worker(strategy) == 0
 
 
 def has_copies(variable: Variable) -> bool:
@@ -94,7 +106,20 @@ def gathered(strategy: Strategy, value: int) -> list[int]:
         return [value]
     per_replica = strategy.run(lambda: tf.constant([value], tf.int64))
     found = strategy.gather(per_replica, axis=0).numpy().tolist()
-    return found[:: len(strategy.extended.worker_devices)]
+    return found[:: num_replicas_per_worker(strategy)]
+
+
+def gathered_bytes(strategy: Strategy, value: bytes) -> list[bytes]:
+    """As `gathered`, of bytes, of which each worker may have another number."""
+    if not has_workers(strategy):
+        return [value]
+    sizes = gathered(strategy, len(value))
+    row = np.zeros((1, -(-max(sizes) // 8)), np.int64)
+    row.view(np.uint8)[0, : len(value)] = np.frombuffer(value, np.uint8)
+    rows = strategy.gather(strategy.run(lambda: tf.constant(row)), axis=0).numpy()
+    rows = rows[:: num_replicas_per_worker(strategy)]
+    pairs = zip(rows, sizes, strict=True)
+    return [row.tobytes()[:size] for row, size in pairs]
 
 
 @contextlib.contextmanager

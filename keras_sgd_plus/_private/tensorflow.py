@@ -28,20 +28,6 @@ def variable(shape: tuple[int, ...], dtype: Any = tf.int64) -> Any:
         return names.call(module, "ResourceVariable", zeros, trainable=False)
 
 
-def rows_variable(shape: tuple[int | None, ...], dtype: Any) -> Any:
-    """A variable as of `variable`; any number of rows may be assigned if that is None.
-
-    Args:
-        shape: `(rows, ...)`.
-        dtype: of the values.
-    """
-    module = names.module("tensorflow.python.ops.resource_variable_ops")
-    with tf.init_scope():
-        zeros = tf.zeros([size or 0 for size in shape], dtype)
-        made = names.attribute(module, "ResourceVariable")
-        return made(zeros, trainable=False, shape=tf.TensorShape(shape))
-
-
 @contextlib.contextmanager
 def plain_variables() -> Iterator[None]:
     """Variables of Keras, too, are made as by `variable`."""

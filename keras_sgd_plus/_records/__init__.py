@@ -6,7 +6,8 @@ while no `ExampleLog` asks for records.
 """
 
 from keras_sgd_plus._records import recorders
-from keras_sgd_plus._records.recorder import BatchRecord, Recorder, Step
+from keras_sgd_plus._records.batch_record import BatchRecord
+from keras_sgd_plus._records.recorder import Part, Recorder, Step
 from keras_sgd_plus._records.tables import (
     Record,
     Tables,
@@ -19,6 +20,7 @@ from keras_sgd_plus._records.tables import (
 
 __all__ = [
     "BatchRecord",
+    "Part",
     "Record",
     "Recorder",
     "Step",

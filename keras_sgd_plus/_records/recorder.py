@@ -1,11 +1,12 @@
-"""Takes the records of batches from the graph to Python, through variables.
+"""Takes the records of batches from the graph to Python, through a queue.
 
-A recorder belongs to an optimizer and is none of its variables: nothing here is saved.
+A recorder belongs to an optimizer and has none of its variables: nothing here is saved.
 Compiled train functions write to it, so it outlives the log that first asked for it.
 """
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,91 +16,98 @@ import tensorflow as tf
 
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Structure, Tensor
+from keras_sgd_plus._records.batch_record import (
+    HEADER,
+    BatchRecord,
+    record_of,
+    together,
+)
 from keras_sgd_plus._records.tables import Tables, Wanted
 
-# Numbers of a batch before its positions: which call of its step, the updates before
-# it, its examples, and the size of its groups.
-_HEADER = 4
-# Each read costs as much as tens of updates, and the more batches wait, the more is
-# copied for each.
-_BATCHES_PER_READ = 8
-CAPACITY = 65_536  # examples of a batch, where XLA compiles the whole step
+_BATCHES_PER_READ = 8  # on an accelerator each read waits for it
+_CAPACITY = 65_536  # examples of a batch, where XLA compiles the whole step
+_ROWS = _CAPACITY + 1  # tables have room for one group more
 
 
-class BatchRecord(NamedTuple):
-    """The records of one batch; arrays are in the order of visits.
+class Part(NamedTuple):
+    """Where the examples that a replica walks are in the batch.
 
     Attributes:
-        positions: (num_examples,) int64, each example's place in the batch.
-        values: by name, (num_examples, ...). "visited" is the number of updates that
-            were made before the example's own.
-        outputs: (num_examples, ...) each, of the model; none if they are not recorded.
-        ids: (num_examples,) int64, in the order of the batch; empty without.
+        first: () int64, the examples before them.
+        size: () int64, of the whole batch.
     """
 
-    positions: np.ndarray
-    values: dict[str, np.ndarray]
-    outputs: list[np.ndarray]
-    ids: np.ndarray
+    first: Tensor
+    size: Tensor
 
 
 class Step(NamedTuple):
     """Facts of the train step that is traced.
 
     Attributes:
+        replica: of this process, from 0.
+        in_order: whether examples are visited as they are handed over.
         group_size: k.
         batches_per_call: batches that a call walks.
         is_compiled: whether XLA compiles the whole step. It can only write variables
             of a fixed shape, and its trace does not know the size of a batch.
     """
 
+    replica: int
+    in_order: bool
     group_size: int
     batches_per_call: int
     is_compiled: bool
 
 
-class _Slot:
-    # The variables that one traced step writes. Everything but outputs of the model is
-    # one vector of float64, since each read from Python takes as long as many updates:
-    # per batch the header, positions, numbers and ids.
-    def __init__(self, columns: int, outputs: Sequence[Any], step: Step) -> None:
-        self.is_fixed = step.is_compiled  # then a batch overwrites the one before
-        size = CAPACITY if step.is_compiled else None
-        variable = private_tensorflow.rows_variable
-        length = None if size is None else _HEADER + size * (columns + 2)
-        self.vector = variable((length,), tf.float64)
-        self.outputs = [variable((size, *t.shape[1:]), t.dtype) for t in outputs]
-        self._calls = private_tensorflow.variable(())
+class _Queue:
+    # What one traced step writes. A queue holds tensors as they are; a variable would
+    # have to be copied to take one more batch.
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        with tf.init_scope():
+            self._queue = tf.queue.FIFOQueue(-1, [part.dtype for part in parts])
+
+    def write(self, parts: Sequence[Tensor]) -> None:
+        self._queue.enqueue(list(parts))
+
+    def read(self) -> Iterator[list[np.ndarray]]:
+        dtypes, handle = self._queue.dtypes, self._queue.queue_ref
+        for _ in range(int(self._queue.size())):
+            parts: Any = tf.raw_ops.QueueDequeueV2(
+                handle=handle, component_types=dtypes
+            )
+            yield [part.numpy() for part in parts]
+
+
+class _Variables:
+    # The same where XLA compiles the whole step, which knows no queues: variables of a
+    # fixed size, in which a batch overwrites the one before.
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        variable = private_tensorflow.variable
+        rows = [(_ROWS, *part.shape[1:]) for part in parts[1:]]
+        shapes = zip([(HEADER,), *rows], parts, strict=True)
+        self._variables = [variable(s, _kept_as(part)) for s, part in shapes]
+        self._calls = variable(())
         self._taken = 0
 
-    def next_call(self) -> Any:
-        # () int64, above zero.
-        return self._calls.assign_add(1) if self.is_fixed else 1
+    def write(self, parts: Sequence[Tensor]) -> None:
+        self._variables[0].assign(parts[0])
+        for variable, part in zip(self._variables[1:], parts[1:], strict=True):
+            missing = [[0, _ROWS - tf.shape(part)[0]]]
+            padding = missing + [[0, 0]] * (part.shape.rank - 1)
+            variable.assign(tf.pad(tf.cast(part, variable.dtype), padding))
+        self._calls.assign_add(1)
 
-    def write(self, variable: Any, rows: Any) -> None:
-        if self.is_fixed:
-            missing = [[0, variable.shape[0] - tf.shape(rows)[0]]]
-            rows = tf.pad(rows, missing + [[0, 0]] * (rows.shape.rank - 1))
-        else:
-            rows = tf.concat([variable.read_value(), rows], 0)
-        variable.assign(rows)
+    def read(self) -> Iterator[list[np.ndarray]]:
+        calls = int(self._calls.numpy())
+        if calls > self._taken:
+            yield [variable.numpy() for variable in self._variables]
+        self._taken = calls
 
-    def read(self) -> tuple[np.ndarray, list[np.ndarray]] | None:
-        # The vector and the outputs of all batches; None if they were read before.
-        vector = self.vector.numpy()
-        if not vector.size or (self.is_fixed and vector[0] <= self._taken):
-            return None
-        found = vector, [variable.numpy() for variable in self.outputs]
-        self.clear()
-        return found
 
-    def clear(self) -> None:
-        if self.is_fixed:
-            self._taken = int(self._calls.numpy())
-            return
-        for variable in (self.vector, *self.outputs):
-            none = np.zeros((0, *variable.shape[1:]), variable.dtype.as_numpy_dtype)
-            variable.assign(none, read_value=False)
+def _kept_as(part: Tensor) -> Any:
+    # TensorFlow keeps variables of int32 on the host, whatever the device.
+    return tf.int64 if part.dtype == tf.int32 else part.dtype
 
 
 class Recorder:
@@ -113,7 +121,7 @@ class Recorder:
         self.wanted = wanted
         self.structure: Structure = None  # of the model's outputs, None in each place
         self._outputs: list[Any] = []  # specs of the outputs, (k, ...)
-        self._slots: dict[Step, _Slot] = {}
+        self._slots: dict[Step, _Queue | _Variables] = {}
 
     def see_outputs(self, structure: Structure, outputs: Sequence[Any]) -> None:
         """Notes the outputs of the model, while a step is traced.
@@ -142,6 +150,7 @@ class Recorder:
         num_examples: Tensor,
         iterations: Tensor,
         ids: Tensor,
+        part: Part | None,
     ) -> None:
         """Adds a batch, in the graph that walks it.
 
@@ -153,70 +162,41 @@ class Recorder:
             num_examples: () int32.
             iterations: () int64, the raw counter before the batch.
             ids: of the batch, integers (num_examples,) or (num_examples, 1), or None.
+            part: where these examples are in the batch of several replicas, or None.
         """
-        if step not in self._slots:
-            columns = len(self.wanted.columns)
-            self._slots[step] = _Slot(columns, self._outputs, step)
-        slot = self._slots[step]
-        count = tf.cast(num_examples, tf.int64)
-        header = tf.stack([slot.next_call(), iterations, count, step.group_size])
-        groups = -(-num_examples // step.group_size)
-        numbers = tf.reshape(tables.numbers[:groups], [-1])
-        parts = [header, tf.range(count) if order is None else order, numbers]
+        # As few operations as can be: each costs as much as several examples.
+        part = Part(0, num_examples) if part is None else part
+        header = [iterations, num_examples, step.group_size, part.size, part.first]
+        parts = [tf.stack([tf.cast(number, tf.int64) for number in header])]
+        parts += [tables.numbers, *([] if order is None else [order])]
         if ids is not None:
-            parts.append(tf.reshape(ids, [-1]))
-        vector = tf.concat([tf.cast(part, tf.float64) for part in parts], 0)
-        slot.write(slot.vector, vector)
-        for variable, table in zip(slot.outputs, tables.outputs, strict=True):
-            shape = [-1, *table.shape[2:]]
-            slot.write(variable, tf.reshape(table, shape)[:num_examples])
+            parts.append(tf.reshape(tf.cast(ids, tf.int64), [-1]))
+        for table in tables.outputs:
+            parts.append(tf.reshape(table, [-1, *table.shape[2:]])[:num_examples])
+        if step not in self._slots:
+            made = _Variables if step.is_compiled else _Queue
+            self._slots[step] = made(parts)
+        self._slots[step].write(parts)
 
     @property
     def calls_per_read(self) -> int:
         """After how many calls of train functions `taken` is to be called."""
-        if self.wanted.prediction or any(s.is_fixed for s in self._slots.values()):
+        if self.wanted.prediction or any(step.is_compiled for step in self._slots):
             return 1
         most = max((step.batches_per_call for step in self._slots), default=1)
         return max(_BATCHES_PER_READ // most, 1)
 
     def taken(self) -> Iterator[BatchRecord]:
         """The batches since this was last called; forgets them."""
-        for slot in self._slots.values():
-            found = slot.read()
-            if found is not None:
-                yield from self._split(*found, not slot.is_fixed)
+        for step in [step for step in self._slots if not step.replica]:
+            slots = [s for k, s in self._slots.items() if k._replace(replica=0) == step]
+            for batch in zip(*(slot.read() for slot in slots), strict=True):
+                replicas = [
+                    record_of(parts, self.wanted, step.in_order) for parts in batch
+                ]
+                yield replicas[0] if len(replicas) == 1 else together(replicas)
 
     def clear(self) -> None:
         """Forgets batches that nobody has taken."""
         for slot in self._slots.values():
-            slot.clear()
-
-    def _split(
-        self, vector: np.ndarray, outputs: list[np.ndarray], has_several: bool
-    ) -> Iterator[BatchRecord]:
-        # The batches of one call, from the rows of all of them.
-        columns, place, first = self.wanted.columns, 0, 0
-
-        def part(size: int) -> np.ndarray:
-            nonlocal place
-            place += size
-            return vector[place - size : place]
-
-        while place < vector.size:
-            _, iterations, count, size = (int(number) for number in part(_HEADER))
-            positions = part(count).astype(np.int64)
-            groups = -(-count // size)
-            numbers = part(groups * len(columns)).reshape(groups, -1)
-            numbers = numbers.T.astype(np.float32)
-            visited = np.arange(iterations, iterations + groups)
-            if size > 1:
-                group = np.arange(count) // size
-                numbers, visited = numbers[:, group], visited[group]
-            values = {"visited": visited, **dict(zip(columns, numbers, strict=True))}
-            has_ids = self.wanted.id is not None
-            ids = part(count if has_ids else 0).astype(np.int64)
-            own = slice(first, first + count)
-            first += count
-            yield BatchRecord(positions, values, [each[own] for each in outputs], ids)
-            if not has_several:  # the rest is padding
-                return
+            collections.deque(slot.read(), maxlen=0)

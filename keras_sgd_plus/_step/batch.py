@@ -163,22 +163,22 @@ def _attempt(
 def _commit(done: _Attempt, num_examples: Tensor) -> Any:
     # Writes the variables; gives the logs.
     update, ledger, walked = done.update, done.ledger, done.walked
-    notes = None
+    notes = sizes = None
     if strategy.num_replicas() > 1:
-        logs, notes = _average(done, num_examples)
+        logs, notes, sizes = _average(done, num_examples)
     else:
         update.carry.commit(walked.changed)
         stock = update.model.get_metrics_result
         logs = walked.logs if update.keeps_logs else stock()
-        record_batch.close(update, walked, done.iterations, num_examples)
+    record_batch.close(update, walked, done.iterations, num_examples, sizes)
     if update.counts is not None:
         logs = capped_share.with_share(logs, update.counts)
         warn.watch_negative(update.model, update.counts)
     return ledgers.close(ledger, done.iterations, walked.skips, logs, notes)
 
 
-def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any]:
-    # Averages over the replicas and commits; gives the logs and all replicas' notes.
+def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any, Any]:
+    # Averages over the replicas and commits; the logs, all replicas' notes and sizes.
     update, ledger, walked = done.update, done.ledger, done.walked
     model, outer, variables = update.model, update.outer, update.carry.variables
     changed = walked.changed
@@ -202,8 +202,10 @@ def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any]:
         new = replicas.unchanged_where(has_ended, variables, new)
     replicas.commit(variables, new)
     if update.keeps_logs:
-        return replicas.mean_logs(walked.logs, averaged), averaged.notes
-    return replicas.metrics(model, shard, averaged.sums), averaged.notes
+        logs = replicas.mean_logs(walked.logs, averaged)
+    else:
+        logs = replicas.metrics(model, shard, averaged.sums)
+    return logs, averaged.notes, averaged.sizes
 
 
 class _KeptStep(NamedTuple):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import ExampleUpdate
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
-from keras_sgd_plus._records import Step, recorders
+from keras_sgd_plus._records import Part, Step, recorders
 from keras_sgd_plus._step.walk_batch import WalkedBatch
 
 
@@ -24,12 +24,6 @@ def check(model: Model, optimizer: Optimizer, batch: Structure) -> None:
     recorder = recorders.of(optimizer)
     if recorder is None:
         return
-    if strategy.num_replicas() > 1:
-        raise NotImplementedError(
-            "ExampleLog must be used with one replica. Received: "
-            f"{strategy.num_replicas()} replicas, each of which walks a part of the "
-            "batch. Train without a tf.distribute strategy where you want records."
-        )
     if _is_compiled(model) and model.steps_per_execution > 1:
         raise NotImplementedError(
             "ExampleLog must be used without steps_per_execution where Keras compiles "
@@ -42,7 +36,11 @@ def check(model: Model, optimizer: Optimizer, batch: Structure) -> None:
 
 
 def close(
-    update: ExampleUpdate, walked: WalkedBatch, iterations: Tensor, num_examples: Tensor
+    update: ExampleUpdate,
+    walked: WalkedBatch,
+    iterations: Tensor,
+    num_examples: Tensor,
+    sizes: Tensor = None,
 ) -> None:
     """Hands the records of a batch to the recorder, in the graph; if there is one.
 
@@ -51,16 +49,23 @@ def close(
         walked: its results.
         iterations: () int64, the raw counter before the batch.
         num_examples: an int or () int32.
+        sizes: (replicas,) int64, the examples of each; None with one replica.
     """
     recorder = update.recorder
     if recorder is None:
         return
     model, key = update.model, recorder.wanted.id
     batches = model.steps_per_execution
-    step = Step(update.group_size, batches, _is_compiled(model))
+    replica, part = 0, None
+    if sizes is not None:
+        replica = strategy.local_replica()
+        before = sizes[: strategy.replica()]
+        part = Part(tf.reduce_sum(before), tf.reduce_sum(sizes))
+    in_order, size = walked.order is None, update.group_size
+    step = Step(replica, in_order, size, batches, _is_compiled(model))
     ids = None if key is None else _ids(update.batch, key)
     found = (walked.records, walked.order, num_examples, iterations, ids)
-    recorder.close(step, *found)
+    recorder.close(step, *found, part)
 
 
 def _is_compiled(model: Model) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import ExampleLog, SeededArrays, SGDPlus
-from tests.support.by_hand import Case, PerEpoch, assert_kept, cases, kept
+from tests.support.by_hand import Case, PerEpoch, assert_kept, cases, kept, with_ids
 from tests.support.tiers import tiered_keys
 
 CASES = cases()
@@ -191,18 +191,6 @@ def test_weights_of_classes() -> None:
     assert_kept(log, kept(DENSE, log.visited, SGD, each.astype("float32")))
 
 
-def _with_ids(case: Case) -> tuple[Case, Any]:
-    # A model with an input that it ignores, which has the rows.
-    def make() -> Any:
-        model = case.make()
-        row = keras.Input((), dtype="int64", name="row")
-        inputs = {"x": keras.Input((6,), name="x"), "row": row}
-        return keras.Model(inputs, model(inputs["x"]))
-
-    x = {"x": case.x, "row": np.arange(N)}
-    return case._replace(make=make, x=x), (x, case.y)
-
-
 def _batches(case: Case) -> Any:
     dataset = tf.data.Dataset.from_tensor_slices((case.x, case.y))
     return dataset.map(lambda x, y: (x, y)).batch(8)
@@ -261,7 +249,7 @@ BY_ID: dict[str, Any] = {
 def test_rows_by_an_id(kind: str) -> None:
     """Everything is shuffled, and each record is in the row of its example."""
     make, arguments = BY_ID[kind]
-    case, data = _with_ids(DENSE)
+    case, data = with_ids(DENSE)
     log = everything(id="row")
     recorded(case, log, make(data), **arguments)
     assert_each_once(log.visited)
@@ -432,7 +420,7 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.matrix
 def test_epochs_of_other_lengths() -> None:
     """A stream whose second epoch lacks some rows: those were not visited."""
-    case, (x, y) = _with_ids(DENSE)
+    case, (x, y) = with_ids(DENSE)
 
     def part(rows: Any) -> Any:
         return {k: v[rows] for k, v in x.items()}, y[rows]

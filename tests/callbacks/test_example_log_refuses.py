@@ -87,14 +87,6 @@ def _lengths() -> Any:
     return model.fit(Parts(), shuffle=False, verbose=0, callbacks=[log])
 
 
-def _two_replicas() -> Any:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
-        model = DENSE.compiled(SGDPlus(0.01))
-    fit = {"batch_size": 8, "shuffle": False, "verbose": 0}
-    return model.fit(X, Y, callbacks=[ExampleLog()], **fit)
-
-
 def _longer_second_epoch(path: Path) -> Any:
     data = PerEpoch([(X[:4], Y[:4]), (X[:6], Y[:6])])
     model = DENSE.compiled(SGDPlus(0.01, jit_compile=False))
@@ -178,7 +170,6 @@ REFUSED: dict[str, Row] = {
         r"steps_per_execution=2\. Use compile",
     ),
     "lengths": (_lengths, NotImplementedError, "Pad the examples to one length"),
-    "two_replicas": (_two_replicas, NotImplementedError, "2 replicas"),
 }
 DEFAULT = (
     "adam",

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.support.internals import callback_checks
+from tests.support.internals import callback_checks, keras_trainer, packing, rows
 from tests.support.internals import strategy as current
 from tests.support.paths import ROOT
+from tests.support.record_on_workers import SOURCES, arrays, trained
+from tests.support.replicas import mirrored
 
 EXAMPLE = [sys.executable, str(ROOT / "examples" / "multi_worker.py")]
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -128,3 +134,101 @@ def test_only_a_lost_worker_is_translated(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(tf.errors.InternalError):
         with current.lost_workers(strategy):
             raise tf.errors.InternalError(None, None, "something else")
+
+
+def test_rows_are_those_of_one_worker() -> None:
+    visited = [np.array([0, -1, 1]), np.array([-1, 0, -1])]
+    parts = [packing.visited_part({"visited": v, "loss": v / 2}) for v in visited]
+    found = packing.merged([packing.unpacked(part) for part in parts])
+    assert found["visited"].tolist() == [0, 0, 1]
+    assert found["loss"].tolist() == [0, 0, 0.5]
+    with pytest.raises(ValueError, match="row 0, which two workers have visited"):
+        packing.merged([packing.unpacked(part) for part in (parts[0], parts[0])])
+
+
+def test_workers_whose_parts_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    monkeypatch.setattr(current, "has_workers", lambda strategy: True)
+
+    def known(dataset: Any, num_replicas: int) -> None:
+        monkeypatch.setattr(
+            current, "num_replicas_per_worker", lambda strategy: num_replicas
+        )
+        fit = keras_trainer.Fit(dataset, False, 3, None, 0, None)
+        rows.Rows(fit, False, strategy)
+
+    data = tf.data.Dataset.range(6).batch(2)
+    with pytest.raises(ValueError, match="AutoShardPolicy.AUTO. Use one replica"):
+        known(data, 1)
+    options = tf.data.Options()
+    policies = tf.data.experimental.AutoShardPolicy
+    options.experimental_distribute.auto_shard_policy = policies.DATA
+    known(data.with_options(options), 1)
+    with pytest.raises(ValueError, match="2 replicas on each worker"):
+        known(data.with_options(options), 2)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the records of two workers."""
+    folder = tmp_path_factory.mktemp("records")
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    workers = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        command = [sys.executable, "-m", "tests.support.record_on_workers", str(folder)]
+        environment = {**ENVIRONMENT, "TF_CONFIG": config}
+        workers.append(
+            subprocess.Popen(
+                command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+            )
+        )
+    for worker in workers:
+        _, errors = worker.communicate(timeout=3 * TIMEOUT)
+        assert worker.returncode == 0, errors[-3000:]
+    return folder
+
+
+def _records(folder: Path, name: str) -> list[dict[str, np.ndarray]]:
+    return [dict(np.load(folder / f"{name}_{i}.npz")) for i in range(2)]
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("source", SOURCES)
+def test_records_of_two_workers_are_those_of_two_replicas(
+    source: str, recorded: Path
+) -> None:
+    """Each keeps its part; gathered, all have all of them."""
+    log = trained(mirrored(2), source)
+    expected = arrays(log)
+    own = _records(recorded, f"{source}_own")
+    visits = [part["visited"] >= 0 for part in own]
+    assert (visits[0] ^ visits[1]).all()
+    for part in own:
+        assert np.isnan(part["loss"][part["visited"] < 0]).all()
+    for found in _records(recorded, source):
+        np.testing.assert_array_equal(found["visited"], expected["visited"])
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, 1e-5, 1e-6, err_msg=name)
+    for name in expected:
+        for part, is_own in zip(own, visits, strict=True):
+            np.testing.assert_array_equal(
+                part[name][is_own], _records(recorded, source)[0][name][is_own]
+            )
+
+
+@pytest.mark.matrix
+def test_records_of_workers_are_resumed(recorded: Path) -> None:
+    """The save has those of all workers; each goes on with its own, in its files."""
+    expected = _records(recorded, "arrays")[0]
+    for found in _records(recorded, "resumed"):
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+    assert {p.name for p in (recorded / "files").iterdir()} == {"worker_0", "worker_1"}

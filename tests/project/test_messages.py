@@ -216,6 +216,12 @@ MESSAGES: dict[str, Any] = {
     ),
     "ExampleLog must know which row of the data each example is.": LOGS["shuffled"],
     "ExampleLog must get the batches whose rows the data tell.": LOGS["other_batches"],
+    "On several workers ExampleLog must know who gets which part of a batch.": (
+        test_workers.test_workers_whose_parts_are_not_known
+    ),
+    "Each row must be visited by one worker.": (
+        test_workers.test_rows_are_those_of_one_worker
+    ),
     "The ids of ExampleLog must be rows of the data, from 0, each at most once in an": (
         LOGS["id_twice"]
     ),
@@ -232,7 +238,6 @@ MESSAGES: dict[str, Any] = {
     "Only one ExampleLog may record an optimizer at a time.": LOGS["second_log"],
     "ExampleLog keeps `{}` only if it is asked for.": LOGS["not_kept"],
     "ExampleLog.last_batch must be called after a batch.": LOGS["no_batch"],
-    "ExampleLog must be used with one replica.": LOGS["two_replicas"],
     "ExampleLog must be used without steps_per_execution where Keras compiles the": (
         LOGS["compiled_by_keras"]
     ),

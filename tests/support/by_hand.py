@@ -76,31 +76,90 @@ def kept(
     found: dict[str, Any] = {}
     for update in range(visited.max() + 1):
         epoch, rows = np.nonzero(visited == update)
-
-        def part(tree: Any, rows: Any = rows) -> Any:
-            at = keras.tree.map_structure(lambda a: a[rows], tree)
-            return keras.tree.map_structure(tf.convert_to_tensor, at)
-
-        x, y = part(case.x), part(case.y)
-        weight = None if sample_weight is None else part(sample_weight)
-        with tf.GradientTape() as tape:
-            y_pred = model(x, training=True)
-            loss = model.compute_loss(x, y, y_pred, weight)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        dense = [tf.convert_to_tensor(g) for g in gradients]
-        values = {
-            "loss": loss,
-            "unweighted_loss": case.unweighted(y, y_pred),
-            "gradient_norm": np.sqrt(sum(np.sum(np.square(g)) for g in dense)),
-            **{f"prediction_{i}": p for i, p in enumerate(tf.nest.flatten(y_pred))},
-        }
-        for name, value in values.items():
-            value = np.asarray(value)
-            shape = value.shape[1:] if name.startswith("prediction") else ()
-            table = found.setdefault(name, np.full((*visited.shape, *shape), np.nan))
-            table[epoch, rows] = value
-        model.optimizer.apply(gradients, model.trainable_variables)
+        values = _updated(case, model, rows, sample_weight)
+        _put(found, values, visited.shape, (epoch, rows))
     return found
+
+
+def kept_on_replicas(
+    case: Case,
+    parts: list[list[list[np.ndarray]]],
+    visited: np.ndarray,
+    sgd: dict[str, Any],
+    group: int = 1,
+) -> Kept:
+    """Trains as `kept` does, replica after replica; NumPy averages after each batch.
+
+    Args:
+        case: as above.
+        parts: by epoch, batch and replica, the rows of the examples.
+        visited: (epochs, num_examples), of the log: the order in each part alone.
+        sgd: arguments of SGD.
+        group: examples of an update.
+    """
+    model = case.compiled(keras.optimizers.SGD(**sgd), run_eagerly=True)
+    model.optimizer.build(model.trainable_variables)
+    state = [*model.trainable_variables, *model.optimizer.momentums]
+    found: dict[str, Any] = {}
+    for epoch, batches in enumerate(parts):
+        for batch in batches:
+            before, after = [v.numpy() for v in state], []
+            for rows in batch:
+                for variable, value in zip(state, before, strict=True):
+                    variable.assign(value)
+                order = rows[np.argsort(visited[epoch, rows], kind="stable")]
+                for first in range(0, len(order), group):
+                    some = np.sort(order[first : first + group])
+                    values = _updated(case, model, some)
+                    _put(found, values, visited.shape, (epoch, some))
+                after.append([v.numpy() for v in state])
+            sizes = [len(rows) for rows in batch]
+            for variable, *values in zip(state, *after, strict=True):
+                variable.assign(np.average(values, 0, sizes))
+    return found
+
+
+def _updated(case: Case, model: Any, rows: Any, sample_weight: Any = None) -> Any:
+    # Makes one update; gives what was there before it, by name.
+    def part(tree: Any) -> Any:
+        at = keras.tree.map_structure(lambda a: a[rows], tree)
+        return keras.tree.map_structure(tf.convert_to_tensor, at)
+
+    x, y = part(case.x), part(case.y)
+    weight = None if sample_weight is None else part(sample_weight)
+    with tf.GradientTape() as tape:
+        y_pred = model(x, training=True)
+        loss = model.compute_loss(x, y, y_pred, weight)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    dense = [tf.convert_to_tensor(g) for g in gradients]
+    model.optimizer.apply(gradients, model.trainable_variables)
+    return {
+        "loss": loss,
+        "unweighted_loss": case.unweighted(y, y_pred),
+        "gradient_norm": np.sqrt(sum(np.sum(np.square(g)) for g in dense)),
+        **{f"prediction_{i}": p for i, p in enumerate(tf.nest.flatten(y_pred))},
+    }
+
+
+def _put(found: dict[str, Any], values: Any, shape: Any, place: Any) -> None:
+    for name, value in values.items():
+        value = np.asarray(value)
+        row = value.shape[1:] if name.startswith("prediction") else ()
+        table = found.setdefault(name, np.full((*shape, *row), np.nan))
+        table[place] = value
+
+
+def with_ids(case: Case) -> tuple[Case, Any]:
+    """The case with an input "row", which the model ignores; and its `(x, y)`."""
+
+    def make() -> Any:
+        model = case.make()
+        row = keras.Input((), dtype="int64", name="row")
+        inputs = {"x": keras.Input(case.x.shape[1:], name="x"), "row": row}
+        return keras.Model(inputs, model(inputs["x"]))
+
+    x = {"x": case.x, "row": np.arange(len(case.x))}
+    return case._replace(make=make, x=x), (x, case.y)
 
 
 def assert_kept(log: Any, expected: Kept, rtol: float = 2e-4) -> None:
@@ -159,6 +218,19 @@ def _masked() -> Any:
     )
 
 
+class _AddsLoss(keras.layers.Layer):
+    def call(self, inputs: Any) -> Any:
+        self.add_loss(0.1 * keras.ops.sum(keras.ops.square(inputs)))
+        return inputs
+
+
+def _added_loss() -> Any:
+    layers = keras.layers
+    return keras.Sequential(
+        [keras.Input((6,)), layers.Dense(5), _AddsLoss(), layers.Dense(3, "softmax")]
+    )
+
+
 def _cross_entropy(y: Any, y_pred: Any) -> Any:
     chosen = tf.gather(y_pred, tf.cast(y, tf.int32), batch_dims=1)
     return -tf.reduce_mean(tf.math.log(chosen))
@@ -197,6 +269,7 @@ def cases(num_examples: int = 22) -> dict[str, Case]:
         "dense": Case(_dense, numbers(6), kinds, sparse, cross),
         "blocks": Case(_wide, 0.2 * numbers(160), kinds, sparse, cross),
         "table": Case(_tokens, tokens, kinds, sparse, cross),
+        "added_loss": Case(_added_loss, numbers(6), kinds, sparse, cross),
         "two_outputs": Case(_two_outputs, numbers(6), two, losses, _of_two, settings),
         "masked": Case(_masked, steps, targets, "mse", _squares_of_steps),
     }

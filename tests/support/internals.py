@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from keras_sgd_plus._callbacks import checks as callback_checks
+from keras_sgd_plus._callbacks import packing, rows
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import Carry, backward, example_update
 from keras_sgd_plus._loop.rule_variables import RuleVariables
@@ -83,12 +84,14 @@ __all__ = [
     "layout",
     "numbers",
     "one_kernel",
+    "packing",
     "padding",
     "pooled",
     "patches",
     "pending_tables",
     "random",
     "refusal",
+    "rows",
     "rule",
     "schedules",
     "scope",
