@@ -119,13 +119,9 @@ class Trainer:
         if epochs is None:
             searched = self.task.epochs * self.arm.more_epochs
             epochs = searched if seconds is None else 1_000_000  # the seconds end it
-        self.model.set_weights(self.task.model(seed).get_weights())
-        for variable in self.optimizer.variables:
-            variable.assign(np.zeros(variable.shape, variable.dtype))
-        self.optimizer.learning_rate = rate
+        restart(self.model, self.task.model(seed).get_weights(), rate, seed)
         if hasattr(self.optimizer, "seed"):
             self.optimizer.seed = seed
-        keras.utils.set_random_seed(seed)  # of the order in which fit shuffles
         x, y = self.task.data().train
         watch = _Watch(self.task, parts, math.inf if seconds is None else seconds)
         settings = {"epochs": epochs, "callbacks": [watch], "verbose": 0}
@@ -135,6 +131,18 @@ class Trainer:
             size = self.arm.batch_size or self.task.batch_size
             self.model.fit(x, y, batch_size=size, **settings)
         return Run(tuple(map(tuple, watch.values)), tuple(watch.seconds))
+
+
+def restart(
+    model: keras.Model, weights: list[np.ndarray], rate: float, seed: int
+) -> None:
+    """Makes a model begin anew, with nothing to compile: its optimizer is built."""
+    model.set_weights(weights)
+    optimizer: Optimizer = model.optimizer
+    for variable in optimizer.variables:
+        variable.assign(np.zeros(variable.shape, variable.dtype))
+    optimizer.learning_rate = rate
+    keras.utils.set_random_seed(seed)  # of the order in which fit shuffles
 
 
 def fresh(task: Task, arm: Arm) -> Trainer:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.arms.names import FIT, KERAS_32, REFERENCE
+from benchmarks.quality import robustness
 from benchmarks.quality.accuracy import FIRST
 from benchmarks.quality.goals import goals, stored
+from benchmarks.quality.rate_targets import verdicts
 from benchmarks.quality.tasks import TASKS
-from benchmarks.report.tables import cost, markdown, quality, scaling, speed
+from benchmarks.report.tables import cost, markdown, quality, rates, scaling, speed
 from benchmarks.shared import machine, storage
 from benchmarks.shared.machine import ROOT
 from benchmarks.speed import stored as stored_speed
@@ -97,7 +99,24 @@ def targets() -> str:
 
 def port() -> str:
     """A recipe for batches of 32, carried over to one example."""
-    return quality.of_port(storage.read("robustness")["results"]["port"])
+    found = robustness.stored()["port"]
+    return f"{rates.of_port(found['rows'])}\n\n{_short([found['environment']])}"
+
+
+def sizes() -> str:
+    """Accuracy by learning rate and size of update."""
+    found = robustness.stored()["sizes"]
+    return f"{rates.of_sizes(found['points'])}\n\n{machine.line(found['environment'])}"
+
+
+def problems() -> str:
+    """Scores by learning rate, a table per problem."""
+    return rates.of_problems(robustness.stored())
+
+
+def rate_targets() -> str:
+    """What every rate in a range has to reach."""
+    return speed.of_verdicts(verdicts(robustness.stored()))
 
 
 def _whole(name: str, table: Callable[[Any], str]) -> Callable[[], str]:
@@ -140,7 +159,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "embeddings": _whole("embeddings", scaling.of_vocabularies),
     "replicas": _whole("replicas", scaling.of_workers),
     **{name: _task(name) for name in TASKS},
-    "rates": _whole("robustness", lambda results: quality.of_sweep(results["sweep"])),
+    "sizes": sizes,
+    "problems": problems,
+    "rate-targets": rate_targets,
     "port": port,
     "order": _whole("order", quality.of_orders),
     "linear": _whole("linear", quality.of_problems),

@@ -120,7 +120,7 @@ def robustness(results: dict[str, Found]) -> None:
     """Accuracy against the learning rate, a line per size of update."""
     import matplotlib.pyplot as plt
 
-    points: list[Found] = results["sweep"]  # type: ignore[assignment]
+    points: list[Found] = results["sizes"]["points"]
     sizes = list(dict.fromkeys(p["size"] for p in points))
     momenta = list(dict.fromkeys(p["momentum"] for p in points))
     dashes_and_marks = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))

@@ -1,4 +1,4 @@
-"""Tables of `accuracy`, `robustness`, `order` and `linear`."""
+"""Tables of `accuracy`, `order` and `linear`; those of `robustness` are in `rates`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from benchmarks.quality.goals import (
 )
 from benchmarks.quality.linear import WAYS, Compared
 from benchmarks.quality.order import EPOCHS
-from benchmarks.quality.robustness import MOMENTA, RATES, SIZES, means
 from benchmarks.quality.tasks import TASKS, Task
 from benchmarks.report.tables import markdown
+from benchmarks.report.tables.rates import robustness as robustness
 from benchmarks.shared import machine
 from benchmarks.shared.finding import Finding, Stored
 
@@ -72,47 +72,6 @@ def to_goal(task: Task, found: dict[str, Any], goal: float, epochs: bool = True)
         return f"{shown[-1]} s ({reached} of {len(times)})"
     after = f", {middle[1]} epoch{'s' * (middle[1] > 1)}" if epochs else ""
     return f"{shown[len(times) // 2]} s ({shown[0]} to {shown[-1]}){after}"
-
-
-def robustness(findings: Iterable[Stored]) -> Iterator[str]:
-    """The learning rates, and the recipe carried over."""
-    for stored_run in findings:
-        found = stored_run.read()
-        yield f"\n{of_sweep(found['results']['sweep'])}"
-        yield f"\n{of_port(found['results']['port'])}"
-        yield f"\n{machine.line(found['environment'])}"
-
-
-def of_sweep(points: list[dict[str, Any]]) -> str:
-    """A row per momentum and size, a column per learning rate; means over seeds."""
-    head = ["momentum", "per update", *(f"{rate:g}" for rate in RATES), "within 0.02"]
-    rows = []
-    for momentum in MOMENTA:
-        for size in SIZES:
-            here = means(points, size, momentum)
-            top = max(here.values())
-            cells = [f"{here[r]:.3f}" for r in RATES]
-            # Bold in all columns that are the best as printed, not only in one.
-            cells = [f"**{c}**" if c == f"{top:.3f}" else c for c in cells]
-            near = sum(mean >= top - 0.02 for mean in here.values())
-            near_of = f"{near} of {len(RATES)}"
-            rows.append([f"{momentum:g}", str(size), *cells, near_of])
-    return markdown.table(head, rows)
-
-
-def of_port(rows: list[dict[str, Any]]) -> str:
-    """A row per way of carrying a recipe over."""
-    head = ["what is done", "learning rate", "momentum", "test accuracy"]
-    cells = [
-        [
-            row["name"],
-            f"{row['rate']:.2g}",
-            f"{row['momentum']:.4g}",
-            markdown.spread(row["values"], 3),
-        ]
-        for row in rows
-    ]
-    return markdown.table(head, cells)
 
 
 def order(findings: Iterable[Stored]) -> Iterator[str]:
