@@ -23,8 +23,8 @@ NOISE = 0.2  # of the labels
 class Problem:
     """Data and a network, and the grid on which it is trained.
 
-    `rates` are those of SGD, plain and capped, and their averages; decay and clipping have
-    the decades. `batch_size` divides the number of examples. `fractions` are the
+    `rates` are those of SGD, plain and capped, and their averages; decay and clipping
+    have the decades. `batch_size` divides the number of examples. `fractions` are the
     values of `max_loss_fraction`; with `search`, the first is taken, and that which is
     best on the validation part.
     """

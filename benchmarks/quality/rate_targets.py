@@ -1,4 +1,4 @@
-"""The targets of `max_loss_fraction`: scores that every rate in a range has to reach."""
+"""The targets of `max_loss_fraction`: scores that each rate of a range must reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.rates import MOMENTA, PLAIN, capped, means
 from benchmarks.shared.finding import Verdict
 
@@ -78,13 +77,6 @@ def verdicts(stored: dict[str, Any]) -> list[Verdict]:
             else:
                 shown, bound = f"{value:.4f}", f">= {target.bound:g}"
                 met = value >= target.bound
-            lines.append(
-                (
-                    PROBLEMS[target.problem].id,
-                    text,
-                    shown,
-                    bound,
-                    "yes" if met else "NO",
-                )
-            )
+            said = "yes" if met else "NO"
+            lines.append((target.problem, text, shown, bound, said))
     return lines

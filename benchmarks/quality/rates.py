@@ -104,7 +104,7 @@ class Runner:
     def _batches(self, seed: int) -> tf.data.Dataset:
         """All batches of all epochs, each epoch shuffled, as one long epoch.
 
-        `fit` takes tens of milliseconds to begin an epoch, as long as the training here.
+        `fit` takes tens of milliseconds to begin an epoch, as long as training here.
         """
         rng, size = np.random.default_rng(seed), self.problem.batch_size
         epochs = [rng.permutation(len(self._y)) for _ in range(self.problem.epochs)]
@@ -180,7 +180,7 @@ def _of_momentum(
 def _rows(
     runner: Runner, rates: Sequence[float], names: dict[str, str], decay: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """The arm of the last weights and that of the averages, as far as they have names."""
+    """The arms of the last weights and of the averages, those that have names."""
     seeds = range(runner.problem.seeds)
     settings = {"averaged": "averaged" in names, "decay": decay}
     runs = [[runner.run(rate, seed, **settings) for rate in rates] for seed in seeds]

@@ -9,8 +9,8 @@
   SGDPlus's loop, which computes what Keras computes at that batch size
   (`examples_per_update`). They see as many examples, so larger updates are fewer.
   Accuracy is that on the validation part.
-- `port`: the best rate of `sizes` for 32 examples with momentum 0.9, carried over to one
-  example in several ways, and tested with other seeds.
+- `port`: the best rate of `sizes` for 32 examples with momentum 0.9, carried over to
+  one example in several ways, and tested with other seeds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ EPOCHS = 10
 _SEEDS = 3
 _TASK = dataclasses.replace(TASKS["mlp"], epochs=EPOCHS)
 # Learning rate and momentum for one example, from those for 32. With momentum m steps
-# add up to rate / (1 - m): all but the first two cover the same distance in 32 examples.
+# add up to rate / (1 - m): all but "both unchanged" cover the same distance.
 PORTS: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "both unchanged": lambda rate, m: (rate, m),
     "both unchanged, `max_loss_fraction=1`": lambda rate, m: (rate, m),

@@ -17,7 +17,7 @@ _MINUTES = 30  # of a unit of delay
 def of(
     problem: Problem, outputs: np.ndarray, y: np.ndarray, part: str
 ) -> dict[str, Any]:
-    """Scores of outputs (examples, classes or 1) by name; None for one that is not finite.
+    """Scores of outputs (examples, classes or 1) by name; None if not finite.
 
     The score of a part is its accuracy, or the mean absolute error in minutes; on the
     test part of a classification "nll" and "ece" tell its calibration.
