@@ -1,4 +1,4 @@
-"""Tables of `accuracy`, `order` and `linear`; those of `robustness` are in `rates`."""
+"""Tables of `accuracy`, `untuned`, `order` and `linear`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from benchmarks.quality.goals import (
 from benchmarks.quality.linear import WAYS, Compared
 from benchmarks.quality.order import EPOCHS
 from benchmarks.quality.tasks import TASKS, Task
+from benchmarks.quality.untuned import RATES as untuned_rates
 from benchmarks.report.tables import markdown
 from benchmarks.report.tables.rates import robustness as robustness
 from benchmarks.shared import machine
@@ -72,6 +73,34 @@ def to_goal(task: Task, found: dict[str, Any], goal: float, epochs: bool = True)
         return f"{shown[-1]} s ({reached} of {len(times)})"
     after = f", {middle[1]} epoch{'s' * (middle[1] > 1)}" if epochs else ""
     return f"{shown[len(times) // 2]} s ({shown[0]} to {shown[-1]}){after}"
+
+
+def untuned(findings: Iterable[Stored]) -> Iterator[str]:
+    """All tasks that are stored."""
+    for stored_run in findings:
+        yield "\n" + of_untuned(stored_run.read()["results"])
+
+
+def of_untuned(results: dict[str, Any]) -> str:
+    """A row per optimizer, for each task the end and the time to the higher goal."""
+    names = [name for name in TASKS if name in results]
+    aims = {name: goals(TASKS[name], stored()[name]["arms"])[-1] for name in names}
+    head = ["optimizer", "rate"]
+    for name in names:
+        short, unit = TASKS[name].short
+        head += [f"{short}: {unit}", f"to {aims[name]:g}"]
+    rows = []
+    for arm, rate in untuned_rates.items():
+        cells = [f"`{arm.removeprefix('Keras ')}`", f"{rate:g}"]
+        for name in names:
+            task, found = TASKS[name], results[name]["arms"][arm]
+            digits = 3 if task.higher_is_better else 2
+            cells.append(markdown.spread(final(task, found), digits))
+            cells.append(to_goal(task, found, aims[name], epochs=False))
+        rows.append(cells)
+    environments = [results[name]["environment"] for name in names]
+    machines = dict.fromkeys(map(machine.line, environments))
+    return "\n\n".join([markdown.table(head, rows), *machines])
 
 
 def order(findings: Iterable[Stored]) -> Iterator[str]:
