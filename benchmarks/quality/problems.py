@@ -116,7 +116,7 @@ PROBLEMS = {
             f"MLP 784-128-10, {IMAGES} images of MNIST",
             mnist,
             tasks.mlp,
-            epochs=10,
+            epochs=15,
             rates=HALF_DECADES,
         ),
         Problem(

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks.quality.problems import DECADES, PROBLEMS, Problem
-from benchmarks.quality.rates import means
+from benchmarks.quality.rate_targets import row_of
+from benchmarks.quality.rates import PLAIN, capped, means
 from benchmarks.quality.robustness import MOMENTA, RATES, SIZES
 from benchmarks.quality.robustness import means as means_of_size
 from benchmarks.report.tables import markdown
@@ -17,6 +18,7 @@ from benchmarks.shared import machine
 from benchmarks.shared.finding import Finding, Stored, Verdicts
 
 Found = dict[str, Any]
+UNTUNED = (0.1, 1.0, 10.0)  # rates that nobody chose
 
 
 def robustness(findings: Iterable[Finding]) -> Iterator[str]:
@@ -40,17 +42,19 @@ def of_problems(parts: dict[str, Found]) -> str:
     for name, problem in PROBLEMS.items():
         if name in parts:
             texts.append(f"{problem.text}:\n\n{of_arms(problem, parts[name])}")
-    environments: list[Found] = []
-    for name in PROBLEMS:
-        if name in parts and parts[name]["environment"] not in environments:
-            environments.append(parts[name]["environment"])
-    return "\n\n".join([*texts, *map(machine.line, environments)])
+    measured = [parts[name] for name in PROBLEMS if name in parts]
+    lines = [machine.line(part["environment"]) for part in measured]
+    return "\n\n".join([*texts, *dict.fromkeys(lines)])
 
 
 def of_arms(problem: Problem, found: Found) -> str:
     """A row per momentum and arm: the score at each decade, and at the best rate."""
     head = ["momentum", "arm", *(f"{rate:g}" for rate in DECADES), "at its best rate"]
-    head += ["rate", *([] if problem.is_regression else ["NLL", "ECE"]), "good rates"]
+    head += [
+        "rate",
+        *([] if problem.is_regression else ["NLL", "ECE"]),
+        "near the best",
+    ]
     rows = []
     for row in found["arms"]:
         here = means(row)
@@ -74,6 +78,39 @@ def of_arms(problem: Problem, found: Found) -> str:
             ]
         )
     return markdown.table(head, rows)
+
+
+def of_costs(parts: dict[str, Found]) -> str:
+    """A row per problem: tuned SGD, and bounded steps at rates that nobody chose."""
+    head = ["task", "tuned plain SGD", "rate, momentum"]
+    head += [f"rate {rate:g}, bounded" for rate in UNTUNED]
+    head += [f"rate {UNTUNED[0]:g}, bounded, averaged", f"rate {UNTUNED[0]:g}, plain"]
+    rows = []
+    for name, problem in PROBLEMS.items():
+        if name not in parts:
+            continue
+        tuned = tuned_plain(problem, parts[name])
+        at = tuned["rates"].index(best_rate(problem, tuned))
+        bounded = row_of(parts[name], capped(1.0), 0.0)
+        averaged = row_of(parts[name], capped(1.0, averaged=True), 0.0)
+        plain = row_of(parts[name], PLAIN, 0.0)
+        digits = 2 if problem.is_regression else 3
+        cells = [problem.text, markdown.spread([r[at] for r in tuned["test"]], digits)]
+        cells.append(f"{tuned['rates'][at]:g}, {tuned['momentum']:g}")
+        wanted = [(bounded, rate) for rate in UNTUNED]
+        for row, rate in [*wanted, (averaged, UNTUNED[0]), (plain, UNTUNED[0])]:
+            cells.append(_score(problem, means(row)[rate]))
+        rows.append(cells)
+    return markdown.table(head, rows)
+
+
+def tuned_plain(problem: Problem, found: Found) -> Found:
+    """The row of plain SGD whose momentum is best on the validation part."""
+    rows = {
+        means(row, "validation")[best_rate(problem, row)]: row
+        for row in (row_of(found, PLAIN, momentum) for momentum in MOMENTA)
+    }
+    return rows[problem.best_of(rows)]
 
 
 def best_rate(problem: Problem, row: Found) -> float:
