@@ -28,7 +28,7 @@ from keras_sgd_plus import AverageWeights, SGDPlus
 MOMENTA = (0.0, 0.9)
 PLAIN, AVERAGED, DECAYED, CLIPPED = "plain", "averaged", "linear decay", "clipped"
 NORM = 1.0  # the bound of all gradients together, where they are clipped
-_SEARCH = 1.0, 100  # rate and seed
+_SEARCH_RATE, _SEARCH_SEEDS = 1.0, (100, 101, 102)
 
 
 def capped(fraction: float, averaged: bool = False) -> str:
@@ -149,15 +149,16 @@ def measured(problem: Problem) -> dict[str, Any]:
 
 
 def _searched(problem: Problem) -> dict[float, float]:
-    # By fraction, the score on the validation part, at one rate that is too high.
+    # By fraction, the mean score on the validation part, at one rate that is too high.
     runner = Runner(problem, SGDPlus(max_loss_fraction=1.0, order="given"))
     found = {}
     for fraction in problem.fractions:
         runner.model.optimizer.max_loss_fraction = fraction
-        value = runner.run(*_SEARCH)["last"]["validation"]
-        if value is not None:
-            found[fraction] = value
-        print(f"  fraction {fraction:g}: {value}", flush=True)
+        runs = [runner.run(_SEARCH_RATE, seed)["last"] for seed in _SEARCH_SEEDS]
+        values = [run["validation"] for run in runs]
+        print(f"  fraction {fraction:g}: {values}", flush=True)
+        if None not in values:
+            found[fraction] = round(statistics.mean(values), 4)
     return found
 
 
