@@ -1,7 +1,7 @@
-"""Writes the tables of both READMEs from stored results: `python -m benchmarks readme`.
+"""Writes tables into texts from stored results: `python -m benchmarks readme`.
 
 A table stands between `<!-- table: name -->` and `<!-- end -->`. This module makes the
-text between the two; a test fails if a README has another text there.
+text between the two; a test fails if a file has another text there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from benchmarks.arms.names import FIT, KERAS_32, REFERENCE
 from benchmarks.quality import robustness
 from benchmarks.quality.accuracy import FIRST
 from benchmarks.quality.goals import goals, stored
+from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.rate_targets import verdicts
 from benchmarks.quality.tasks import TASKS
 from benchmarks.report.tables import cost, markdown, quality, rates, scaling, speed
@@ -23,7 +24,11 @@ from benchmarks.shared.machine import ROOT
 from benchmarks.speed import stored as stored_speed
 from benchmarks.speed.targets import medians
 
-FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+FILES = (
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "docs" / "recipes.md",
+)
 _REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -114,6 +119,18 @@ def problems() -> str:
     return rates.of_problems(robustness.stored())
 
 
+def costs() -> str:
+    """What a bounded step at a rate that nobody chose costs against tuned SGD."""
+    found = robustness.stored()
+    here = [found[name]["environment"] for name in PROBLEMS]
+    return f"{rates.of_costs(found)}\n\n{_short(here)}"
+
+
+def untuned() -> str:
+    """Time to accuracy at the rates of the documentation."""
+    return quality.of_untuned(storage.results_of("untuned", otherwise={}))
+
+
 def rate_targets() -> str:
     """What every rate in a range has to reach."""
     return speed.of_verdicts(verdicts(robustness.stored()))
@@ -161,6 +178,8 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: _task(name) for name in TASKS},
     "sizes": sizes,
     "problems": problems,
+    "costs": costs,
+    "untuned": untuned,
     "rate-targets": rate_targets,
     "port": port,
     "order": _whole("order", quality.of_orders),
@@ -177,7 +196,7 @@ def filled(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrites both files."""
+    """Rewrites the files."""
     argparse.ArgumentParser(prog="python -m benchmarks readme").parse_args(arguments)
     for path in FILES:
         path.write_text(filled(path.read_text()))
