@@ -261,6 +261,9 @@ def test_what_the_recipe_says() -> None:
     assert behind["flights"] < -1
     assert min(behind["digits"], behind["noise"], behind["gru"]) > 0.025
     assert max(behind[name] for name in ("mlp", "logistic", "cnn")) < 0.01
+    failed = max(plain[name][0.1] for name in ("digits", "cnn", "gru", "noise"))
+    assert failed < 0.62
+    assert plain["flights"][0.1] > 20
     assert round(max(_means("gru", "linear decay").values()), 3) == 0.945
     assert round(_means("noise", "capped 0.3, averaged")[0.1], 3) == 0.876
     flights = _means("flights", "capped 0.1, averaged")
