@@ -38,6 +38,7 @@ def _by_default(optimizer: Any) -> tuple[Arm, float]:
 _ROWS = (
     _bounded(1.0, 1.0),
     _bounded(1.0, 0.1),
+    _bounded(1.0, 0.01),
     (Arm("SGDPlus()", SGDPlus), 0.01),
     _by_default(keras.optimizers.SGD),
     _by_default(keras.optimizers.Adam),

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from benchmarks.quality import rate_targets, rates, robustness, scores, untuned
+from benchmarks.quality import goals, rate_targets, rates, robustness, scores, untuned
 from benchmarks.quality.datasets import Data
 from benchmarks.quality.problems import PROBLEMS, noisy_mnist
+from benchmarks.quality.tasks import TASKS
 from benchmarks.report.tables import rates as tables
 from benchmarks.shared import machine, storage
 from keras_sgd_plus import AverageWeights, SGDPlus
@@ -41,6 +42,7 @@ def test_a_score_that_is_not_finite_is_none() -> None:
     assert minutes == {"test": pytest.approx(30 * 4 / 3, abs=1e-4)}
 
 
+@pytest.mark.matrix
 def test_a_fifth_of_the_labels_is_wrong() -> None:
     clean, noisy = PROBLEMS["mlp"].data(), noisy_mnist()
     share = (clean.train[1] != noisy.train[1]).mean()
@@ -48,6 +50,7 @@ def test_a_fifth_of_the_labels_is_wrong() -> None:
     assert (clean.test[1] == noisy.test[1]).all()
 
 
+@pytest.mark.matrix
 def test_batches_divide_the_examples() -> None:
     for problem in PROBLEMS.values():
         assert len(problem.data().train[0]) % problem.batch_size == 0, problem.id
@@ -71,6 +74,7 @@ def _linear(seed: int) -> Any:
     return keras.Sequential([keras.Input((5,)), keras.layers.Dense(2, "softmax")])
 
 
+@pytest.mark.matrix
 def test_one_run_gives_the_last_weights_and_their_averages() -> None:
     """Both as plain `fit` gives them over the same rows; a rate of zero leaves all."""
     problem = _tiny()
@@ -92,6 +96,7 @@ def test_one_run_gives_the_last_weights_and_their_averages() -> None:
         assert first[kind]["nll"] == pytest.approx(loss, abs=1e-4), kind
 
 
+@pytest.mark.matrix
 def test_the_rate_falls_linearly_to_zero() -> None:
     seen: list[float] = []
 
@@ -278,3 +283,44 @@ def test_what_is_said_of_a_recipe_with_both_unchanged() -> None:
     divided = [v for name, v in means.items() if "/ 32" in name or "/ (32" in name]
     assert means["both unchanged"] < 0.11
     assert all(0.01 < value - bounded < 0.025 for value in divided)
+
+
+def _reached() -> dict[str, list[float]]:
+    """By optimizer the median seconds to the lower and the higher goal of each task."""
+    found: dict[str, list[float]] = {arm: [] for arm in untuned.RATES}
+    for name, results in untuned.stored().items():
+        for goal in goals.goals(TASKS[name], goals.stored()[name]["arms"]):
+            for arm, runs in results["arms"].items():
+                times = goals.times_to(TASKS[name], runs, goal)
+                found[arm].append(times[len(times) // 2][0])
+    return found
+
+
+def test_what_is_said_of_default_rates() -> None:
+    assert set(untuned.stored()) == set(TASKS)
+    found = _reached()
+    counts = {arm: sum(map(math.isfinite, times)) for arm, times in found.items()}
+    assert counts == {
+        "SGDPlus(1, max_loss_fraction=1)": 1,
+        "SGDPlus(0.1, max_loss_fraction=1)": 5,
+        "SGDPlus(0.01, max_loss_fraction=1)": 6,
+        "SGDPlus()": 6,
+        "Keras SGD()": 2,
+        "Keras Adam()": 6,
+        "Keras RMSprop()": 7,
+    }
+    first = [min(found, key=lambda arm: found[arm][goal]) for goal in range(8)]
+    assert first[0] == "SGDPlus()"
+    assert first[2] == first[3] == "Keras Adam()"
+    assert first[4:6] == ["Keras SGD()", "Keras RMSprop()"]
+    assert first[7] == "SGDPlus(0.1, max_loss_fraction=1)"
+
+
+def test_what_is_said_of_the_targets() -> None:
+    """Those of the MLP and the digits are met, that of the flights with averages."""
+    lines = rate_targets.verdicts(robustness.stored())
+    assert [line[-1] for line in lines] == ["yes"] * 3 + ["NO"] * 2 + ["yes"] * 2
+    assert [line[2] for line in lines[3:5]] == ["0.82 minutes", "1.25 minutes"]
+    searched = robustness.stored()["flights"]["searched"]
+    assert min(searched, key=lambda fraction: searched[fraction]) == "0.1"
+    assert searched["0.06"] - searched["0.1"] < 0.01
