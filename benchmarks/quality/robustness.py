@@ -1,36 +1,49 @@
 """Robustness to the learning rate, and how a recipe for batches of 32 carries over.
 
-`python -m benchmarks robustness [--seeds 3]`: the MLP on MNIST, 10 epochs, momentum 0
-and 0.9, learning rates over four decades, updates of 1, 8, 32 and 256 examples. All
-arms run in SGDPlus's loop, which computes what Keras computes at that batch size
-(`examples_per_update`). They see as many examples, so larger updates are fewer.
-Accuracy is that on the validation part. The second part takes the best rate for 32
-examples with momentum 0.9, carries it over to one example in four ways, and tests with
-other seeds.
+`python -m benchmarks robustness [part ...]`, each part stored when it is done:
+
+- a problem of `problems.py`: five decades of learning rates, momentum 0 and 0.9; plain
+  SGD, capped by `max_loss_fraction`, clipped, averaged, with linear decay. The targets
+  are judged on what is stored.
+- `sizes`: the MLP on MNIST, 10 epochs, updates of 1, 8, 32 and 256 examples, all in
+  SGDPlus's loop, which computes what Keras computes at that batch size
+  (`examples_per_update`). They see as many examples, so larger updates are fewer.
+  Accuracy is that on the validation part.
+- `port`: the best rate of `sizes` for 32 examples with momentum 0.9, carried over to
+  one example in several ways, and tested with other seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.quality.tasks import TASKS, Task
+import keras
+
+from benchmarks.quality import rates
+from benchmarks.quality.problems import PROBLEMS
+from benchmarks.quality.rate_targets import verdicts
+from benchmarks.quality.tasks import TASKS
 from benchmarks.quality.training import Arm, fresh, rate_at
-from benchmarks.shared import storage
-from benchmarks.shared.finding import Stored
+from benchmarks.shared import machine, storage
+from benchmarks.shared.finding import Finding, Stored, Verdicts
 from keras_sgd_plus import SGDPlus
 
 SIZES = (1, 8, 32, 256)
 MOMENTA = (0.0, 0.9)
 RATES = tuple(rate_at(place) for place in range(-8, 1))  # 0.0001 to 1
 EPOCHS = 10
+_SEEDS = 3
+_TASK = dataclasses.replace(TASKS["mlp"], epochs=EPOCHS)
 # Learning rate and momentum for one example, from those for 32. With momentum m steps
-# add up to rate / (1 - m): all but the first cover the same distance in 32 examples.
+# add up to rate / (1 - m): all but "both unchanged" cover the same distance.
 PORTS: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "both unchanged": lambda rate, m: (rate, m),
+    "both unchanged, `max_loss_fraction=1`": lambda rate, m: (rate, m),
     "rate / 32, momentum unchanged": lambda rate, m: (rate / 32, m),
     "rate / (32 (1 - momentum)), no momentum": lambda rate, m: (
         rate / (32 * (1 - m)),
@@ -41,48 +54,55 @@ PORTS: dict[str, Callable[[float, float], tuple[float, float]]] = {
         m ** (1 / 32),
     ),
 }
+RECIPES = ("the recipe: Keras SGD, batch 32", "the recipe: 32 per update")
 
 
-def _arm(size: int, momentum: float) -> Arm:
-    return Arm(
-        f"{size} per update, momentum {momentum:g}",
-        lambda rate: SGDPlus(rate, momentum=momentum, examples_per_update=size),
+def _arm(size: int, momentum: float, fraction: float | None = None) -> Arm:
+    make = functools.partial(
+        SGDPlus,
+        momentum=momentum,
+        examples_per_update=size,
+        max_loss_fraction=fraction,
     )
+    return Arm(f"{size} per update, momentum {momentum:g}", make)
 
 
-def _swept(task: Task, seeds: int) -> list[dict[str, Any]]:
+def _swept() -> dict[str, Any]:
     """Validation accuracies by momentum, examples per update and learning rate."""
     points = []
     for momentum in MOMENTA:
         for size in SIZES:
             # One trainer for all rates and seeds: only the size makes it compile again.
-            trainer = fresh(task, _arm(size, momentum))
+            trainer = fresh(_TASK, _arm(size, momentum))
+            part = _TASK.data().validation
             for rate in RATES:
-                runs = [
-                    trainer.run(rate, s, task.data().validation) for s in range(seeds)
-                ]
+                runs = [trainer.run(rate, seed, part) for seed in range(_SEEDS)]
                 values = [round(run.last, 5) for run in runs]
                 point = {"momentum": momentum, "size": size, "rate": rate}
                 points.append({**point, "values": values})
                 print(f"  {trainer.arm.id}, rate {rate:g}: {values}", flush=True)
-    return points
+    return {"points": points}
 
 
-def _ported(task: Task, rate: float, seeds: int) -> list[dict[str, Any]]:
+def _ported() -> dict[str, Any]:
     """Test accuracies of a recipe for 32 examples, and of its forms for one."""
-    recipe = {"name": "the recipe: 32 per update", "size": 32, "rate": rate}
-    rows = [{**recipe, "momentum": 0.9}]
+    tried = means(stored()["sizes"]["points"], 32, 0.9)
+    rate = max(tried, key=lambda rate: tried[rate])
+    keras_sgd = functools.partial(keras.optimizers.SGD, momentum=0.9)
+    arms = [Arm(RECIPES[0], keras_sgd, batch_size=32), _arm(32, 0.9)]
+    rows = [{"name": name, "rate": rate, "momentum": 0.9} for name in RECIPES]
     for name, convert in PORTS.items():
         new_rate, momentum = convert(rate, 0.9)
-        rows.append({"name": name, "size": 1, "rate": new_rate, "momentum": momentum})
-    for row in rows:
-        trainer = fresh(task, _arm(row["size"], row["momentum"]))
-        part = task.data().test
+        rows.append({"name": name, "rate": new_rate, "momentum": momentum})
+        arms.append(_arm(1, momentum, 1.0 if "max_loss_fraction" in name else None))
+    for row, arm in zip(rows, arms, strict=True):
+        trainer = fresh(_TASK, arm)
+        part = _TASK.data().test
         # Other seeds than those that chose the recipe.
-        runs = [trainer.run(row["rate"], 50 + s, part) for s in range(seeds)]
+        runs = [trainer.run(row["rate"], 50 + s, part) for s in range(_SEEDS)]
         row["values"] = [round(run.last, 5) for run in runs]
         print(f"  {row['name']}: {row['values']}", flush=True)
-    return rows
+    return {"rows": rows}
 
 
 def means(
@@ -96,14 +116,40 @@ def means(
     }
 
 
-def measure(arguments: list[str]) -> Iterator[Stored]:
-    """Measures both parts; writes JSON."""
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    **{name: functools.partial(rates.measured, PROBLEMS[name]) for name in PROBLEMS},
+    "sizes": _swept,
+    "port": _ported,
+}
+
+
+def stored() -> dict[str, Any]:
+    """By part, its "environment" and what was measured; may be empty."""
+    return storage.results_of("robustness", otherwise={})
+
+
+def _is_fresh(part: str) -> bool:
+    """Whether a part was measured with exactly this code."""
+    commit = machine.environment()["commit"]
+    found = stored().get(part)
+    is_clean = not commit.endswith("-dirty")
+    return is_clean and found is not None and found["environment"]["commit"] == commit
+
+
+def measure(arguments: list[str]) -> Iterator[Finding]:
+    """Measures the parts; writes JSON after each, which keeps the others."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks robustness")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all if none")
+    parser.add_argument(
+        "--resume", action="store_true", help="leave out what this commit has stored"
+    )
     options = parser.parse_args(arguments)
-    task = dataclasses.replace(TASKS["mlp"], epochs=EPOCHS)
-    points = _swept(task, options.seeds)
-    recipe = means(points, 32, 0.9)
-    ported = _ported(task, max(recipe, key=lambda r: recipe[r]), options.seeds)
-    storage.write("robustness", {"sweep": points, "port": ported})
+    for name in options.parts or PARTS:
+        if options.resume and _is_fresh(name):
+            print(f"{name} is stored.", flush=True)
+            continue
+        print(name, flush=True)
+        found = {"environment": machine.environment(), **PARTS[name]()}
+        storage.write("robustness", {**stored(), name: found})
     yield Stored("robustness")
+    yield Verdicts(verdicts(stored()))

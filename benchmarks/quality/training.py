@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from benchmarks.quality.datasets import Part
 from benchmarks.quality.tasks import Task
 
 Optimizer = keras.optimizers.Optimizer
+Clock = Callable[[], float]
 WINDOW = 3  # epochs
 
 
@@ -63,15 +65,17 @@ class Run:
 class _Watch(keras.callbacks.Callback):
     """Evaluates after each epoch, with the clock stopped; stops when it has run out."""
 
-    def __init__(self, task: Task, parts: Sequence[Part], budget: float) -> None:
+    def __init__(
+        self, task: Task, parts: Sequence[Part], budget: float, clock: Clock
+    ) -> None:
         super().__init__()
-        self.task, self.parts, self.budget = task, parts, budget
+        self.task, self.parts, self.budget, self.clock = task, parts, budget, clock
         self.values: list[list[float]] = [[] for _ in parts]
         self.seconds: list[float] = []
-        self.start = time.perf_counter()
+        self.start = clock()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.seconds.append(time.perf_counter() - self.start)
+        self.seconds.append(self.clock() - self.start)
         settings = {"batch_size": 1_000, "verbose": 0, "return_dict": True}
         for (x, y), values in zip(self.parts, self.values, strict=True):
             found = self.model.evaluate(x, y, **settings)
@@ -80,7 +84,7 @@ class _Watch(keras.callbacks.Callback):
                 self.model.stop_training = True
         if sum(self.seconds) >= self.budget:
             self.model.stop_training = True
-        self.start = time.perf_counter()
+        self.start = self.clock()
 
 
 class Trainer:
@@ -110,24 +114,22 @@ class Trainer:
         *parts: Part,
         epochs: int | None = None,
         seconds: float | None = None,
+        clock: Clock = time.perf_counter,
     ) -> Run:
         """Trains from fresh weights; the metric is that on each of `parts`.
 
         The run ends with the epoch in which `seconds` have passed, or after `epochs`;
-        with neither, after those of the search.
+        with neither, after those of the search. `clock` gives seconds.
         """
         if epochs is None:
             searched = self.task.epochs * self.arm.more_epochs
             epochs = searched if seconds is None else 1_000_000  # the seconds end it
-        self.model.set_weights(self.task.model(seed).get_weights())
-        for variable in self.optimizer.variables:
-            variable.assign(np.zeros(variable.shape, variable.dtype))
-        self.optimizer.learning_rate = rate
+        restart(self.model, self.task.model(seed).get_weights(), rate, seed)
         if hasattr(self.optimizer, "seed"):
             self.optimizer.seed = seed
-        keras.utils.set_random_seed(seed)  # of the order in which fit shuffles
         x, y = self.task.data().train
-        watch = _Watch(self.task, parts, math.inf if seconds is None else seconds)
+        budget = math.inf if seconds is None else seconds
+        watch = _Watch(self.task, parts, budget, clock)
         settings = {"epochs": epochs, "callbacks": [watch], "verbose": 0}
         if self.arm.whole:
             self.model.fit(tf.data.Dataset.from_tensors((x, y)), **settings)
@@ -137,12 +139,62 @@ class Trainer:
         return Run(tuple(map(tuple, watch.values)), tuple(watch.seconds))
 
 
+def restart(
+    model: keras.Model, weights: list[np.ndarray], rate: float, seed: int
+) -> None:
+    """Makes a model begin anew, with nothing to compile: its optimizer is built."""
+    model.set_weights(weights)
+    optimizer: Optimizer = model.optimizer
+    for variable in optimizer.variables:
+        variable.assign(np.zeros(variable.shape, variable.dtype))
+    optimizer.learning_rate = rate
+    keras.utils.set_random_seed(seed)  # of the order in which fit shuffles
+
+
 def fresh(task: Task, arm: Arm) -> Trainer:
     """A trainer whose first run compiles everything; earlier models are forgotten."""
     # Else earlier models stay in memory.
     keras.backend.clear_session()
     gc.collect()
     return Trainer(task, arm)
+
+
+def in_turns(
+    task: Task, rates: dict[str, float], arms: Sequence[Arm], seeds: int, clock: Clock
+) -> dict[str, dict[str, Any]]:
+    """Trains each arm once per seed, for the seconds of the task, on fresh models.
+
+    Returns:
+        By arm its "learning_rate", and a row per seed of "values" on the test part and
+        "checks" on the validation part after each epoch, and of its "seconds".
+    """
+    runs: dict[str, list[Run]] = {arm.id: [] for arm in arms}
+    data = task.data()
+    for seed in range(seeds):
+        for i in range(len(arms)):
+            # Another arm first for each seed: the machine may slow down in a round.
+            arm = arms[(i + seed) % len(arms)]
+            # A fresh model, so that each run has its compilation on the clock.
+            run = fresh(task, arm).run(
+                rates[arm.id],
+                seed,
+                data.test,
+                data.validation,
+                seconds=task.seconds,
+                clock=clock,
+            )
+            runs[arm.id].append(run)
+            print(f"  seed {seed}, {arm.id}: {run.last:.4f}", flush=True)
+    # More digits would be noise, and thousands of them make the file long.
+    return {
+        arm.id: {
+            "learning_rate": rates[arm.id],
+            "values": [[round(v, 5) for v in run.values[0]] for run in runs[arm.id]],
+            "checks": [[round(v, 5) for v in run.values[1]] for run in runs[arm.id]],
+            "seconds": [[round(s, 4) for s in run.seconds] for run in runs[arm.id]],
+        }
+        for arm in arms
+    }
 
 
 def climb(

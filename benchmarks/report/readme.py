@@ -1,7 +1,7 @@
-"""Writes the tables of both READMEs from stored results: `python -m benchmarks readme`.
+"""Writes tables into texts from stored results: `python -m benchmarks readme`.
 
 A table stands between `<!-- table: name -->` and `<!-- end -->`. This module makes the
-text between the two; a test fails if a README has another text there.
+text between the two; a test fails if a file has another text there.
 """
 
 from __future__ import annotations
@@ -12,16 +12,23 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.arms.names import FIT, KERAS_32, REFERENCE
+from benchmarks.quality import robustness
 from benchmarks.quality.accuracy import FIRST
 from benchmarks.quality.goals import goals, stored
+from benchmarks.quality.problems import PROBLEMS
+from benchmarks.quality.rate_targets import verdicts
 from benchmarks.quality.tasks import TASKS
-from benchmarks.report.tables import cost, markdown, quality, scaling, speed
+from benchmarks.report.tables import cost, markdown, quality, rates, scaling, speed
 from benchmarks.shared import machine, storage
 from benchmarks.shared.machine import ROOT
 from benchmarks.speed import stored as stored_speed
 from benchmarks.speed.targets import medians
 
-FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+FILES = (
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "docs" / "recipes.md",
+)
 _REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -97,7 +104,36 @@ def targets() -> str:
 
 def port() -> str:
     """A recipe for batches of 32, carried over to one example."""
-    return quality.of_port(storage.read("robustness")["results"]["port"])
+    found = robustness.stored()["port"]
+    return f"{rates.of_port(found['rows'])}\n\n{_short([found['environment']])}"
+
+
+def sizes() -> str:
+    """Accuracy by learning rate and size of update."""
+    found = robustness.stored()["sizes"]
+    return f"{rates.of_sizes(found['points'])}\n\n{machine.line(found['environment'])}"
+
+
+def problems() -> str:
+    """Scores by learning rate, a table per problem."""
+    return rates.of_problems(robustness.stored())
+
+
+def costs() -> str:
+    """What a bounded step at a rate that nobody chose costs against tuned SGD."""
+    found = robustness.stored()
+    here = [found[name]["environment"] for name in PROBLEMS]
+    return f"{rates.of_costs(found)}\n\n{_short(here)}"
+
+
+def untuned() -> str:
+    """Time to accuracy at the rates of the documentation."""
+    return quality.of_untuned(storage.results_of("untuned", otherwise={}))
+
+
+def rate_targets() -> str:
+    """What every rate in a range has to reach."""
+    return speed.of_verdicts(verdicts(robustness.stored()))
 
 
 def _whole(name: str, table: Callable[[Any], str]) -> Callable[[], str]:
@@ -140,7 +176,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "embeddings": _whole("embeddings", scaling.of_vocabularies),
     "replicas": _whole("replicas", scaling.of_workers),
     **{name: _task(name) for name in TASKS},
-    "rates": _whole("robustness", lambda results: quality.of_sweep(results["sweep"])),
+    "sizes": sizes,
+    "problems": problems,
+    "costs": costs,
+    "untuned": untuned,
+    "rate-targets": rate_targets,
     "port": port,
     "order": _whole("order", quality.of_orders),
     "linear": _whole("linear", quality.of_problems),
@@ -156,7 +196,7 @@ def filled(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrites both files."""
+    """Rewrites the files."""
     argparse.ArgumentParser(prog="python -m benchmarks readme").parse_args(arguments)
     for path in FILES:
         path.write_text(filled(path.read_text()))

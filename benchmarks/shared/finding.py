@@ -17,6 +17,21 @@ class Finding:
         return False
 
 
+Verdict = tuple[str, str, str, str, str]  # subject, figure, its value, bound, met
+
+
+@dataclass(frozen=True)
+class Verdicts(Finding):
+    """The targets of a run, as they are stored and shown."""
+
+    lines: list[Verdict]
+
+    @property
+    def missed(self) -> bool:
+        """Whether a target is missed, or has no figure."""
+        return any(line[-1].lower().startswith("no") for line in self.lines)
+
+
 @dataclass(frozen=True)
 class Stored(Finding):
     """The study has written `results/<name>.json`."""

@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.shared.finding import Verdict, Verdicts
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
-from benchmarks.speed.targets import Verdict, Verdicts
 from benchmarks.timing.once import (
     MIB,
     first_calls,

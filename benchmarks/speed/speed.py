@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 from benchmarks.arms.names import FIT, IDLE, ONE_BATCH
 from benchmarks.arms.workloads import WORKLOADS
-from benchmarks.shared.finding import Finding, Stored
+from benchmarks.shared.finding import Finding, Stored, Verdicts
 from benchmarks.shared.quiet import Quiet
 from benchmarks.speed import extremes, stored
-from benchmarks.speed.targets import Verdicts, medians, verdicts
+from benchmarks.speed.targets import medians, verdicts
 from benchmarks.timing import measuring
 from benchmarks.timing.measuring import Row
 from benchmarks.timing.worker import PEERS, started

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.shared import machine, storage
-from benchmarks.speed.targets import Verdict, medians, verdicts
+from benchmarks.shared.finding import Verdict
+from benchmarks.speed.targets import medians, verdicts
 from benchmarks.timing.measuring import Row
 
 

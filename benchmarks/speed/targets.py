@@ -18,23 +18,10 @@ from benchmarks.arms.names import (
     TORCH,
     C,
 )
-from benchmarks.shared.finding import Finding
+from benchmarks.shared.finding import Verdict
 from benchmarks.timing.measuring import Row
 
 Medians = Mapping[tuple[str, str], float]  # (workload, arm) -> microseconds per example
-Verdict = tuple[str, str, str, str, str]  # workload, figure, its value, bound, met
-
-
-@dataclass(frozen=True)
-class Verdicts(Finding):
-    """The targets of a run, as they are stored and shown."""
-
-    lines: list[Verdict]
-
-    @property
-    def missed(self) -> bool:
-        """Whether a target is missed, or has no figure."""
-        return any(line[-1].lower().startswith("no") for line in self.lines)
 
 
 @dataclass(frozen=True)

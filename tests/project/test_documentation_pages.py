@@ -41,7 +41,7 @@ def _folders() -> set[str]:
     return {p.name for p in (ROOT / "keras_sgd_plus").iterdir() if p.is_dir()}
 
 
-@pytest.mark.parametrize("page", ["averages", "records"])
+@pytest.mark.parametrize("page", ["averages", "recipes", "records"])
 def test_block_runs(
     page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

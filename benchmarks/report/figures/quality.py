@@ -10,6 +10,7 @@ from benchmarks.quality.accuracy import ARMS, FIRST
 from benchmarks.quality.goals import final
 from benchmarks.quality.tasks import TASKS, Task
 from benchmarks.report.figures.canvas import bare, logarithmic, save
+from benchmarks.report.figures.rates import rates
 
 # An arm has a colour, dashes and a mark of its own: it is told without colour, too.
 _STYLES = {
@@ -117,10 +118,16 @@ def _first(results: dict[str, Found]) -> None:
 
 
 def robustness(results: dict[str, Found]) -> None:
+    """Accuracy against the learning rate: by arm and problem, and by size of update."""
+    rates(results)
+    _sizes(results)
+
+
+def _sizes(results: dict[str, Found]) -> None:
     """Accuracy against the learning rate, a line per size of update."""
     import matplotlib.pyplot as plt
 
-    points: list[Found] = results["sweep"]  # type: ignore[assignment]
+    points: list[Found] = results["sizes"]["points"]
     sizes = list(dict.fromkeys(p["size"] for p in points))
     momenta = list(dict.fromkeys(p["momentum"] for p in points))
     dashes_and_marks = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))

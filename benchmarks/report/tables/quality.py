@@ -1,4 +1,4 @@
-"""Tables of `accuracy`, `robustness`, `order` and `linear`."""
+"""Tables of `accuracy`, `untuned`, `order` and `linear`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from benchmarks.quality.goals import (
 )
 from benchmarks.quality.linear import WAYS, Compared
 from benchmarks.quality.order import EPOCHS
-from benchmarks.quality.robustness import MOMENTA, RATES, SIZES, means
 from benchmarks.quality.tasks import TASKS, Task
+from benchmarks.quality.untuned import RATES as untuned_rates
 from benchmarks.report.tables import markdown
+from benchmarks.report.tables.rates import robustness as robustness
 from benchmarks.shared import machine
 from benchmarks.shared.finding import Finding, Stored
 
@@ -74,45 +75,32 @@ def to_goal(task: Task, found: dict[str, Any], goal: float, epochs: bool = True)
     return f"{shown[len(times) // 2]} s ({shown[0]} to {shown[-1]}){after}"
 
 
-def robustness(findings: Iterable[Stored]) -> Iterator[str]:
-    """The learning rates, and the recipe carried over."""
+def untuned(findings: Iterable[Stored]) -> Iterator[str]:
+    """All tasks that are stored."""
     for stored_run in findings:
-        found = stored_run.read()
-        yield f"\n{of_sweep(found['results']['sweep'])}"
-        yield f"\n{of_port(found['results']['port'])}"
-        yield f"\n{machine.line(found['environment'])}"
+        yield "\n" + of_untuned(stored_run.read()["results"])
 
 
-def of_sweep(points: list[dict[str, Any]]) -> str:
-    """A row per momentum and size, a column per learning rate; means over seeds."""
-    head = ["momentum", "per update", *(f"{rate:g}" for rate in RATES), "within 0.02"]
+def of_untuned(results: dict[str, Any]) -> str:
+    """A row per optimizer, for each task the end and the times to both goals."""
+    names = [name for name in TASKS if name in results]
+    aims = {name: goals(TASKS[name], stored()[name]["arms"]) for name in names}
+    head = ["optimizer", "rate"]
+    for name in names:
+        short, unit = TASKS[name].short
+        head += [f"{short}: {unit}", *(f"to {goal:g}" for goal in aims[name])]
     rows = []
-    for momentum in MOMENTA:
-        for size in SIZES:
-            here = means(points, size, momentum)
-            top = max(here.values())
-            cells = [f"{here[r]:.3f}" for r in RATES]
-            # Bold in all columns that are the best as printed, not only in one.
-            cells = [f"**{c}**" if c == f"{top:.3f}" else c for c in cells]
-            near = sum(mean >= top - 0.02 for mean in here.values())
-            near_of = f"{near} of {len(RATES)}"
-            rows.append([f"{momentum:g}", str(size), *cells, near_of])
-    return markdown.table(head, rows)
-
-
-def of_port(rows: list[dict[str, Any]]) -> str:
-    """A row per way of carrying a recipe over."""
-    head = ["what is done", "learning rate", "momentum", "test accuracy"]
-    cells = [
-        [
-            row["name"],
-            f"{row['rate']:.2g}",
-            f"{row['momentum']:.4g}",
-            markdown.spread(row["values"], 3),
-        ]
-        for row in rows
-    ]
-    return markdown.table(head, cells)
+    for arm, rate in untuned_rates.items():
+        cells = [f"`{arm.removeprefix('Keras ')}`", f"{rate:g}"]
+        for name in names:
+            task, found = TASKS[name], results[name]["arms"][arm]
+            digits = 3 if task.higher_is_better else 2
+            cells.append(markdown.spread(final(task, found), digits))
+            cells += [to_goal(task, found, goal, epochs=False) for goal in aims[name]]
+        rows.append(cells)
+    environments = [results[name]["environment"] for name in names]
+    machines = dict.fromkeys(map(machine.line, environments))
+    return "\n\n".join([markdown.table(head, rows), *machines])
 
 
 def order(findings: Iterable[Stored]) -> Iterator[str]:

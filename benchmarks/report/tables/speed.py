@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from benchmarks.arms.names import FIT, JAX, KERAS_32, LOOP, REFERENCE, TORCH
 from benchmarks.report.tables import markdown
-from benchmarks.shared.finding import Finding
+from benchmarks.shared.finding import Finding, Verdict, Verdicts
 from benchmarks.speed.quick import REPEATS, TARGET, Compared
 from benchmarks.speed.speed import Rows, Run
-from benchmarks.speed.targets import Medians, Verdict, Verdicts, medians
+from benchmarks.speed.targets import Medians, medians
 from benchmarks.timing.measuring import Row
 
 
