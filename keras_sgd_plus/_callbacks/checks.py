@@ -136,10 +136,12 @@ def log_arguments(gradient_norm: Any, prediction: Any, id: Any, path: Any) -> No
                 f"`{name}` must be a bool. Received: {name}={arguments.shown(value)}. "
                 f"Use ExampleLog({name}=True) to keep that quantity."
             )
-    if id is not None and (not isinstance(id, str) or not id):
+    is_id = isinstance(id, (str, int)) and not isinstance(id, bool) and id != ""
+    if id is not None and not is_id:
         raise TypeError(
-            "`id` must be the key of a dict of inputs, or None. Received: "
-            f'id={arguments.shown(id)}. Use id="row" for x={{..., "row": rows}}.'
+            "`id` must be the key of a dict of inputs, the number of a column of x, or "
+            f'None. Received: id={arguments.shown(id)}. Use id="row" for '
+            'x={..., "row": rows}, or id=0 if the first column of x has the rows.'
         )
     if path is not None and (
         not isinstance(path, (str, os.PathLike)) or not os.fspath(path)

@@ -43,9 +43,10 @@ class ExampleLog(keras.callbacks.Callback):
             clipping and without loss scaling. Defaults to `False`.
         prediction: Bool. Keeps the outputs of the model too, which takes the memory of
             as many outputs as there are examples, per epoch. Defaults to `False`.
-        id: String, the key of a dict of inputs that tells each example's row: integers
-            of shape `(num_examples,)`, each row at most once in an epoch. Data in any
-            order will do with it. None: the order of the data tells the row (see
+        id: String or int, where the inputs tell each example's row, at most once in an
+            epoch: the key of a dict, with integers of shape `(num_examples,)`; or the
+            number of a column of an array `(num_examples, columns)`, of any type. Data
+            in any order will do with it. None: the order of the data tells the row (see
             Notes). Defaults to `None`.
         path: Str or path, a directory. Each quantity is written to a `.npy` file there
             after each epoch, and what is returned is a part of the file
@@ -66,9 +67,9 @@ class ExampleLog(keras.callbacks.Callback):
             before the example's own, in all of training. -1 where it was not visited.
 
     Raises:
-        TypeError: `gradient_norm` or `prediction` is no bool, `id` or `path` no string;
-            in `fit`, an optimizer that is no `SGDPlus` with `examples_per_update`, or
-            ids that are no integers.
+        TypeError: `gradient_norm` or `prediction` is no bool, `id` no string or int,
+            `path` no string; in `fit`, an optimizer that is no `SGDPlus` with
+            `examples_per_update`, or ids that are no integers.
         ValueError: in `fit`, data whose rows are not known, or ids that are no rows.
         RuntimeError: a second log for one optimizer; a quantity that is not kept.
         NotImplementedError: in `fit`, `compile(jit_compile=True)` with
@@ -122,7 +123,7 @@ class ExampleLog(keras.callbacks.Callback):
         gradient_norm: bool = False,
         prediction: bool = False,
         *,
-        id: str | None = None,
+        id: str | int | None = None,
         path: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()

@@ -17,12 +17,13 @@ class Wanted(NamedTuple):
     Attributes:
         gradient_norm: whether the Euclidean norm of each gradient.
         prediction: whether the outputs of the model before each update.
-        id: the key of the inputs that tells an example's row, or None.
+        id: where the inputs tell an example's row: the key of a dict, or the number
+            of a column; or None.
     """
 
     gradient_norm: bool = False
     prediction: bool = False
-    id: str | None = None
+    id: str | int | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

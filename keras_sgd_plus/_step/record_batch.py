@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import ExampleUpdate
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 from keras_sgd_plus._records import Part, Step, recorders
+from keras_sgd_plus._step import ids
 from keras_sgd_plus._step.walk_batch import WalkedBatch
 
 
@@ -32,7 +31,7 @@ def check(model: Model, optimizer: Optimizer, batch: Structure) -> None:
             "SGDPlus compiles its loop all the same."
         )
     if recorder.wanted.id is not None:
-        _ids(batch, recorder.wanted.id)
+        ids.of(batch[0], recorder.wanted.id)
 
 
 def close(
@@ -63,32 +62,11 @@ def close(
         part = Part(tf.reduce_sum(before), tf.reduce_sum(sizes))
     in_order, size = walked.order is None, update.group_size
     step = Step(replica, in_order, size, batches, _is_compiled(model))
-    ids = None if key is None else _ids(update.batch, key)
-    found = (walked.records, walked.order, num_examples, iterations, ids)
+    rows = None if key is None else ids.of(update.batch[0], key)
+    found = (walked.records, walked.order, num_examples, iterations, rows)
     recorder.close(step, *found, part)
 
 
 def _is_compiled(model: Model) -> bool:
     # Whether XLA takes the whole step.
     return bool(model.jit_compile) and not tf.executing_eagerly()
-
-
-def _ids(batch: Structure, key: str) -> Any:
-    # (num_examples,) or (num_examples, 1) integers, of the inputs.
-    x = batch[0]
-    found: Any = x.get(key) if isinstance(x, dict) else None
-    if found is None:
-        kind = f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
-        raise ValueError(
-            f"ExampleLog(id={key!r}) must find its rows among the inputs. Received: x, "
-            f"{kind}. Give fit a dict with that key: the row of each example, an int. "
-            "The model may ignore it: keras.Input((), name=..., dtype='int64')."
-        )
-    if not found.dtype.is_integer or found.shape[1:].num_elements() != 1:
-        raise TypeError(
-            f"x[{key!r}] must be the row of each example, integers of shape "
-            f"(num_examples,). Received: {found.dtype.name} of shape "
-            f"{tuple(found.shape)}. Use np.arange(num_examples), and shuffle it with "
-            "the examples."
-        )
-    return found

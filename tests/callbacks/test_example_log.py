@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import ExampleLog, SeededArrays, SGDPlus
 from tests.support.by_hand import Case, PerEpoch, assert_kept, cases, kept, with_ids
-from tests.support.tiers import tiered_keys
+from tests.support.tiers import matrix, tiered_keys
 
 CASES = cases()
 DENSE = CASES["dense"]
@@ -255,6 +255,34 @@ def test_rows_by_an_id(kind: str) -> None:
     assert_each_once(log.visited)
     assert (np.argsort(log.visited[0]) != np.argsort(log.visited[1])).any()
     assert_kept(log, kept(case, log.visited, SGD))
+
+
+@pytest.mark.parametrize("dtype", ["float32", *matrix("float64", "int64")])
+def test_rows_by_a_column(dtype: str) -> None:
+    """The last column has the rows, which the model drops; everything is shuffled."""
+    case, (data, y) = with_ids(DENSE)
+    x = np.c_[np.round(8 * data["x"]), data["row"]].astype(dtype)
+    drop = keras.layers.Lambda(lambda x: keras.ops.cast(x[:, :-1], "float32"))
+
+    def make() -> Any:
+        inputs = keras.Input((x.shape[1],), dtype=dtype)
+        outputs = keras.layers.Dense(3, "softmax")(drop(inputs))
+        return keras.Model(inputs, outputs)
+
+    model = make()
+    model.compile(SGDPlus(0.01), "sparse_categorical_crossentropy")
+    weights = model.get_weights()
+    log = ExampleLog(id=-1)
+    model.fit(x, y, batch_size=11, epochs=2, verbose=0, callbacks=[log])
+    assert_each_once(log.visited)
+    # By hand, one example after the other.
+    plain = make()
+    plain.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+    plain.set_weights(weights)
+    for epoch, i in sorted(np.ndindex(log.loss.shape), key=lambda at: log.visited[at]):
+        chances = plain.predict_on_batch(x[i : i + 1])[0]
+        assert log.loss[epoch, i] == pytest.approx(-np.log(chances[y[i]]), 1e-4, 1e-6)
+        plain.train_on_batch(x[i : i + 1], y[i : i + 1])
 
 
 def test_skipped_examples_are_nan_in_their_place() -> None:

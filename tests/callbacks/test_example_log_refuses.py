@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -71,6 +71,14 @@ def _by_id(rows: Any, key: str = "row") -> Any:
     return model.fit(data, Y, batch_size=11, verbose=0, callbacks=[log])
 
 
+def _by_column(column: int, rows: Any) -> Any:
+    drop = keras.layers.Lambda(lambda x: x[:, 1:])
+    model = keras.Sequential([keras.Input((3,)), drop, keras.layers.Dense(3)])
+    model.compile(SGDPlus(0.01, jit_compile=False), "mse")
+    x, log = np.c_[rows, X[:, :2]].astype("float32"), ExampleLog(id=column)
+    return model.fit(x, X[:, :3], batch_size=11, verbose=0, callbacks=[log])
+
+
 def _lengths() -> Any:
     model = keras.Sequential([keras.Input((None, 2)), keras.layers.Dense(1)])
     model.compile(SGDPlus(0.01, jit_compile=False), "mse")
@@ -99,7 +107,19 @@ ANY: Any = 7
 ROWS = np.arange(len(X))
 REFUSED: dict[str, Row] = {
     "bool": (lambda: ExampleLog(gradient_norm=ANY), TypeError, "gradient_norm=True"),
-    "id": (lambda: ExampleLog(id=ANY), TypeError, 'Use id="row"'),
+    "id": (lambda: ExampleLog(id=cast(Any, 1.5)), TypeError, 'Use id="row"'),
+    "id_bool": (lambda: ExampleLog(id=True), TypeError, "or id=0 if the first"),
+    "no_such_column": (lambda: _by_column(6, ROWS), ValueError, "column 6 of the in"),
+    "column_of_fractions": (
+        lambda: _by_column(0, ROWS + 0.5),
+        ValueError,
+        "-1, which is no row",
+    ),
+    "column_beyond_float32": (
+        lambda: _by_column(0, ROWS + 2**24),
+        ValueError,
+        "-1, which is no row",
+    ),
     "path": (lambda: ExampleLog(path=ANY), TypeError, "Name a directory"),
     "shuffled": (
         lambda: _fit(ExampleLog(), shuffle=True),

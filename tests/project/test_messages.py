@@ -226,6 +226,9 @@ MESSAGES: dict[str, Any] = {
         LOGS["id_twice"]
     ),
     "ExampleLog(id={}) must find its rows among the inputs.": LOGS["no_such_id"],
+    "ExampleLog(id={}) must find its rows in column {} of the inputs.": (
+        LOGS["no_such_column"]
+    ),
     "x[{}] must be the row of each example, integers of shape (num_examples,).": (
         LOGS["float_id"]
     ),
@@ -241,7 +244,9 @@ MESSAGES: dict[str, Any] = {
     "ExampleLog must be used without steps_per_execution where Keras compiles the": (
         LOGS["compiled_by_keras"]
     ),
-    "`id` must be the key of a dict of inputs, or None.": LOGS["id"],
+    "`id` must be the key of a dict of inputs, the number of a column of x, or None.": LOGS[
+        "id"
+    ],
     "`path` must be a str or a path, or None.": LOGS["path"],
     "`{}` must be a bool.": LOGS["bool"],
     "`start_epoch` must be an int >= 0, or None.": (
