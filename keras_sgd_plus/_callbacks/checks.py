@@ -139,8 +139,8 @@ def log_arguments(gradient_norm: Any, prediction: Any, id: Any, path: Any) -> No
     is_id = isinstance(id, (str, int)) and not isinstance(id, bool) and id != ""
     if id is not None and not is_id:
         raise TypeError(
-            "`id` must be the key of a dict of inputs, the number of a column of x, or "
-            f'None. Received: id={arguments.shown(id)}. Use id="row" for '
+            "`id` must be a key of the inputs, the number of a column, or None. "
+            f'Received: id={arguments.shown(id)}. Use id="row" for '
             'x={..., "row": rows}, or id=0 if the first column of x has the rows.'
         )
     if path is not None and (

@@ -244,9 +244,7 @@ MESSAGES: dict[str, Any] = {
     "ExampleLog must be used without steps_per_execution where Keras compiles the": (
         LOGS["compiled_by_keras"]
     ),
-    "`id` must be the key of a dict of inputs, the number of a column of x, or None.": LOGS[
-        "id"
-    ],
+    "`id` must be a key of the inputs, the number of a column, or None.": LOGS["id"],
     "`path` must be a str or a path, or None.": LOGS["path"],
     "`{}` must be a bool.": LOGS["bool"],
     "`start_epoch` must be an int >= 0, or None.": (
