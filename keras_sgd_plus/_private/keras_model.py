@@ -53,7 +53,9 @@ def _build_losses(model: Model, data: tuple[Any, Any, Any]) -> None:
     if model.losses:  # which layers add when they are called
         return
     x, y, sample_weight = data
-    y_pred = keras_graph.output_specs(model, keras.tree.flatten(x)[0].shape[0])
+    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
+    # Without inputs Keras says what is missing.
+    y_pred = keras_graph.output_specs(model, leaves[0].shape[0]) if leaves else None
     if y_pred is None:
         return
 
