@@ -28,6 +28,8 @@ FOLDER = Path(keras_sgd_plus.__file__).resolve().parent / "_private"
 TOLERANCE = 1e-5  # of weights of size one
 # The whole table is of the matrix, other parameters of the slow tier.
 BY_DEFAULT = {("moved", "keras.src.backend.tensorflow.nn")}
+# Functions that are wrapped like `conv`, whose row the matrix has.
+ALIKE = set(keras_backend.lowered_functions()) - {"conv"}
 # Words in the folder's code that are public names, or names of its own.
 PUBLIC = {
     "attributes of Python's functions": (
@@ -65,7 +67,8 @@ def _rows() -> Iterator[Any]:
     for table, rows in TABLES.items():
         for name, row in rows.items():
             is_default = (table, name) in BY_DEFAULT
-            tier = pytest.mark.slow if table == "resigned" else pytest.mark.matrix
+            is_slow = table == "resigned" or name in ALIKE
+            tier = pytest.mark.slow if is_slow else pytest.mark.matrix
             marks = () if is_default else (tier,)
             yield pytest.param(table, row, id=f"{table}-{name}", marks=marks)
 
