@@ -101,7 +101,7 @@ WRONG: dict[tuple[Any, str], Wrong] = {
     ),
     (ExampleLog, "gradient_norm"): (_log(gradient_norm=1), TypeError),
     (ExampleLog, "prediction"): (_log(prediction="all"), TypeError),
-    (ExampleLog, "id"): (_log(id=7), TypeError),
+    (ExampleLog, "id"): (_log(id=1.5), TypeError),
     (ExampleLog, "path"): (_log(path=7), TypeError),
     (SeededArrays, "x"): (_arrays(None), ValueError),
     (SeededArrays, "y"): (_arrays(X, X[:2]), ValueError),
