@@ -63,11 +63,17 @@ def note(tensor: Tensor, errors: Errors) -> None:
 
 
 def errors_of(tensor: Tensor) -> Errors | None:
-    """What was noted of a tensor, or of the one that it was computed from by ReLU."""
-    is_rectified = False
+    """What was noted of a tensor, or of the one that it was computed from by ReLU.
+
+    None where a reshape has given it other positions, or other filters, since.
+    """
+    is_rectified, shape = False, tensor.shape
     while tf.is_symbolic_tensor(tensor):
         _, errors = scope.errors().get(id(tensor), (None, None))
         if errors is not None:
+            rows = [math.prod(tensor.shape[:-1]), tensor.shape[-1]]
+            if shape not in (tensor.shape, rows):
+                return None
             return _rectified(errors) if is_rectified else errors
         if tensor.op.type not in ("Identity", "ReluGrad", "Reshape"):
             return None

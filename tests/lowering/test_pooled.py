@@ -127,7 +127,7 @@ def test_gradients_of_gradients_equal_those_of_products(
     assert len(visits) == 3
 
 
-@matrix
+@pytest.mark.matrix
 def test_without_bias_and_relu(monkeypatch: pytest.MonkeyPatch) -> None:
     visits = _count_visits(monkeypatch)
     ours = _results("even", _with_zero_bias, True)
@@ -144,6 +144,25 @@ def test_errors_from_elsewhere_take_matrix_products(
 ) -> None:
     visits = _count_visits(monkeypatch)
     _assert_equal(_results("even", _branches, True), _results("even", _branches, False))
+    assert not visits
+
+
+def _reshaped(
+    x: Any, kernel: Any, bias: Any, stride: int, padding: str, pool: Any
+) -> Any:
+    outputs: Any = keras.ops.add(keras.ops.conv(x, kernel, stride, padding), bias)
+    n, height, width, filters = outputs.shape
+    # Neither positions nor filters of the pooling are those of the convolution.
+    other = keras.ops.reshape(outputs, (n, height, width * filters // 2, 2))
+    return keras.ops.max_pool(keras.ops.relu(other), pool)
+
+
+def test_errors_of_another_shape_take_matrix_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    visits = _count_visits(monkeypatch)
+    case = "filter after filter"
+    _assert_equal(_results(case, _reshaped, True), _results(case, _reshaped, False))
     assert not visits
 
 
