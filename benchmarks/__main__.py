@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.shared import kept, machine
 from benchmarks.shared.finding import Finding, Stored
+from benchmarks.shared.quiet import QUIET
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -35,24 +37,40 @@ STUDIES = {  # in the room of its question
     "order": "quality",
     "linear": "quality",
 }
+KEPT = (  # studies whose findings are stored one by one
+    *("equality", "quick", "threshold", "ablation", "profile", "nonfinite"),
+    *("clipping", "averages", "records", "capped", "firstcall", "applications"),
+    *("blocks", "growth"),
+)
 REPORTS = {"figures": "report.figures.draw", "readme": "report.readme"}
 
 
 def run(name: str, arguments: list[str]) -> int:
     """Runs a study, shows its findings as they come; 1 if one of them is missed.
 
-    The study measures while its findings are read: a table grows row by row.
+    The study measures while its findings are read: a table grows row by row. Before
+    each finding the run waits until the machine is quiet.
     """
     room, seen = STUDIES[name], []
     study, tables = _module(f"{room}.{name}"), _module(f"report.tables.{room}")
 
     def findings() -> Iterator[Finding]:
-        for found in study.measure(arguments):
+        rest = iter(study.measure(arguments))
+        while True:
+            before = QUIET.wait()
+            if (found := next(rest, None)) is None:
+                return
             seen.append(found)
+            if name in KEPT:
+                kept.keep(name, found, [before, QUIET.drift()])
             yield found
 
     for text in getattr(tables, name)(findings()):
         print(text, flush=True)
+    print(f"\n{machine.line(machine.environment())}")
+    if name in KEPT:
+        print(f"Written to benchmarks/results/{name}.json.")
+        _module("report.figures.draw").draw(name)
     for found in seen:
         if isinstance(found, Stored):
             print(f"Written to benchmarks/results/{found.name}.json.")

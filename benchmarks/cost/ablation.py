@@ -87,6 +87,7 @@ _EXAMPLES = {  # in a pass, where they are not 4,096
 class Form(Finding):
     """Microseconds per example of a loop without a form, and with all forms."""
 
+    keys = ("name",)
     name: str
     workload: str
     without: float

@@ -43,6 +43,7 @@ class Application(Finding):
         firsts: seconds of the first batch, by arm.
     """
 
+    keys = ("network", "frozen")
     network: str
     frozen: bool
     times: dict[str, float]

@@ -4,7 +4,7 @@
 N inputs, and one output; with a M of one, the layer is the output. All loops of a shape
 take turns. `--one-thread` keeps the matrix products of a block on one core.
 Hand-written C, which has one thread, walks the same layers in blocks of 64. Without
-arguments all shapes are measured, without momentum and with, and stored.
+arguments all shapes are measured, without momentum and with.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 from benchmarks.arms.workloads import Workload
 from benchmarks.cost import loops
-from benchmarks.shared import storage
-from benchmarks.shared.finding import Finding, Stored
+from benchmarks.shared.finding import Finding
 
 SHAPES = (
     *("20x1", "64x16", "64x64", "132x32", "132x128", "784x1", "784x10", "784x32"),
@@ -43,14 +42,17 @@ class Blocks(Finding):
         ours: the length that SGDPlus takes; 1 for none.
         native: of hand-written C in blocks of 64; None without a compiler.
         agree: whether the losses agree.
+        threads: of the loop; None for TensorFlow's default, all cores.
     """
 
+    keys = ("shape", "momentum", "threads")
     shape: str
     momentum: float
     times: dict[str, float]
     ours: int
     native: float | None
     agree: bool
+    threads: int | None
 
     @property
     def missed(self) -> bool:
@@ -58,8 +60,8 @@ class Blocks(Finding):
         return not self.agree
 
 
-def measure(arguments: list[str]) -> Iterator[Blocks | Stored]:
-    """Yields each shape; writes JSON if it measured them all."""
+def measure(arguments: list[str]) -> Iterator[Blocks]:
+    """Yields each shape."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks blocks")
     parser.add_argument("shapes", nargs="*", default=SHAPES, help="such as 784x128")
     parser.add_argument("--momentum", type=float)
@@ -67,17 +69,13 @@ def measure(arguments: list[str]) -> Iterator[Blocks | Stored]:
     chosen = parser.parse_args(arguments)
     if chosen.one_thread:
         loops.use_one_thread()
-    found = []
+    threads = 1 if chosen.one_thread else None
     for momentum in MOMENTA if chosen.momentum is None else (chosen.momentum,):
         for shape in chosen.shapes:
-            found.append(_measure(shape, momentum))
-            yield found[-1]
-    if not arguments:
-        storage.write("blocks", [asdict(each) for each in found])
-        yield Stored("blocks")
+            yield _measure(shape, momentum, threads)
 
 
-def _measure(shape: str, momentum: float) -> Blocks:
+def _measure(shape: str, momentum: float, threads: int | None) -> Blocks:
     from keras_sgd_plus._pending.block_size import block_size
 
     num_inputs, num_outputs = (int(part) for part in shape.split("x"))
@@ -98,6 +96,7 @@ def _measure(shape: str, momentum: float) -> Blocks:
         block_size(num_inputs, num_outputs, momentum > 0) or 1,
         times[-1] if native else None,
         agree,
+        threads,
     )
 
 

@@ -42,6 +42,7 @@ ROUNDS, REPEATS, NUM_EXAMPLES = 2, 5, 2048  # at most so many examples
 class Thresholds(Finding):
     """Microseconds per example, by model and then by setting."""
 
+    keys = ()
     times: dict[str, list[float]]
 
 
@@ -49,6 +50,7 @@ class Thresholds(Finding):
 class Order(Finding):
     """Nanoseconds per example for the order of a batch."""
 
+    keys = ("batch_size",)
     batch_size: int
     without_xla: float
     with_xla: float

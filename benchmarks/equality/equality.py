@@ -34,6 +34,7 @@ DEFAULTS = dict.fromkeys(OFF)  # unset, whatever the user has set
 class Model(Finding):
     """How far a model is from Keras's: all off, and with the defaults."""
 
+    keys = ("id",)
     id: str
     off: float
     bit_equal: bool  # all off

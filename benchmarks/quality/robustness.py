@@ -128,24 +128,16 @@ def stored() -> dict[str, Any]:
     return storage.results_of("robustness", otherwise={})
 
 
-def _is_fresh(part: str) -> bool:
-    """Whether a part was measured with exactly this code."""
-    commit = machine.environment()["commit"]
-    found = stored().get(part)
-    is_clean = not commit.endswith("-dirty")
-    return is_clean and found is not None and found["environment"]["commit"] == commit
-
-
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Measures the parts; writes JSON after each, which keeps the others."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks robustness")
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all if none")
     parser.add_argument(
-        "--resume", action="store_true", help="leave out what this commit has stored"
+        "--missing", action="store_true", help="leave out what this commit has stored"
     )
     options = parser.parse_args(arguments)
     for name in options.parts or PARTS:
-        if options.resume and _is_fresh(name):
+        if options.missing and machine.is_fresh(stored().get(name)):
             print(f"{name} is stored.", flush=True)
             continue
         print(name, flush=True)

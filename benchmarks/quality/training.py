@@ -12,10 +12,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from benchmarks.quality.datasets import Part
 from benchmarks.quality.tasks import Task
+from benchmarks.shared.quiet import QUIET
 
 Optimizer = keras.optimizers.Optimizer
 Clock = Callable[[], float]
@@ -26,8 +26,8 @@ WINDOW = 3  # epochs
 class Arm:
     """An optimizer by its learning rate, and how it is fed.
 
-    `batch_size` None is the task's own, for SGDPlus. With `whole`, `fit` gets a
-    `tf.data.Dataset` of one element, all examples. `rate_of` names the arm whose tuned
+    `batch_size` None is the task's own, for SGDPlus. `callbacks` makes those of a run.
+    `rate` is a learning rate that is not tuned; `rate_of` names the arm whose tuned
     rate is taken over, where only speed differs. `more_epochs` is for the search.
     """
 
@@ -35,7 +35,8 @@ class Arm:
     optimizer: Callable[[float], Optimizer]
     batch_size: int | None = None
     steps_per_execution: int = 1
-    whole: bool = False
+    callbacks: Callable[[], list[keras.callbacks.Callback]] = list
+    rate: float | None = None
     rate_of: str = ""
     more_epochs: int = 1  # times as many
 
@@ -130,12 +131,10 @@ class Trainer:
         x, y = self.task.data().train
         budget = math.inf if seconds is None else seconds
         watch = _Watch(self.task, parts, budget, clock)
-        settings = {"epochs": epochs, "callbacks": [watch], "verbose": 0}
-        if self.arm.whole:
-            self.model.fit(tf.data.Dataset.from_tensors((x, y)), **settings)
-        else:
-            size = self.arm.batch_size or self.task.batch_size
-            self.model.fit(x, y, batch_size=size, **settings)
+        callbacks = [*self.arm.callbacks(), watch]
+        size = self.arm.batch_size or self.task.batch_size
+        settings = {"batch_size": size, "epochs": epochs, "verbose": 0}
+        self.model.fit(x, y, callbacks=callbacks, **settings)
         return Run(tuple(map(tuple, watch.values)), tuple(watch.seconds))
 
 
@@ -164,6 +163,8 @@ def in_turns(
 ) -> dict[str, dict[str, Any]]:
     """Trains each arm once per seed, for the seconds of the task, on fresh models.
 
+    Before each run it waits until the machine is quiet.
+
     Returns:
         By arm its "learning_rate", and a row per seed of "values" on the test part and
         "checks" on the validation part after each epoch, and of its "seconds".
@@ -174,6 +175,7 @@ def in_turns(
         for i in range(len(arms)):
             # Another arm first for each seed: the machine may slow down in a round.
             arm = arms[(i + seed) % len(arms)]
+            QUIET.wait()
             # A fresh model, so that each run has its compilation on the clock.
             run = fresh(task, arm).run(
                 rates[arm.id],

@@ -8,20 +8,40 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.arms.names import FIT, KERAS_32, REFERENCE
+from benchmarks.cost.ablation import Form
+from benchmarks.cost.applications import Application
+from benchmarks.cost.blocks import Blocks
+from benchmarks.cost.firstcall import FirstCalls
+from benchmarks.cost.options import Options
+from benchmarks.cost.profile import Profile
+from benchmarks.cost.records import Records
+from benchmarks.cost.threshold import Order, Thresholds
+from benchmarks.equality.equality import Model
 from benchmarks.quality import robustness
 from benchmarks.quality.accuracy import FIRST
 from benchmarks.quality.goals import goals, stored
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.rate_targets import verdicts
 from benchmarks.quality.tasks import TASKS
-from benchmarks.report.tables import cost, markdown, quality, rates, scaling, speed
-from benchmarks.shared import machine, storage
+from benchmarks.report.tables import (
+    cost,
+    equality,
+    markdown,
+    quality,
+    rates,
+    scaling,
+    speed,
+)
+from benchmarks.scaling.growth import Curve
+from benchmarks.shared import kept, machine, storage
+from benchmarks.shared.finding import Finding
 from benchmarks.shared.machine import ROOT
 from benchmarks.speed import stored as stored_speed
+from benchmarks.speed.quick import Compared
 from benchmarks.speed.targets import medians
 
 FILES = (
@@ -29,30 +49,22 @@ FILES = (
     ROOT / "benchmarks" / "README.md",
     ROOT / "docs" / "recipes.md",
 )
+_PEERS = ("jax", "torch", "scikit-learn")
 _REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def first() -> str:
-    """Seconds to a fixed quality, a row per task: the README's first table."""
+    """Seconds to a fixed quality, a row per task: the README's table."""
     results = stored()
     rows = []
     for name, found in results.items():
         task, arms = TASKS[name], found["arms"]
         goal = goals(task, arms)[-1]
-        cells = [quality.to_goal(task, arms[arm], goal, epochs=False) for arm in FIRST]
+        cells = [quality.median_to_goal(task, arms[arm], goal) for arm in FIRST]
         rows.append([f"{task.short[0]}: {task.short[1]} {goal:g}", *cells])
-    table = markdown.table(["to reach", *FIRST.values()], rows)
-    seeds = len(next(iter(results.values()))["arms"]["SGDPlus"]["values"])
-    foot = (
-        "Seconds from the call of `fit`, compilation in them: median and range of "
-        f"{seeds} seeds. `>`: not within the time that all arms had (in brackets: how "
-        "many seeds were). SGD, with momentum 0.9, and Adam are Keras's; '32 steps a "
-        "call' is `steps_per_execution=32`; SGDPlus has no momentum. Learning rates "
-        "are tuned by one search. Goals: what the median arm of the benchmark ends "
-        "with. "
-    )
-    here = _short([found["environment"] for found in results.values()])
-    return f"{table}\n\n{foot}{here}"
+    table = markdown.table(["until", *FIRST.values()], rows)
+    here = machine.line(*(found["environment"] for found in results.values()))
+    return f"{table}\n\n{here}"
 
 
 def throughput() -> str:
@@ -84,7 +96,7 @@ def throughput() -> str:
         times = f"{fastest / ours:.1f} times"
         rows.append([name, *cells, times, f"{1e6 / batch:,.0f}"])
     here = [run["workloads"][workload]["environment"] for workload in names]
-    return f"{markdown.table(head, rows)}\n\n{_short(here)}"
+    return f"{markdown.table(head, rows)}\n\n{machine.line(*here)}"
 
 
 def workloads() -> str:
@@ -93,8 +105,8 @@ def workloads() -> str:
     rows = stored_speed.rows(run)
     passes = max(len(row.seconds) for row in rows)
     foot = f"Medians of {passes} passes, compilation apart. "
-    machines = " ".join(map(machine.line, stored_speed.environments(run)))
-    return f"{speed.summary(medians(rows))}\n\n{foot}{machines}"
+    here = machine.line(*stored_speed.environments(run), peers=_PEERS)
+    return f"{speed.summary(medians(rows))}\n\n{foot}{here}"
 
 
 def targets() -> str:
@@ -105,7 +117,7 @@ def targets() -> str:
 def port() -> str:
     """A recipe for batches of 32, carried over to one example."""
     found = robustness.stored()["port"]
-    return f"{rates.of_port(found['rows'])}\n\n{_short([found['environment']])}"
+    return f"{rates.of_port(found['rows'])}\n\n{machine.line(found['environment'])}"
 
 
 def sizes() -> str:
@@ -123,7 +135,7 @@ def costs() -> str:
     """What a bounded step at a rate that nobody chose costs against tuned SGD."""
     found = robustness.stored()
     here = [found[name]["environment"] for name in PROBLEMS]
-    return f"{rates.of_costs(found)}\n\n{_short(here)}"
+    return f"{rates.of_costs(found)}\n\n{machine.line(*here)}"
 
 
 def untuned() -> str:
@@ -136,9 +148,32 @@ def rate_targets() -> str:
     return speed.of_verdicts(verdicts(robustness.stored()))
 
 
-def _whole(name: str, table: Callable[[Any], str]) -> Callable[[], str]:
+def _whole(
+    name: str, table: Callable[[Any], str], peers: Iterable[str] = ()
+) -> Callable[[], str]:
     # A table of stored results, and the machine that measured them.
-    return lambda: markdown.with_machine(storage.read(name), table)
+    def text() -> str:
+        stored = storage.read(name)
+        line = machine.line(stored["environment"], peers=peers)
+        return f"{table(stored['results'])}\n\n{line}"
+
+    return text
+
+
+def _kept(
+    name: str,
+    table: Callable[[Any], Iterable[str]],
+    *kinds: type[Finding],
+    wanted: Callable[[Any], bool] = lambda found: True,
+    peers: Iterable[str] = (),
+) -> Callable[[], str]:
+    # A table of findings that are stored one by one, and their machines.
+    def text() -> str:
+        lines = table(filter(wanted, kept.read(name, *kinds)))
+        here = machine.line(*kept.environments(name), peers=peers)
+        return "\n".join([*lines, "", here])
+
+    return text
 
 
 def _task(name: str) -> Callable[[], str]:
@@ -151,29 +186,13 @@ def _task(name: str) -> Callable[[], str]:
     return table
 
 
-def _short(environments: list[dict[str, Any]]) -> str:
-    # The first and the last day, TensorFlow, and the machines, for the first screen.
-    days = sorted({here["date"] for here in environments if "date" in here})
-    machines = {
-        f"{here['cores']} cores of {here['processor']}" for here in environments
-    }
-    versions = {here["packages"]["tensorflow"] for here in environments}
-    words = [
-        *days[:1],
-        *days[1:][-1:],
-        *(f"TensorFlow {version}" for version in sorted(versions)),
-        *sorted(machines),
-    ]
-    return f"{', '.join(words)}."
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "throughput": throughput,
     "first": first,
     "workloads": workloads,
     "targets": targets,
-    "growth": _whole("growth", scaling.of_curves),
-    "embeddings": _whole("embeddings", scaling.of_vocabularies),
+    "growth": _kept("growth", scaling.growth, Curve, peers=_PEERS),
+    "embeddings": _whole("embeddings", scaling.of_vocabularies, _PEERS[:2]),
     "replicas": _whole("replicas", scaling.of_workers),
     **{name: _task(name) for name in TASKS},
     "sizes": sizes,
@@ -184,7 +203,22 @@ TABLES: dict[str, Callable[[], str]] = {
     "port": port,
     "order": _whole("order", quality.of_orders),
     "linear": _whole("linear", quality.of_problems),
-    "blocks": _whole("blocks", cost.of_blocks),
+    "blocks": _kept("blocks", cost.blocks, Blocks, wanted=lambda b: not b.threads),
+    "blocks-one-thread": _kept(
+        "blocks", cost.blocks, Blocks, wanted=lambda b: b.threads == 1
+    ),
+    "ablation": _kept("ablation", cost.ablation, Form),
+    "profile": _kept("profile", cost.profile, Profile),
+    "nonfinite": _kept("nonfinite", cost.nonfinite, Options),
+    "clipping": _kept("clipping", cost.clipping, Options),
+    "averages": _kept("averages", cost.averages, Options),
+    "capped": _kept("capped", cost.capped, Options),
+    "records": _kept("records", cost.records, Records),
+    "firstcall": _kept("firstcall", cost.firstcall, FirstCalls),
+    "applications": _kept("applications", cost.applications, Application),
+    "threshold": _kept("threshold", cost.threshold, Thresholds, Order),
+    "equality": _kept("equality", equality.equality, Model),
+    "quick": _kept("quick", speed.quick, Compared),
 }
 
 

@@ -16,6 +16,7 @@ from benchmarks.arms.names import FIT, JAX, KERAS_1, TORCH
 from benchmarks.arms.workloads import WORKLOADS
 from benchmarks.shared import storage
 from benchmarks.shared.finding import Finding, Stored
+from benchmarks.shared.quiet import QUIET
 from benchmarks.timing import measuring
 from benchmarks.timing.measuring import Point
 from benchmarks.timing.worker import PEERS, Worker, started
@@ -70,6 +71,7 @@ def measure(arguments: list[str]) -> Iterator[Finding]:
     points: list[Point] = []
     with started([peer for peer in PEERS if peer.name in _PEERS]) as workers:
         for size in VOCABULARIES:
+            QUIET.wait()
             points += _points(size, workers, repeats)
     found = [asdict(point) for point in points]
     storage.write("embeddings", found)

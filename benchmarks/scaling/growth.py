@@ -1,7 +1,7 @@
 """Curves of time and memory: against the network, the batch, the data, the vocabulary.
 
 `python -m benchmarks growth [--quick] [--only parameters,batch,...]`; curves that are
-left out keep the results of the last run. Points of a curve are measured like the rows
+left out keep their stored results. Points of a curve are measured like the rows
 of `speed`, except what a process shows once: memory, first calls and the number of
 compilations.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.arms.names import (
@@ -26,9 +26,9 @@ from benchmarks.arms.names import (
 )
 from benchmarks.arms.workloads import WORKLOADS, Workload
 from benchmarks.scaling import compilations
-from benchmarks.shared import storage
-from benchmarks.shared.finding import Finding, Stored
+from benchmarks.shared.finding import Finding
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
+from benchmarks.shared.quiet import QUIET
 from benchmarks.timing import measuring
 from benchmarks.timing.measuring import Point
 from benchmarks.timing.once import MIB, peak_memory
@@ -52,6 +52,7 @@ def _timed(
     repeats: int,
 ) -> list[Point]:
     # `arms` maps the id of an arm to its name in the curve.
+    QUIET.wait()
     rows = measuring.measure(workload, workers, repeats, lambda arm: arm in arms)
     wrong = [row.arm for row in rows if row.agrees is False]
     if wrong:  # a point of another algorithm would be worse than none
@@ -141,39 +142,28 @@ CURVES: dict[str, Callable[[list[Worker], int], list[Point]]] = {
 class Curve(Finding):
     """The points of one curve."""
 
+    keys = ("name",)
+    name: str
     points: list[Point]
 
-
-@dataclass(frozen=True)
-class Passes(Finding):
-    """How many passes each point is the median of."""
-
-    repeats: int
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Curve:
+        """The finding whose fields were stored as `values`."""
+        return cls(values["name"], [Point(**point) for point in values["points"]])
 
 
-def _merged(new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    # The curves of this run, and the stored ones that it left out.
-    measured = {point["curve"] for point in new}
-    old = storage.results_of("growth", otherwise=[])
-    return new + [point for point in old if point["curve"] not in measured]
-
-
-def measure(arguments: list[str]) -> Iterator[Finding]:
-    """Yields each curve, then how it was measured; writes JSON."""
+def measure(arguments: list[str]) -> Iterator[Curve]:
+    """Yields each curve."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks growth")
     parser.add_argument("--quick", action="store_true", help="fewer passes")
     parser.add_argument("--only", help="curves, with commas between")
     options = parser.parse_args(arguments)
     repeats = 3 if options.quick else 5
     chosen = options.only.split(",") if options.only else list(CURVES)
-    points: list[Point] = []
     # All workers at once, although memory and compilations need none: most curves do.
     with started([peer for peer in PEERS if peer.name in _PEERS]) as workers:
         for name in chosen:
             found = CURVES[name](workers, repeats)
             for curve in dict.fromkeys(point.curve for point in found):
-                yield Curve([point for point in found if point.curve == curve])
-            points += found
-    storage.write("growth", _merged([asdict(point) for point in points]))
-    yield Passes(repeats)
-    yield Stored("growth")
+                points = [point for point in found if point.curve == curve]
+                yield Curve(curve, points)

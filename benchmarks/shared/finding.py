@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from benchmarks.shared import storage
 
 
 class Finding:
     """One part of the outcome of a study."""
+
+    keys: ClassVar[tuple[str, ...]] = ("workload",)  # fields that tell it from others
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """The finding whose fields were stored as `values`."""
+        return cls(**values)
 
     @property
     def missed(self) -> bool:

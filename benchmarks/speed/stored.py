@@ -38,13 +38,7 @@ def keep_extremes(name: str, lines: list[Verdict]) -> None:
 
 def is_fresh(name: str, workload_id: str) -> bool:
     """Whether the workload was measured with exactly this code."""
-    found = _results(name)["workloads"].get(workload_id)
-    commit = machine.environment()["commit"]
-    return (
-        found is not None
-        and found["environment"]["commit"] == commit
-        and not commit.endswith("-dirty")
-    )
+    return machine.is_fresh(_results(name)["workloads"].get(workload_id))
 
 
 def rows(results: dict[str, Any]) -> list[Row]:

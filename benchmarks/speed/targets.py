@@ -57,7 +57,7 @@ def _above(workload: str, arm: str, floor: str, bound: float) -> Target:
     def compute(medians: Medians) -> float:
         return medians[workload, arm] - medians[workload, floor]
 
-    return Target(workload, f"{arm} - {floor}", compute, bound, unit=" us")
+    return Target(workload, f"{arm} - {floor}", compute, bound, unit=" µs")
 
 
 def _beside(workload: str, arm: str, floor: str, per: str, bound: float) -> Target:
@@ -72,7 +72,7 @@ def _growth(workload: str, small: str, arm: str, bound: float) -> Target:
     def compute(medians: Medians) -> float:
         return medians[workload, arm] - medians[small, arm]
 
-    return Target(workload, f"{arm}, above {small}", compute, bound, unit=" us")
+    return Target(workload, f"{arm}, above {small}", compute, bound, unit=" µs")
 
 
 _MLP, _MOMENTUM, _BIG = (

@@ -66,7 +66,7 @@ class Point:
     at: int
     arm: str
     value: float
-    unit: str = "us/example"
+    unit: str = "µs/example"
 
 
 def measure(

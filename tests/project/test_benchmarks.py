@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from typing import Any
 
 import pytest
 
+from benchmarks import __main__ as main
 from benchmarks.arms import names
 from benchmarks.arms.workloads import WORKLOADS, Workload
-from benchmarks.cost import ablation
+from benchmarks.cost import ablation, threshold
 from benchmarks.report.tables import speed as speed_tables
-from benchmarks.scaling import embeddings, replicas
-from benchmarks.shared import quiet, storage
-from benchmarks.speed import speed, stored, targets
+from benchmarks.scaling import embeddings, growth, replicas
+from benchmarks.shared import kept, machine, quiet, storage
+from benchmarks.speed import quick, speed, stored, targets
 from benchmarks.timing import measuring
 from benchmarks.timing.worker import Peer, Worker
 from tests.support.internals import installation, keras_functions
@@ -134,11 +136,12 @@ def test_what_the_readme_says_of_linear_regression() -> None:
     """An epoch is faster than scikit-learn's on large data, slower on small data."""
     ours: dict[int, float] = {}
     theirs: dict[int, float] = {}
-    for point in storage.read("growth")["results"]:
-        if point["arm"] == "SGDPlus fit, reshuffled, one batch":
-            ours[point["at"]] = point["value"]
-        if point["arm"] == "scikit-learn SGD, shuffled":
-            theirs[point["at"]] = point["value"]
+    curves = {curve.name: curve for curve in kept.read("growth", growth.Curve)}
+    for point in curves["examples"].points:
+        if point.arm == "SGDPlus fit, reshuffled, one batch":
+            ours[point.at] = point.value
+        if point.arm == "scikit-learn SGD, shuffled":
+            theirs[point.at] = point.value
     sooner = [size for size in ours if ours[size] < theirs[size]]
     assert sooner == [100_000, 1_000_000]
     medians = {
@@ -185,7 +188,7 @@ def test_each_workload_is_stored_beside_the_others(
     monkeypatch: Any, tmp_path: Any
 ) -> None:
     monkeypatch.setattr(storage, "RESULTS", tmp_path)
-    monkeypatch.setattr(stored.machine, "environment", lambda: {"commit": "1234567"})
+    monkeypatch.setattr(machine, "environment", lambda: {"commit": "1234567"})
     rows = [row for row in _rows() if row.missing is None]
     stored.keep("speed", "mlp-784-128-10", rows, [1.0, 1.1])
     stored.keep("speed", "cnn", rows[:1], [1.0, 1.0])
@@ -194,8 +197,51 @@ def test_each_workload_is_stored_beside_the_others(
     assert stored.environments(results) == [{"commit": "1234567"}]
     assert stored.is_fresh("speed", "cnn")
     assert not stored.is_fresh("speed", "lstm-20x8")
-    monkeypatch.setattr(stored.machine, "environment", lambda: {"commit": "1-dirty"})
+    monkeypatch.setattr(machine, "environment", lambda: {"commit": "1-dirty"})
     assert not stored.is_fresh("speed", "cnn")
+
+
+def test_findings_are_stored_one_by_one(monkeypatch: Any, tmp_path: Any) -> None:
+    monkeypatch.setattr(storage, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "environment", lambda: {"commit": "1234567"})
+    forms = [ablation.Form(name, "cnn", 2.0, 1.0, True) for name in ("one", "two")]
+    for form in forms:
+        kept.keep("ablation", form, [1.0, 1.1])
+    assert kept.read("ablation", ablation.Form) == forms
+    again = dataclasses.replace(forms[0], without=3.0)
+    kept.keep("ablation", again, [1.0, 1.0])
+    order = threshold.Order(1024, 2.0, 1.0)
+    kept.keep("ablation", order, [1.0, 1.0])
+    assert kept.read("ablation", ablation.Form) == [again, forms[1]]
+    assert kept.read("ablation", ablation.Form, threshold.Order)[-1] == order
+    assert kept.environments("ablation")[0] == {"commit": "1234567", "drift": [1, 1]}
+
+
+def test_arms_inside_a_finding_are_read_again(monkeypatch: Any, tmp_path: Any) -> None:
+    monkeypatch.setattr(storage, "RESULTS", tmp_path)
+    found = quick.Compared(0.9, [quick.Arm("SGDPlus", 32, 64, [0.1], 2.0)])
+    kept.keep("quick", found, [1.0, 1.0])
+    assert kept.read("quick", quick.Compared) == [found]
+
+
+def test_a_study_that_stores_findings_names_it() -> None:
+    """A run waits before each finding, and stores it as soon as it is there."""
+    assert set(main.KEPT) <= set(main.STUDIES)
+
+
+def test_a_line_names_days_machines_and_commits_once() -> None:
+    here = {
+        "date": "2026-11-26",
+        "packages": {"tensorflow": "2.21.0", "keras": "3.15.1", "jax": "0.10.2"},
+        "cores": 2,
+        "processor": "AMD EPYC",
+        "commit": "1234567",
+    }
+    later = here | {"date": "2026-11-28", "commit": "abcdef0"}
+    assert machine.line(here, later, here, peers=["jax"]) == (
+        "2026-11-26 to 2026-11-28, TensorFlow 2.21.0, Keras 3.15.1, JAX 0.10.2, "
+        "2 cores of AMD EPYC, commits 1234567, abcdef0."
+    )
 
 
 @pytest.mark.parametrize("form", list(ablation._LAYERS))

@@ -232,7 +232,8 @@ def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     curves.robustness(robust["results"])
     curves.order(storage.read("order")["results"])
     assert saved == ["accuracy", "first", "rates", "robustness", "order"]
-    assert set(curves._STYLES) == {arm.id for arm in accuracy.ARMS}
+    assert set(curves._LOOKS) == set(accuracy.SHOWN)
+    assert {*accuracy.SHOWN, *accuracy.FIRST} <= {arm.id for arm in accuracy.ARMS}
 
 
 TEXTS = [

@@ -16,7 +16,6 @@ from benchmarks.quality.datasets import Data
 from benchmarks.quality.problems import PROBLEMS, noisy_mnist
 from benchmarks.quality.tasks import TASKS
 from benchmarks.report.tables import rates as tables
-from benchmarks.shared import machine, storage
 from keras_sgd_plus import AverageWeights, SGDPlus
 
 
@@ -146,19 +145,6 @@ def test_the_best_rate_is_that_of_the_validation_part() -> None:
     row["validation"] = [[0.5, 0.6, 0.8, 0.7, None]]
     assert tables.best_rate(PROBLEMS["mlp"], row) == 0.1
     assert math.isnan(rates.means(row)[10.0])
-
-
-def test_a_part_is_fresh_if_this_commit_has_measured_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
-    monkeypatch.setattr(storage, "RESULTS", tmp_path)
-    monkeypatch.setattr(machine, "environment", lambda: {"commit": "1234567"})
-    assert not robustness._is_fresh("mlp")
-    storage.write("robustness", {"mlp": {"environment": {"commit": "1234567"}}})
-    assert robustness._is_fresh("mlp")
-    assert not robustness._is_fresh("cnn")
-    monkeypatch.setattr(machine, "environment", lambda: {"commit": "1234567-dirty"})
-    assert not robustness._is_fresh("mlp")
 
 
 def test_what_is_stored_is_complete() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.report.figures.canvas import bare, save
+from benchmarks.report.figures.palette import BLUE, GREY, TEAL
+
+_COLOURS = {"one by one": GREY, "SGDPlus": BLUE, "C in blocks of 64": TEAL}
 
 
-def blocks(points: list[dict[str, Any]]) -> None:
+def blocks(rows: list[dict[str, Any]]) -> None:
     """Time per example against the size of the kernel, without momentum and with it."""
     import matplotlib.pyplot as plt
 
+    points = [row["values"] for row in rows if not row["values"]["threads"]]
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     momenta = dict.fromkeys(point["momentum"] for point in points)
     for axes, momentum in zip(panels, momenta, strict=True):
@@ -27,7 +31,8 @@ def blocks(points: list[dict[str, Any]]) -> None:
         }
         for name, (chosen, look, time) in lines.items():
             at = [_entries(point) for point in chosen]
-            axes.plot(at, [time(p) for p in chosen], look, markersize=4, label=name)
+            style = {"color": _COLOURS[name], "markersize": 4, "label": name}
+            axes.plot(at, [time(p) for p in chosen], look, **style)
         axes.set(xscale="log", yscale="log", title=f"momentum {momentum:g}")
         axes.set(xlabel="entries of the first kernel")
     panels[0].set_ylabel("µs per example")

@@ -6,25 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.accuracy import ARMS, FIRST
+from benchmarks.quality.accuracy import FIRST, SHOWN
 from benchmarks.quality.goals import final
 from benchmarks.quality.tasks import TASKS, Task
 from benchmarks.report.figures.canvas import bare, logarithmic, save
+from benchmarks.report.figures.palette import BLUE, GREY, PURPLE, SKY, colour_of
 from benchmarks.report.figures.rates import rates
 
-# An arm has a colour, dashes and a mark of its own: it is told without colour, too.
-_STYLES = {
-    "SGDPlus": ("#1b6ca8", "-", "o"),
-    "SGDPlus, an epoch is one batch": ("#12486f", "-.", "*"),
-    "SGDPlus, momentum 0.9": ("#1b6ca8", "--", "s"),
-    "SGDPlus, momentum 0.9, 4 per update": ("#4a9ad0", "-", "^"),
-    "SGDPlus, momentum 0.9, 16 per update": ("#4a9ad0", "--", "v"),
-    "Keras SGD, momentum 0.9, batch 32": ("#4d4d4d", ":", "D"),
-    "Keras SGD, momentum 0.9, batch 256": ("#9a9a9a", ":", "d"),
-    "Keras SGD, momentum 0.9, batch 32, 32 steps per execution": ("#4d4d4d", "-", "<"),
-    "Keras Adam, batch 32": ("#c1561a", "-.", "P"),
-    "Keras Adam, batch 256": ("#e0a06e", "-.", "X"),
-    "Keras Adam, batch 32, 32 steps per execution": ("#c1561a", "-", ">"),
+_LOOKS = {  # dashes and a mark: an arm is told without its colour, too
+    "SGDPlus": ("-", "o"),
+    "SGDPlus, not tuned, max_loss_fraction=1": ("--", "*"),
+    "SGDPlus, AverageWeights": ("-.", "s"),
+    "Keras SGD, momentum 0.9, batch 32, 32 steps per execution": (":", "D"),
+    "Keras SGD, momentum 0.9, batch 256": (":", "d"),
+    "Keras Adam, batch 32, 32 steps per execution": ("-.", "P"),
 }
 Found = dict[str, Any]
 
@@ -47,8 +42,9 @@ def _line(axes: Any, task: Task, arm: str, found: Found, over: str) -> None:
     at = np.arange(1, epochs + 1, dtype="float64")
     if over == "seconds":
         at = np.mean([np.cumsum(run[:epochs]) for run in whole], axis=0)
-    colour, dashes, mark = _STYLES[arm]
-    style: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": mark}
+    dashes, mark = _LOOKS[arm]
+    style: dict[str, Any] = {"linestyle": dashes, "marker": mark}
+    style["color"] = colour_of(arm)
     _band(axes, at, values, label=arm, markevery=max(1, len(at) // 8), **style)
 
 
@@ -81,10 +77,9 @@ def accuracy(results: dict[str, Found]) -> None:
     for name, panels in zip(tasks, grid, strict=True):
         task, arms = TASKS[name], results[name]["arms"]
         for axes, over in zip(panels, ("seconds", "epochs"), strict=True):
-            for arm in ARMS:  # steps per execution change nothing but seconds
-                if over == "seconds" or arm.steps_per_execution == 1:
-                    _line(axes, task, arm.id, arms[arm.id], over)
-            _frame(axes, task, {arm: arms[arm] for arm in _STYLES})
+            for arm in SHOWN:
+                _line(axes, task, arm, arms[arm], over)
+            _frame(axes, task, {arm: arms[arm] for arm in SHOWN})
             logarithmic(axes)
             axes.set_ylabel(task.unit)
         panels[0].set_xlabel("seconds since the call of fit, compilation included")
@@ -131,7 +126,7 @@ def _sizes(results: dict[str, Found]) -> None:
     sizes = list(dict.fromkeys(p["size"] for p in points))
     momenta = list(dict.fromkeys(p["momentum"] for p in points))
     dashes_and_marks = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
-    colours = ("#1b6ca8", "#4a9ad0", "#c1561a", "#4d4d4d")
+    colours = (BLUE, SKY, PURPLE, GREY)
     styles = dict(zip(sizes, dashes_and_marks, strict=True))
     shades = dict(zip(sizes, colours, strict=True))
     figure, panels = plt.subplots(1, len(momenta), figsize=(10, 3.9), sharey=True)
@@ -162,7 +157,7 @@ def order(results: dict[str, list[list[float]]]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.5, 4))
-    styles = (("-", "o", "#1b6ca8"), ("--", "s", "#4a9ad0"), (":", "D", "#c1561a"))
+    styles = (("-", "o", BLUE), ("--", "s", SKY), (":", "D", PURPLE))
     for (name, runs), (dashes, mark, colour) in zip(
         results.items(), styles, strict=True
     ):

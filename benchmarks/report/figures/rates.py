@@ -16,19 +16,28 @@ from benchmarks.quality.rates import (
     capped,
 )
 from benchmarks.report.figures.canvas import bare, save
+from benchmarks.report.figures.palette import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+)
 
 # As in the other figures plain SGDPlus is the blue line. Colour, dashes, mark, width.
 _STYLES = {
-    PLAIN: ("#1b6ca8", "-", "o", 1.4),
-    AVERAGED: ("#4a9ad0", "--", "s", 1.0),
-    DECAYED: ("#4d4d4d", ":", "D", 1.0),
-    CLIPPED: ("#9a9a9a", "-.", "^", 1.0),
+    PLAIN: (BLUE, "-", "o", 1.4),
+    AVERAGED: (SKY, "-.", "s", 1.0),
+    DECAYED: (BLACK, ":", "D", 1.0),
+    CLIPPED: (GREY, "-.", "^", 1.0),
 }
 _CAPPED = {  # by the fraction
-    1.0: ("#a3195b", "-", "*", 2.0),
-    0.3: ("#c76b9b", "--", "P", 1.4),
+    1.0: (PURPLE, "--", "*", 2.0),
+    0.3: (ORANGE, "--", "P", 1.4),
 }
-_SMALLER = ("#c76b9b", ":", "X", 1.4)
+_SMALLER = (VERMILION, ":", "X", 1.4)
 _LABELS = {
     PLAIN: "plain SGD",
     AVERAGED: "averaged (AverageWeights)",

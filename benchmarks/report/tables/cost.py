@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from benchmarks.cost import ablation as forms
 from benchmarks.cost import applications as application_study
@@ -19,7 +18,7 @@ from benchmarks.cost.firstcall import FirstCalls
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.threshold import SETTINGS, Order, Thresholds
 from benchmarks.report.tables import markdown
-from benchmarks.shared.finding import Finding, Stored
+from benchmarks.shared.finding import Finding
 
 _SHOWN = 12  # operations of a profile
 
@@ -47,15 +46,12 @@ def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
     yield _foot(options.REPEATS)
 
 
-clipping = nonfinite  # the same table
-
-
 def averages(findings: Iterable[options.Options]) -> Iterator[str]:
     """The same, of epochs of `fit`."""
     yield from _options(findings)
     epochs = (average_study.REPEATS - 1) * (average_study.EPOCHS - 1)
-    yield "\n" + markdown.foot(
-        "Microseconds of CPU time per example of an epoch of `fit` in batches of "
+    yield (
+        "\nMicroseconds of CPU time per example of an epoch of `fit` in batches of "
         f"{fits.BATCH_SIZE:,}, medians of {epochs}."
     )
 
@@ -93,32 +89,22 @@ def records(findings: Iterable[record_study.Records]) -> Iterator[str]:
         for found in findings
     )
     yield from markdown.lines(head, rows)
-    yield "\n" + markdown.foot(
-        "Microseconds of CPU time per example of an epoch of `fit` in batches of "
+    yield (
+        "\nMicroseconds of CPU time per example of an epoch of `fit` in batches of "
         f"{fits.BATCH_SIZE:,}; the last columns are medians of "
         f"{record_study.PAIRS} pairs."
     )
 
 
-def blocks(findings: Iterable[Blocks | Stored]) -> Iterator[str]:
+def blocks(findings: Iterable[Blocks]) -> Iterator[str]:
     """A row per shape: the time of each length, and how many times faster ours is."""
-    rows = (_block_row(each) for each in findings if isinstance(each, Blocks))
-    yield from markdown.lines(_BLOCKS_HEAD, rows)
+    head = [
+        *("kernel", "momentum", "one by one"),
+        *(f"{length} examples" for length in LENGTHS),
+        *("ours", "times faster", "C, 64 examples"),
+    ]
+    yield from markdown.lines(head, map(_block_row, findings))
     yield _foot(block_study.REPEATS)
-
-
-def of_blocks(points: list[dict[str, Any]]) -> str:
-    """The stored results of `blocks`: a row per shape and momentum."""
-    return markdown.table(
-        _BLOCKS_HEAD, [_block_row(Blocks(**point)) for point in points]
-    )
-
-
-_BLOCKS_HEAD = [
-    *("kernel", "momentum", "one by one"),
-    *(f"{length} examples" for length in LENGTHS),
-    *("ours", "times faster", "C, 64 examples"),
-]
 
 
 def _block_row(found: Blocks) -> list[str]:
@@ -147,16 +133,14 @@ def firstcall(findings: Iterable[FirstCalls]) -> Iterator[str]:
         for found in findings
     )
     yield from markdown.lines(["workload", *calls.ARMS, *ratios], rows)
-    yield "\n" + markdown.foot(
-        "Seconds of the first fit on a batch of 64, processor / clock; ratios of the "
+    yield (
+        "\nSeconds of the first fit on a batch of 64, processor / clock; ratios of the "
         f"processor's; medians of {calls.REPEATS}."
     )
 
 
 def _foot(repeats: int) -> str:
-    return "\n" + markdown.foot(
-        f"Microseconds per example, the loop alone, medians of {repeats}."
-    )
+    return f"\nMicroseconds per example, the loop alone, medians of {repeats}."
 
 
 def profile(findings: Iterable[Profile]) -> Iterator[str]:
@@ -167,8 +151,8 @@ def profile(findings: Iterable[Profile]) -> Iterator[str]:
         rest = sum(us for name, us in parts.items() if name not in largest)
         shown = {**{name: parts[name] for name in largest}, "all others": rest}
         rows = [[name, f"{us:.2f}"] for name, us in shown.items()]
-        yield f"{found.workload}: {found.loop:.4g} us/example\n"
-        yield markdown.table(["operation", "us/example"], rows) + "\n"
+        yield f"{found.workload}: {found.loop:.4g} µs/example\n"
+        yield markdown.table(["operation", "µs/example"], rows) + "\n"
 
 
 def threshold(findings: Iterable[Finding]) -> Iterator[str]:
@@ -220,7 +204,7 @@ def applications(findings: Iterable[Application]) -> Iterator[str]:
         for found in findings
     )
     yield from markdown.lines(head, rows)
-    yield "\n" + markdown.foot(
-        "Milliseconds per example, `train_on_batch` on 32 images, medians of "
+    yield (
+        "\nMilliseconds per example, `train_on_batch` on 32 images, medians of "
         f"{application_study.REPEATS}; first batches in the order of the arms."
     )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-from benchmarks.shared import machine
+from collections.abc import Iterable, Iterator
 
 
 def lines(
@@ -45,13 +42,3 @@ def spread(values: list[float], digits: int) -> str:
 def yes(met: bool) -> str:
     """A verdict; a bad one catches the eye."""
     return "yes" if met else "NO"
-
-
-def with_machine(stored: dict[str, Any], table: Callable[[Any], str]) -> str:
-    """A table of stored results, and a line about their machine."""
-    return f"{table(stored['results'])}\n\n{machine.line(stored['environment'])}"
-
-
-def foot(text: str) -> str:
-    """The line under a table of this run: how it was measured, and on which machine."""
-    return f"{text} {machine.line(machine.environment())}"

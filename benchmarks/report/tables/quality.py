@@ -75,6 +75,13 @@ def to_goal(task: Task, found: dict[str, Any], goal: float, epochs: bool = True)
     return f"{shown[len(times) // 2]} s ({shown[0]} to {shown[-1]}){after}"
 
 
+def median_to_goal(task: Task, found: dict[str, Any], goal: float) -> str:
+    """The seconds to a goal, the median over seeds, or that it takes longer."""
+    times = times_to(task, found, goal)
+    seconds, _ = times[len(times) // 2]
+    return f"> {task.seconds:g} s" if math.isinf(seconds) else f"{seconds:.1f} s"
+
+
 def untuned(findings: Iterable[Stored]) -> Iterator[str]:
     """All tasks that are stored."""
     for stored_run in findings:
@@ -99,14 +106,13 @@ def of_untuned(results: dict[str, Any]) -> str:
             cells += [to_goal(task, found, goal, epochs=False) for goal in aims[name]]
         rows.append(cells)
     environments = [results[name]["environment"] for name in names]
-    machines = dict.fromkeys(map(machine.line, environments))
-    return "\n\n".join([markdown.table(head, rows), *machines])
+    return f"{markdown.table(head, rows)}\n\n{machine.line(*environments)}"
 
 
 def order(findings: Iterable[Stored]) -> Iterator[str]:
     """Test accuracy by order."""
     for stored_run in findings:
-        yield "\n" + markdown.with_machine(stored_run.read(), of_orders)
+        yield "\n" + of_orders(stored_run.read()["results"])
 
 
 def of_orders(results: dict[str, list[list[float]]]) -> str:
@@ -126,7 +132,7 @@ def linear(findings: Iterable[Finding]) -> Iterator[str]:
         if isinstance(each, Compared):
             yield f"  {each.problem}: {each.difference:.1e} of {each.largest:.2g}"
         elif isinstance(each, Stored):
-            yield "\n" + markdown.with_machine(each.read(), of_problems)
+            yield "\n" + of_problems(each.read()["results"])
 
 
 def of_problems(results: dict[str, Any]) -> str:

@@ -49,8 +49,8 @@ def of_problems(parts: dict[str, Found]) -> str:
         if name in parts:
             texts.append(f"{problem.text}:\n\n{of_arms(problem, parts[name])}")
     measured = [parts[name] for name in PROBLEMS if name in parts]
-    lines = [machine.line(part["environment"]) for part in measured]
-    return "\n\n".join([*texts, *dict.fromkeys(lines)])
+    line = machine.line(*(part["environment"] for part in measured))
+    return "\n\n".join([*texts, line])
 
 
 def of_arms(problem: Problem, found: Found) -> str:

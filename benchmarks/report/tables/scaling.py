@@ -8,19 +8,16 @@ from typing import Any
 
 from benchmarks.report.tables import markdown
 from benchmarks.scaling.embeddings import BOUNDS, VOCABULARIES, Vocabularies, grown
-from benchmarks.scaling.growth import Curve, Passes
+from benchmarks.scaling.growth import Curve
 from benchmarks.scaling.replicas import FAR, on_paper
 from benchmarks.shared.finding import Finding, Stored
 from benchmarks.timing.measuring import Point
 
 
-def growth(findings: Iterable[Finding]) -> Iterator[str]:
+def growth(findings: Iterable[Curve]) -> Iterator[str]:
     """A table per curve."""
     for found in findings:
-        if isinstance(found, Curve):
-            yield of_points(found.points) + "\n"
-        elif isinstance(found, Passes):
-            yield markdown.foot(f"Medians of {found.repeats} passes.")
+        yield of_points(found.points) + "\n"
 
 
 def of_points(points: list[Point]) -> str:
@@ -35,20 +32,12 @@ def of_points(points: list[Point]) -> str:
     return markdown.table([points[0].curve, *heads], rows)
 
 
-def of_curves(points: list[dict[str, Any]]) -> str:
-    """All curves as they are stored."""
-    curves: dict[str, list[Point]] = {}
-    for point in points:
-        curves.setdefault(point["curve"], []).append(Point(**point))
-    return "\n\n".join(of_points(curve) for curve in curves.values())
-
-
 def embeddings(findings: Iterable[Finding]) -> Iterator[str]:
     """A row per vocabulary, and the bounds."""
     for found in findings:
         if isinstance(found, Vocabularies):
             yield of_vocabularies(found.points)
-            yield "\n" + markdown.foot(f"Medians of {found.repeats} passes.")
+            yield f"\nMedians of {found.repeats} passes."
 
 
 def of_vocabularies(points: list[dict[str, Any]]) -> str:
@@ -56,7 +45,7 @@ def of_vocabularies(points: list[dict[str, Any]]) -> str:
     smallest, lines = f"{VOCABULARIES[0]:,}", []
     for size, more in grown(points).items():
         verdict = "met" if more <= BOUNDS[size] else "MISSED"
-        start = f"{size:,} rows take {more:.1f} us/example more than {smallest}"
+        start = f"{size:,} rows take {more:.1f} µs/example more than {smallest}"
         lines.append(f"- {start} (bound: {BOUNDS[size]:g}; {verdict})")
     return "\n".join([of_points([Point(**point) for point in points]), "", *lines])
 
@@ -64,7 +53,7 @@ def of_vocabularies(points: list[dict[str, Any]]) -> str:
 def replicas(findings: Iterable[Stored]) -> Iterator[str]:
     """The measured rows, and an epoch on paper."""
     for stored in findings:
-        yield markdown.with_machine(stored.read(), of_workers)
+        yield of_workers(stored.read()["results"])
 
 
 def of_workers(results: dict[str, Any]) -> str:

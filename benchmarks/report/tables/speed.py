@@ -23,8 +23,8 @@ def speed(findings: Iterable[Finding]) -> Iterator[str]:
             yield of_verdicts(found.lines)
         elif isinstance(found, Run):
             yield "\n" + summary(medians(found.rows))
-            yield "\n" + markdown.foot(
-                f"Medians of {found.repeats} passes, compilation apart; "
+            yield (
+                f"\nMedians of {found.repeats} passes, compilation apart; "
                 f"{found.minutes:.0f} minutes."
             )
 
@@ -37,7 +37,7 @@ def extremes(findings: Iterable[Verdicts]) -> Iterator[str]:
 
 def of_rows(rows: list[Row]) -> str:
     """A row per arm of a workload; one that is missing says why."""
-    head = ["workload", "arm", "us/example", "range", "first call, s", "per call, ms"]
+    head = ["workload", "arm", "µs/example", "range", "first call, s", "per call, ms"]
     said = {None: "-", True: "yes", False: "NO: row is wrong"}
     lines = []
     for row in rows:
@@ -117,4 +117,4 @@ def quick(findings: Iterable[Compared]) -> Iterator[str]:
         f"{momentum.times_faster:.0f} times (momentum {momentum.momentum}).\n"
         f"Losses of these two agree: {'yes' if agree else 'NO: the rows are wrong'}."
     )
-    yield markdown.foot(f"Medians of {REPEATS}, compilation apart.")
+    yield f"Medians of {REPEATS}, compilation apart."
