@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,15 @@ import numpy as np
 import pytest
 
 from keras_sgd_plus import SGDPlus
-from tests.callbacks import test_exact_resume, test_exact_resume_refuses
-from tests.nonfinite import test_skip
-from tests.optimizer import test_live_settings
-from tests.pending import test_tables
+from tests.support.blocks import assert_prints_what_it_says, blocks_of
 from tests.support.paths import ROOT
-from tests.support.tables import UPDATES
-from tests.support.tiers import matrix
-from tests.support.zoo import ZOO
 
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PYTHON = blocks_of(README)
 BLOCKS = [block for block in PYTHON if "import keras" in block]
 
 
-@pytest.mark.parametrize(
-    "block",
-    # A block on replicas needs a process of its own, which takes seconds to start.
-    [matrix(b)[0] if "tf.distribute" in b else b for b in BLOCKS],
-    ids=range(len(BLOCKS)),
-)
-@pytest.mark.filterwarnings("ignore:Every loss and gradient should be finite")
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_block_runs(
     block: str,
     tmp_path: Path,
@@ -42,18 +28,7 @@ def test_block_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    script = tmp_path / "block.py"
-    script.write_text(block)
-    if "tf.distribute" in block:  # for the devices of a user, not those of the tests
-        run = [sys.executable, str(script)]
-        printed = subprocess.run(run, check=True, capture_output=True, text=True).stdout
-    else:
-        runpy.run_path(str(script))
-        printed = capsys.readouterr().out
-    expected = re.findall(r"^print\(.*\)  # (\S+?)(?::? .*)?$", block, flags=re.M)
-    assert len(expected) == len(re.findall(r"^\s*print\(", block, flags=re.M))
-    lines = printed.splitlines()
-    assert lines[len(lines) - len(expected) :] == expected
+    assert_prints_what_it_says(block, tmp_path, capsys)
 
 
 def test_the_loop_is_what_is_computed() -> None:
@@ -80,32 +55,6 @@ def test_the_loop_is_what_is_computed() -> None:
     model.compile(SGDPlus(0.02, momentum=0.5, order="given"), "mse")
     model.fit(x, y, batch_size=30, shuffle=False, verbose=0)
     np.testing.assert_allclose(layer.get_weights()[0][:, 0], names["w"], rtol=1e-12)
-
-
-def test_statements_that_rest_on_tables() -> None:
-    """The counts in the text are those of the benchmark's table."""
-    details = (ROOT / "benchmarks" / "README.md").read_text()
-    equality = details[details.index("## equality") : details.index("## quick")]
-    rows = re.findall(r"^\| (\w+) +\| (yes|no) ", equality, flags=re.M)
-    equal = [name for name, same in rows if same == "yes"]
-    assert f"{len(equal)} of the {len(rows)} models are equal" in README
-    others = ", ".join(f"`{name}`" for name, same in rows if same == "no")
-    assert f"(all but {others})" in " ".join(README.split())
-
-
-def test_counts_of_what_is_promised() -> None:
-    counted = {
-        "{} kinds of model, every option of SGD": len(ZOO),
-        "{} kinds of model and options, groups": len(test_skip.CASES),
-        "{} times SIGKILL": test_exact_resume.NUM_KILLS,
-        "{} kinds of wrong data": len(test_exact_resume_refuses.REFUSED),
-        "{} models and options for 500 updates": len(test_tables.CASES),
-    }
-    said = {text: text.format(number) in README for text, number in counted.items()}
-    assert all(said.values()), said
-    assert len(test_live_settings.CHANGES) == 10
-    assert "ten settings, changed between fits" in README
-    assert UPDATES == 500
 
 
 def test_it_is_short() -> None:
@@ -181,13 +130,3 @@ def test_docstring_example_runs(
     script.write_text("\n".join(line[4:] for line in block.splitlines()))
     runpy.run_path(str(script))
     assert printed in capsys.readouterr().out
-
-
-def test_the_tests_that_it_names_exist() -> None:
-    table = README[README.index("## What is promised") : README.index("## Inside")]
-    named = re.findall(r"`(\w+/(?:test_\w+\.py)?)(?:::(\w+))?`", table)
-    assert len(named) >= 15
-    for path, function in named:
-        found = ROOT / "tests" / path
-        assert found.exists(), path
-        assert not function or f"def {function}(" in found.read_text(), function

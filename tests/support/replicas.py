@@ -75,7 +75,7 @@ def state(model: Any) -> list[Any]:
 
 
 def folded(seed: int, replica: int, bits: int) -> int:
-    """The seed of one replica, as the README says it."""
+    """The seed of one replica, as docs/devices.md says it."""
     if replica == 0:
         return seed
     digest = hashlib.sha256(f"{seed} {replica}".encode()).digest()
