@@ -86,7 +86,7 @@ def test_the_first_cell_says_what_comes() -> None:
 
 def test_text_comes_before_each_code_cell() -> None:
     kinds = [cell["cell_type"] for cell in CELLS]
-    pairs = zip(kinds[1:], kinds[2:], strict=False)
+    pairs = zip(kinds, kinds[1:], strict=False)
     assert ("code", "code") not in pairs
 
 
