@@ -1,20 +1,24 @@
-"""A year of flights as they happen: a model that learns from each as it lands.
+"""A year of flights in the order of time: a model that learns from each that lands.
 
-Tells how late a flight arrives from what is known at take-off. The model trained once,
-on January, stays as it is. The other one starts as its copy and sees every later flight
-once, in the order of landing (`order="given"`). It predicts each flight when it takes
-off, as it then is: it knows what has landed up to two hours before, no more.
+You will see the mean error, in minutes, of three models that predict at take-off how
+late a flight will arrive. The first starts with January and then learns from every
+flight that lands, once, in the order of landing (`order="given"`). The second learns
+January and stays as it is. The third learns as many flights, drawn from the whole
+year. Nobody could have had the third in January: it shows how much of the difference
+comes from changes during the year, and not from too few flights.
 
-The log of training is another number, the error of each flight just before it is learnt
-from (progressive validation). It is much lower here, since flights that land together
-share weather and queues, so it tells what was learnt minutes ago: too late for a
-forecast. Streams whose answers come late need both clocks.
+The lesson: one update per example suits a stream. The model that goes on learning has
+the smaller error in most weeks.
 
-Is it drift, or did January have too few flights? A third model is trained once, on as
-many flights drawn from the whole year: nobody could have had it in January, and what it
-is better by is what the year has changed. Run with `python examples/online_flights.py`;
-it takes about a minute. `--update-figure` draws all three by week into
-`examples/figures`.
+One more number is the error in the log of training, of each flight just before the
+model learns from it (progressive validation). It is much lower than the error at
+take-off, since flights that land together share weather and queues. A forecast cannot
+use that knowledge: it comes after take-off. So the first model predicts a flight
+with the weights of its take-off, and knows only flights that landed up to two hours
+before. Streams whose answers come late need both clocks.
+
+Run it with `python examples/online_flights.py`; it takes about a minute.
+`--update-figure` draws the three errors by week into `examples/figures`.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from keras_sgd_plus import SGDPlus
 
 FIGURE = Path(__file__).parent / "figures" / "online_flights.svg"
 MINUTES = 30.0  # delays are learnt in this unit
-HOURS = 2.0  # between two looks at what has landed
+HOURS = 2.0  # between two updates with the flights that have landed
 
 
 def load_flights() -> pd.DataFrame:
@@ -83,7 +87,7 @@ def features(table: pd.DataFrame) -> np.ndarray:
 
 
 def make_model(width: int, order: str) -> keras.Model:
-    """Two small hidden layers; the Huber loss does not mind a delay of a day."""
+    """Two small hidden layers; the Huber loss limits the effect of very long delays."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -134,7 +138,7 @@ def trained_once(x: np.ndarray, y: np.ndarray) -> keras.Model:
 
 
 def missed_by(model: keras.Model, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Minutes by which each flight is predicted wrong, shape (flights,)."""
+    """The error of each prediction in minutes, shape (flights,)."""
     found = model.predict_on_batch(x)  # all at once: TensorFlow traces one shape
     return np.abs(found - y)[:, 0] * MINUTES
 
@@ -144,9 +148,9 @@ def stream(
 ) -> tuple[np.ndarray, float]:
     """Two hours at a time: predicts what takes off, then learns from what has landed.
 
-    Returns minutes by which each flight is predicted wrong, shape (flights,), and the
-    mean of those just before it is learnt from. Flights that took off in January are
-    predicted by the model of its end.
+    Returns the error of each prediction in minutes, shape (flights,), and the mean
+    error just before learning. The model of the end of January predicts the flights
+    that took off in January.
     """
     takeoff, landing = table["takeoff"].to_numpy(), table["landing"].to_numpy()
     by_takeoff = np.argsort(takeoff, kind="stable")

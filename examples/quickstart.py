@@ -1,9 +1,15 @@
-"""Handwritten digits, one weight update per image, in one line.
+"""Handwritten digits, one weight update per image: Keras's result in less time.
 
-Trains a small classifier with `SGDPlus`, then lets `keras.optimizers.SGD` walk the
-same images in the same order with `batch_size=1`, and compares speed and weights. Run
-with `python examples/quickstart.py`; it takes well under a minute. `--update-figure`
-draws the comparison into `examples/figures`.
+You will see two comparisons. First, the test accuracy of a small classifier after
+1, 2, 5 and 10 epochs with `SGDPlus`, and its number of updates, one per image. Then
+SGDPlus and `keras.optimizers.SGD` at `batch_size=1` train on the same images in the
+same order. Both end at the same weights, up to rounding, and the last lines say how
+much longer Keras takes.
+
+The lesson: SGDPlus changes the time that per-example SGD takes, not its result.
+
+Run it with `python examples/quickstart.py`; it takes well under a minute.
+`--update-figure` draws the comparison into `examples/figures`.
 """
 
 from __future__ import annotations
