@@ -23,7 +23,7 @@ from benchmarks.cost.threshold import Order, Thresholds
 from benchmarks.equality.equality import Model
 from benchmarks.quality import robustness
 from benchmarks.quality.accuracy import FIRST
-from benchmarks.quality.goals import goals, stored
+from benchmarks.quality.goals import final, goals, stored
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.rate_targets import verdicts
 from benchmarks.quality.tasks import TASKS
@@ -48,6 +48,7 @@ FILES = (
     ROOT / "README.md",
     ROOT / "benchmarks" / "README.md",
     ROOT / "docs" / "recipes.md",
+    ROOT / "docs" / "tips.md",
 )
 _PEERS = ("jax", "torch", "scikit-learn")
 _REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -65,6 +66,23 @@ def first() -> str:
     table = markdown.table(["until", *FIRST.values()], rows)
     here = machine.line(*(found["environment"] for found in results.values()))
     return f"{table}\n\n{here}"
+
+
+def beside_adam() -> str:
+    """The arms of `first` on the transformer: where Adam is the better choice."""
+    task, found = TASKS["text"], stored()["text"]
+    *_, goal = goals(task, found["arms"])
+    rows = [
+        [
+            name,
+            f"{found['arms'][arm]['learning_rate']:g}",
+            markdown.spread(final(task, found["arms"][arm]), 2),
+            quality.median_to_goal(task, found["arms"][arm], goal),
+        ]
+        for arm, name in FIRST.items()
+    ]
+    head = ["optimizer", "learning rate", task.unit, f"until {goal:g} nats"]
+    return f"{markdown.table(head, rows)}\n\n{machine.line(found['environment'])}"
 
 
 def throughput() -> str:
@@ -189,6 +207,7 @@ def _task(name: str) -> Callable[[], str]:
 TABLES: dict[str, Callable[[], str]] = {
     "throughput": throughput,
     "first": first,
+    "beside-adam": beside_adam,
     "workloads": workloads,
     "targets": targets,
     "growth": _kept("growth", scaling.growth, Curve, peers=_PEERS),

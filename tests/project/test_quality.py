@@ -189,7 +189,9 @@ def test_ports_cover_the_same_distance() -> None:
         assert (distance == pytest.approx(0.03 / (1 - 0.9))) == same, name
 
 
-@pytest.mark.parametrize("path", readme.FILES, ids=["README", "benchmarks", "recipes"])
+@pytest.mark.parametrize(
+    "path", readme.FILES, ids=lambda path: "/".join(path.parts[-2:])
+)
 def test_tables_are_those_of_the_results(path: Any) -> None:
     text = path.read_text()
     assert readme.filled(text) == text
