@@ -20,8 +20,8 @@ HEAD = """\
 
 This page is for readers who look up a name or an argument. The other pages explain,
 this one lists: each class with its signature, the first paragraph of its docstring, and
-its own methods and properties. `help(name)` has the rest: every argument with its unit, the errors, an
-example. Methods that Keras defines, or that Keras calls, are left out.
+its own methods and properties. `help(name)` has the rest: every argument with its unit,
+the errors, an example. Methods that Keras defines, or that Keras calls, are left out.
 
 `python -m tests.support.api_page` writes this page from the code.
 """
