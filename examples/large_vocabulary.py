@@ -110,7 +110,10 @@ def train(arm, rate):
     ]
     model = keras.Sequential(layers)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(make_optimizer(arm, rate), loss, metrics=["accuracy"])
+    # The fastest setting for batches of 32: Keras makes 32 updates in one call.
+    steps = 1 if arm == OURS else 32
+    settings = {"metrics": ["accuracy"], "steps_per_execution": steps}
+    model.compile(make_optimizer(arm, rate), loss, **settings)
     start = time.perf_counter()
     model.fit(*train, batch_size=BATCH_SIZES[arm], epochs=EPOCHS, verbose=0)
     seconds = time.perf_counter() - start

@@ -46,7 +46,7 @@ def active(one: Tensor) -> Iterator[None]:
 
 def is_on() -> bool:
     """Whether loops are to be lowered here: on a CPU, and not switched off."""
-    on_cpu = not tf.config.list_physical_devices("GPU")
+    on_cpu = not tf.config.list_logical_devices("GPU")  # without GPUs that are hidden
     return on_cpu and not is_switched_off()
 
 

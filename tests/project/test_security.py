@@ -121,7 +121,7 @@ _AUDITED = """
 import os, sys
 import keras, numpy as np
 import keras_sgd_plus
-from keras_sgd_plus import ExactResume, SGDPlus
+from keras_sgd_plus import ExactResume, ExampleLog, SGDPlus
 
 keras.random.uniform((2,))  # TensorFlow looks at the machine when it first computes
 seen = []
@@ -148,7 +148,10 @@ print("CANARY", len(seen) > 0)
 """
 
 
-@pytest.mark.parametrize("callbacks", ["[]", *matrix("[ExactResume('named')]")])
+@pytest.mark.parametrize(
+    "callbacks",
+    ["[]", *matrix("[ExactResume('named')]", "[ExampleLog(path='named')]")],
+)
 def test_training_leaves_the_machine_alone(callbacks: str, tmp_path: Path) -> None:
     """The directory shows files that TensorFlow writes in C++, past the hook."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}

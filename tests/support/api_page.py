@@ -121,10 +121,11 @@ def _settings(owner: type) -> list[str]:
     """Arguments of an optimizer that may be assigned after it is made."""
     if not issubclass(owner, keras.optimizers.Optimizer):
         return []
+    # `nesterov` is a plain attribute, which the update reads.
     names = [
         f"`{name}`"
         for name in inspect.signature(owner).parameters
-        if inspect.isdatadescriptor(vars(owner).get(name))
+        if name == "nesterov" or inspect.isdatadescriptor(vars(owner).get(name))
     ]
     return [f"Settings that may be assigned on a live optimizer: {', '.join(names)}."]
 
