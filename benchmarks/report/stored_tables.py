@@ -147,6 +147,11 @@ def untuned() -> str:
     return quality.of_untuned(storage.results_of("untuned", otherwise={}))
 
 
+def untuned_ends() -> str:
+    """The same in short: the end of each task, and how many goals are reached."""
+    return quality.of_untuned_ends(storage.results_of("untuned", otherwise={}))
+
+
 def rate_targets() -> str:
     """What every rate in a range has to reach."""
     return speed.of_verdicts(verdicts(robustness.stored()))
@@ -204,6 +209,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "problems": problems,
     "costs": costs,
     "untuned": untuned,
+    "untuned-ends": untuned_ends,
     "rate-targets": rate_targets,
     "port": port,
     "order": _whole("order", quality.of_orders),

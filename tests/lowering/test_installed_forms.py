@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 import pytest
+import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import installation, keras_backend, keras_functions
+from tests.support.internals import installation, keras_backend, keras_functions, scope
 
 
 def _moments(x: Any, axes: Any, keepdims: bool = True, synchronized: bool = False):
@@ -61,3 +62,12 @@ def test_every_form_is_installed() -> None:
     assert set(keras_backend.lowered_functions()) == set(keras_functions.LOWERINGS)
     for name in keras_functions.LOWERINGS:
         assert installation.is_installed(name)
+
+
+def test_forms_are_off_beside_a_gpu_that_tensorflow_uses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`list_logical_devices` leaves out those that the user has hidden."""
+    assert scope.is_on()
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [f"{kind}:0"])
+    assert not scope.is_on()

@@ -88,6 +88,26 @@ def untuned(findings: Iterable[Stored]) -> Iterator[str]:
         yield "\n" + of_untuned(stored_run.read()["results"])
 
 
+def of_untuned_ends(results: dict[str, Any]) -> str:
+    """A row per optimizer: the end of each task, and the goals that it reaches."""
+    names = [name for name in TASKS if name in results]
+    rows = []
+    for arm in untuned_rates:
+        cells, reached, wanted = [f"`{arm.removeprefix('Keras ')}`"], 0, 0
+        for name in names:
+            task, found = TASKS[name], results[name]["arms"][arm]
+            digits = 3 if task.higher_is_better else 2
+            cells.append(markdown.spread(final(task, found), digits))
+            for goal in goals(task, stored()[name]["arms"]):
+                times = times_to(task, found, goal)
+                reached += not math.isinf(times[len(times) // 2][0])
+                wanted += 1
+        rows.append([*cells, f"{reached} of {wanted}"])
+    head = [": ".join(TASKS[name].short) for name in names]
+    table = markdown.table(["optimizer", *head, "goals reached"], rows)
+    return f"{table}\n\n{machine.line(*(results[n]['environment'] for n in names))}"
+
+
 def of_untuned(results: dict[str, Any]) -> str:
     """A row per optimizer, for each task the end and the times to both goals."""
     names = [name for name in TASKS if name in results]

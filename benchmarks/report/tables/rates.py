@@ -19,10 +19,8 @@ from benchmarks.shared.finding import Finding, Stored, Verdicts
 
 Found = dict[str, Any]
 _AVERAGED = "bounded, averaged", capped(1.0, averaged=True)
-_BOUNDED = "bounded", capped(1.0)
 _UNTUNED = (  # the name in a table, the arm, a rate that nobody chose
     *((*_AVERAGED, rate) for rate in (0.01, 0.1)),
-    *((*_BOUNDED, rate) for rate in (0.1, 1.0, 10.0)),
     *((PLAIN, PLAIN, rate) for rate in (0.01, 0.1)),
 )
 
