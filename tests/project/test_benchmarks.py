@@ -168,7 +168,7 @@ def test_embeddings_keep_their_bounds() -> None:
 def test_a_run_waits_until_the_machine_is_quiet(monkeypatch: Any) -> None:
     times = iter([1.0, 1.3, 1.2, 1.05])
     slept: list[float] = []
-    monkeypatch.setattr(quiet, "_seconds", lambda: next(times))
+    monkeypatch.setattr(quiet, "_work", lambda: lambda: next(times))
     monkeypatch.setattr(quiet.time, "sleep", slept.append)
     machine = quiet.Quiet()
     assert machine.wait() == 1.0
@@ -178,7 +178,7 @@ def test_a_run_waits_until_the_machine_is_quiet(monkeypatch: Any) -> None:
 
 def test_a_run_does_not_wait_for_ever(monkeypatch: Any) -> None:
     times = iter([1.0, 1.3])
-    monkeypatch.setattr(quiet, "_seconds", lambda: next(times))
+    monkeypatch.setattr(quiet, "_work", lambda: lambda: next(times))
     machine = quiet.Quiet()
     machine.wait()
     assert machine.wait(seconds=0) == 1.3
