@@ -37,8 +37,6 @@ ARMS = (
     Arm(_BOUNDED, functools.partial(SGDPlus, max_loss_fraction=1.0), rate=0.01),
     Arm(_AVERAGED, SGDPlus, callbacks=lambda: [AverageWeights()]),
     Arm("SGDPlus, momentum 0.9", functools.partial(SGDPlus, momentum=0.9)),
-    # Steps per execution change the time only: plain batches take the rate over.
-    Arm(_SGD_32, _SGD, 32, rate_of=_SGD_32 + _STEPS),
     Arm(_SGD_32 + _STEPS, _SGD, 32, steps_per_execution=32),
     Arm("Keras SGD, momentum 0.9, batch 256", _SGD, 256, more_epochs=3),
     Arm(_ADAM_32 + _STEPS, _ADAM, 32, steps_per_execution=32),
@@ -79,9 +77,7 @@ def _trained(
     task: Task, seeds: int, tried: dict[str, dict[float, float]]
 ) -> dict[str, Any]:
     """Trains each arm once per seed, in turns, at the best of the rates tried."""
-    rates = {
-        arm.id: arm.rate or _best(tried[arm.rate_of or arm.id], task) for arm in ARMS
-    }
+    rates = {arm.id: arm.rate or _best(tried[arm.id], task) for arm in ARMS}
     found = in_turns(task, rates, ARMS, seeds, time.perf_counter)
     for arm in ARMS:
         rows = tried.get(arm.id, {})
@@ -111,7 +107,7 @@ def measure(arguments: list[str]) -> Iterator[Stored]:
         tried = {
             arm.id: (_stored_rates if options.stored_rates else _searched)(name, arm)
             for arm in ARMS
-            if not (arm.rate or arm.rate_of)
+            if not arm.rate
         }
         found = _trained(task, options.seeds, tried)
         new = {"environment": machine.environment(), "arms": found}

@@ -27,8 +27,7 @@ class Arm:
     """An optimizer by its learning rate, and how it is fed.
 
     `batch_size` None is the task's own, for SGDPlus. `callbacks` makes those of a run.
-    `rate` is a learning rate that is not tuned; `rate_of` names the arm whose tuned
-    rate is taken over, where only speed differs. `more_epochs` is for the search.
+    `rate` is a learning rate that is not tuned. `more_epochs` is for the search.
     """
 
     id: str
@@ -37,7 +36,6 @@ class Arm:
     steps_per_execution: int = 1
     callbacks: Callable[[], list[keras.callbacks.Callback]] = list
     rate: float | None = None
-    rate_of: str = ""
     more_epochs: int = 1  # times as many
 
 
