@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 
 MAX_DRIFT = 1.1  # times the best seen in this process
-MAX_WAIT = 600.0  # seconds
-_POLL = 10.0  # seconds
+MAX_WAIT = 120.0  # seconds
+_POLL = 5.0  # seconds
 _REPEATS = 15
 
 
