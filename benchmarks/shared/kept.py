@@ -7,7 +7,7 @@ them, and a finding that is measured again takes the place of the old one.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.shared import machine, storage
 from benchmarks.shared.finding import Finding
@@ -22,7 +22,7 @@ def keep(name: str, found: Finding, drifts: list[float]) -> None:
         drifts: how many times slower than at its best the machine was, before and
             after.
     """
-    values: dict[str, Any] = asdict(found)  # type: ignore[call-overload]
+    values: dict[str, Any] = asdict(cast(Any, found))
     row = {
         "key": [type(found).__name__, *(values[key] for key in found.keys)],
         "environment": machine.environment() | {"drift": drifts},
