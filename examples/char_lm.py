@@ -1,6 +1,6 @@
 """A small transformer learns to write, one update per sequence, beside Adam.
 
-You will see, for plain SGD and for Adam, the loss on text that neither has trained on,
+You will see the loss on text that was not trained on, for plain SGD and for Adam,
 before and after the same number of seconds, and 120 characters that each model writes.
 SGDPlus makes one update per sequence of 64 characters, without momentum, warm-up or
 clipping. Keras's Adam makes one update per batch of 32 sequences, in its fastest

@@ -29,13 +29,13 @@ from keras_sgd_plus import AverageWeights, SGDPlus
 _SGD = functools.partial(keras.optimizers.SGD, momentum=0.9)
 _ADAM = keras.optimizers.Adam
 _PLAIN, _BOUNDED = "SGDPlus", "SGDPlus, not tuned, max_loss_fraction=1"
-_AVERAGED = "SGDPlus, AverageWeights"
+AVERAGED = "SGDPlus, AverageWeights"
 _SGD_32, _ADAM_32 = "Keras SGD, momentum 0.9, batch 32", "Keras Adam, batch 32"
 _STEPS = ", 32 steps per execution"
 ARMS = (
     Arm(_PLAIN, SGDPlus),
     Arm(_BOUNDED, functools.partial(SGDPlus, max_loss_fraction=1.0), rate=0.01),
-    Arm(_AVERAGED, SGDPlus, callbacks=lambda: [AverageWeights()]),
+    Arm(AVERAGED, SGDPlus, callbacks=lambda: [AverageWeights()]),
     Arm("SGDPlus, momentum 0.9", functools.partial(SGDPlus, momentum=0.9)),
     Arm(_SGD_32 + _STEPS, _SGD, 32, steps_per_execution=32),
     Arm("Keras SGD, momentum 0.9, batch 256", _SGD, 256, more_epochs=3),
@@ -48,7 +48,7 @@ FIRST = {  # the arms of the README's table, and their names there
     _ADAM_32 + _STEPS: "Keras Adam, batch 32",
 }
 SHOWN = (  # the arms of the figures
-    *(_PLAIN, _BOUNDED, _AVERAGED),
+    *(_PLAIN, _BOUNDED, AVERAGED),
     *(_SGD_32 + _STEPS, _ADAM_32 + _STEPS, "Keras SGD, momentum 0.9, batch 256"),
 )
 _SEARCH_SEED = 100

@@ -40,6 +40,7 @@ def goals(task: Task, arms: dict[str, Any]) -> list[float]:
     """The ends of the worst arm and of the median arm, rounded to the easier side.
 
     Ends are means over seeds. A rule makes the goals, so that nobody can choose them.
+    Two that are equal once rounded are one goal.
     """
     ends = sorted(
         (statistics.mean(final(task, found)) for found in arms.values()),
@@ -51,7 +52,7 @@ def goals(task: Task, arms: dict[str, Any]) -> list[float]:
         steps = [math.floor(end / task.step + 1e-9) for end in places]
     else:
         steps = [math.ceil(end / task.step - 1e-9) for end in places]
-    return [round(step * task.step, 4) for step in steps]
+    return list(dict.fromkeys(round(step * task.step, 4) for step in steps))
 
 
 def times_to(task: Task, found: dict[str, Any], goal: float) -> list[tuple[float, int]]:

@@ -16,7 +16,7 @@ from benchmarks.cost.records import Records
 from benchmarks.cost.threshold import Order, Thresholds
 from benchmarks.equality.equality import Model
 from benchmarks.quality import robustness
-from benchmarks.quality.accuracy import FIRST
+from benchmarks.quality.accuracy import AVERAGED, FIRST
 from benchmarks.quality.goals import final, goals, stored
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.rate_targets import verdicts
@@ -55,8 +55,10 @@ def first() -> str:
 
 
 def beside_adam() -> str:
-    """The arms of `first` on the transformer: where Adam is the better choice."""
+    """The arms of `first`, and averages, on the transformer: a task for Adam."""
     task, found = TASKS["text"], stored()["text"]
+    first_arm, *others = FIRST.items()
+    arms = dict([first_arm, (AVERAGED, "SGDPlus, `AverageWeights`"), *others])
     *_, goal = goals(task, found["arms"])
     rows = [
         [
@@ -65,7 +67,7 @@ def beside_adam() -> str:
             markdown.spread(final(task, found["arms"][arm]), 2),
             quality.median_to_goal(task, found["arms"][arm], goal),
         ]
-        for arm, name in FIRST.items()
+        for arm, name in arms.items()
     ]
     head = ["optimizer", "learning rate", task.unit, f"until {goal:g} nats"]
     return f"{markdown.table(head, rows)}\n\n{machine.line(found['environment'])}"
