@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 
 from keras_sgd_plus import SGDPlus
 
-EPOCHS, TRAIN = 5, 1500  # examples of the training part
+EPOCHS, TRAIN = 20, 1500  # examples of the training part
 NOISE = 0.3  # standard deviation; pixels go from 0 to 1
 EXPLANATION = """\
 updates    One per example: {epochs} epochs of {examples:,} examples. `batch_size=100`
@@ -65,7 +65,7 @@ class Noisy(keras.Model):
 
 
 def trained(noise, x, y):
-    """A model after five epochs, and its logs: a list of five values for each name."""
+    """A model after `EPOCHS`, and its logs: a list of a value per epoch for each name."""
     keras.utils.set_random_seed(0)
     model = Noisy(noise)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
