@@ -65,7 +65,7 @@ class Noisy(keras.Model):
 
 
 def trained(noise, x, y):
-    """A model after `EPOCHS`, and its logs: a list of a value per epoch for each name."""
+    """A model after twenty epochs, and its logs: a list of values for each name."""
     keras.utils.set_random_seed(0)
     model = Noisy(noise)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
