@@ -46,7 +46,7 @@ def active(one: Tensor) -> Iterator[None]:
 
 def is_on() -> bool:
     """Whether loops are to be lowered here: on a CPU, and not switched off."""
-    on_cpu = not tf.config.list_logical_devices("GPU")  # without GPUs that are hidden
+    on_cpu = not tf.config.get_visible_devices("GPU")
     return on_cpu and not is_switched_off()
 
 

@@ -67,7 +67,7 @@ def test_every_form_is_installed() -> None:
 def test_forms_are_off_beside_a_gpu_that_tensorflow_uses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`list_logical_devices` leaves out those that the user has hidden."""
+    """GPUs that the user has hidden are not visible to TensorFlow."""
     assert scope.is_on()
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [f"{kind}:0"])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [f"{kind}:0"])
     assert not scope.is_on()
