@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.blocks import blocks_of
 from tests.support.paths import ROOT
 
 # A step is at most so many gradients long, with all that momentum adds to it: half of
@@ -25,8 +25,7 @@ NAMES = ("SGDPlus", "SGD")
 
 
 def _blocks(text: str) -> Iterator[str]:
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        yield textwrap.dedent(block)
+    yield from map(textwrap.dedent, blocks_of(text))
 
 
 def _numbers(call: ast.Call) -> dict[str, float]:

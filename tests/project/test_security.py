@@ -168,8 +168,10 @@ def test_training_leaves_the_machine_alone(callbacks: str, tmp_path: Path) -> No
     lines = done.stdout.splitlines()
     assert "CHANGED ['XLA_FLAGS']" in lines
     (seen,) = [line.removeprefix("SEEN ") for line in lines if line.startswith("SEEN ")]
-    assert all(each.startswith("open named/") for each in ast.literal_eval(seen))
-    assert callbacks != "[]" or seen == "[]"
+    if "ExampleLog" in callbacks:  # it writes from Python, so the hook sees it
+        assert all(each.startswith("open named/") for each in ast.literal_eval(seen))
+    else:
+        assert seen == "[]"
     assert "CANARY True" in lines  # the hook does see what is written
     names = {path.name for path in tmp_path.iterdir()} - {"canary"}
     assert names == ({"named"} if "named" in callbacks else set())

@@ -19,13 +19,13 @@ def blocks_of(text: str) -> list[str]:
     return _BLOCK.findall(text)
 
 
-def assert_prints_what_it_says(
+def printed_and_said(
     block: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Runs a block in `folder`; each `print` must end with a comment, its output.
+) -> tuple[list[str], list[str]]:
+    """The lines that a block prints when it runs, and those that its comments promise.
 
-    A block on replicas runs in a process of its own, on the devices of a user, not
-    those of the tests.
+    Each `print` must end with a comment, its output. A block on replicas runs in a
+    process of its own, on the devices of a user, not those of the tests.
     """
     script = folder / "block.py"
     script.write_text(block)
@@ -35,7 +35,6 @@ def assert_prints_what_it_says(
     else:
         runpy.run_path(str(script))
         printed = capsys.readouterr().out
-    expected = _SAID.findall(block)
-    assert len(expected) == len(re.findall(r"^\s*print\(", block, flags=re.M))
-    lines = printed.splitlines()
-    assert lines[len(lines) - len(expected) :] == expected
+    said = _SAID.findall(block)
+    assert len(said) == len(re.findall(r"^\s*print\(", block, flags=re.M))
+    return printed.splitlines(), said
