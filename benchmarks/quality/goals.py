@@ -55,6 +55,12 @@ def goals(task: Task, arms: dict[str, Any]) -> list[float]:
     return list(dict.fromkeys(round(step * task.step, 4) for step in steps))
 
 
+def median_time(task: Task, found: dict[str, Any], goal: float) -> float:
+    """Seconds to a goal, of the median seed; infinite where it is not reached."""
+    times = times_to(task, found, goal)
+    return times[len(times) // 2][0]
+
+
 def times_to(task: Task, found: dict[str, Any], goal: float) -> list[tuple[float, int]]:
     """Seconds and epochs to a goal, of each seed; infinite where it is not reached.
 

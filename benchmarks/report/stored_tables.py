@@ -21,6 +21,7 @@ from benchmarks.quality.goals import final, goals, stored
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.rate_targets import verdicts
 from benchmarks.quality.tasks import TASKS
+from benchmarks.quality.untuned import stored as stored_untuned
 from benchmarks.report.tables import (
     cost,
     equality,
@@ -40,6 +41,13 @@ from benchmarks.speed.targets import medians
 _PEERS = ("jax", "torch", "scikit-learn")
 
 
+def _with_machines(
+    text: str, *environments: dict[str, Any], peers: Iterable[str] = ()
+) -> str:
+    # A table, and under it a line about the machines that measured it.
+    return f"{text}\n\n{machine.line(*environments, peers=peers)}"
+
+
 def first() -> str:
     """Seconds to a fixed quality, a row per task: the README's table."""
     results = stored()
@@ -50,8 +58,7 @@ def first() -> str:
         cells = [quality.median_to_goal(task, arms[arm], goal) for arm in FIRST]
         rows.append([f"{task.short[0]}: {task.short[1]} {goal:g}", *cells])
     table = markdown.table(["until", *FIRST.values()], rows)
-    here = machine.line(*(found["environment"] for found in results.values()))
-    return f"{table}\n\n{here}"
+    return _with_machines(table, *(each["environment"] for each in results.values()))
 
 
 def beside_adam() -> str:
@@ -70,7 +77,7 @@ def beside_adam() -> str:
         for arm, name in arms.items()
     ]
     head = ["optimizer", "learning rate", task.unit, f"until {goal:g} nats"]
-    return f"{markdown.table(head, rows)}\n\n{machine.line(found['environment'])}"
+    return _with_machines(markdown.table(head, rows), found["environment"])
 
 
 def throughput() -> str:
@@ -102,7 +109,7 @@ def throughput() -> str:
         times = f"{fastest / ours:.1f} times"
         rows.append([name, *cells, times, f"{1e6 / batch:,.0f}"])
     here = [run["workloads"][workload]["environment"] for workload in names]
-    return f"{markdown.table(head, rows)}\n\n{machine.line(*here)}"
+    return _with_machines(markdown.table(head, rows), *here)
 
 
 def workloads() -> str:
@@ -110,9 +117,9 @@ def workloads() -> str:
     run = storage.read("speed")["results"]
     rows = stored_speed.rows(run)
     passes = max(len(row.seconds) for row in rows)
-    foot = f"Medians of {passes} passes, compilation apart. "
-    here = machine.line(*stored_speed.environments(run), peers=_PEERS)
-    return f"{speed.summary(medians(rows))}\n\n{foot}{here}"
+    foot = f"Medians of {passes} passes, compilation apart."
+    text = f"{speed.summary(medians(rows))}\n\n{foot}"
+    return _with_machines(text, *stored_speed.environments(run), peers=_PEERS)
 
 
 def targets() -> str:
@@ -123,13 +130,13 @@ def targets() -> str:
 def port() -> str:
     """A recipe for batches of 32, carried over to one example."""
     found = robustness.stored()["port"]
-    return f"{rates.of_port(found['rows'])}\n\n{machine.line(found['environment'])}"
+    return _with_machines(rates.of_port(found["rows"]), found["environment"])
 
 
 def sizes() -> str:
     """Accuracy by learning rate and size of update."""
     found = robustness.stored()["sizes"]
-    return f"{rates.of_sizes(found['points'])}\n\n{machine.line(found['environment'])}"
+    return _with_machines(rates.of_sizes(found["points"]), found["environment"])
 
 
 def problems() -> str:
@@ -141,17 +148,17 @@ def costs() -> str:
     """What a bounded step at a rate that nobody chose costs against tuned SGD."""
     found = robustness.stored()
     here = [found[name]["environment"] for name in PROBLEMS]
-    return f"{rates.of_costs(found)}\n\n{machine.line(*here)}"
+    return _with_machines(rates.of_costs(found), *here)
 
 
 def untuned() -> str:
     """Time to accuracy at the rates of the documentation."""
-    return quality.of_untuned(storage.results_of("untuned", otherwise={}))
+    return quality.of_untuned(stored_untuned())
 
 
 def untuned_ends() -> str:
     """The same in short: the end of each task, and how many goals are reached."""
-    return quality.of_untuned_ends(storage.results_of("untuned", otherwise={}))
+    return quality.of_untuned_ends(stored_untuned())
 
 
 def rate_targets() -> str:
@@ -165,8 +172,9 @@ def _whole(
     # A table of stored results, and the machine that measured them.
     def text() -> str:
         stored = storage.read(name)
-        line = machine.line(stored["environment"], peers=peers)
-        return f"{table(stored['results'])}\n\n{line}"
+        return _with_machines(
+            table(stored["results"]), stored["environment"], peers=peers
+        )
 
     return text
 
@@ -181,8 +189,8 @@ def _kept(
     # A table of findings that are stored one by one, and their machines.
     def text() -> str:
         lines = table(filter(wanted, kept.read(name, *kinds)))
-        here = machine.line(*kept.environments(name), peers=peers)
-        return "\n".join([*lines, "", here])
+        here = kept.environments(name)
+        return _with_machines("\n".join(lines), *here, peers=peers)
 
     return text
 
@@ -192,7 +200,7 @@ def _task(name: str) -> Callable[[], str]:
     def table() -> str:
         found = stored()[name]
         text = quality.of_arms(TASKS[name], found["arms"])
-        return f"{text}\n\n{machine.line(found['environment'])}"
+        return _with_machines(text, found["environment"])
 
     return table
 

@@ -58,7 +58,8 @@ def line(*found: dict[str, Any], peers: Iterable[str] = ()) -> str:
     words[" to ".join([*days[:1], *days[1:][-1:]])] = None
     for package in ("tensorflow", "keras", *peers):
         for here in found:
-            words[f"{_TITLES.get(package, package)} {here['packages'][package]}"] = None
+            if version := here["packages"][package]:  # None where it is not installed
+                words[f"{_TITLES.get(package, package)} {version}"] = None
     for here in found:
         words[f"{here['cores']} cores of {here['processor']}"] = None
     commits = list(dict.fromkeys(here["commit"] for here in found))

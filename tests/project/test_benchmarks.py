@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,8 +226,33 @@ def test_arms_inside_a_finding_are_read_again(monkeypatch: Any, tmp_path: Any) -
     assert kept.read("quick", quick.Compared) == [found]
 
 
-def test_a_study_that_stores_findings_names_it() -> None:
-    """A run waits before each finding, and stores it as soon as it is there."""
+def test_a_run_waits_before_each_finding_and_stores_it_at_once(
+    monkeypatch: Any, tmp_path: Any
+) -> None:
+    forms = [ablation.Form(name, "cnn", 2.0, 1.0, True) for name in ("one", "two")]
+    seen: list[Any] = []
+
+    def measure(arguments: list[str]) -> Iterator[ablation.Form]:
+        for form in forms:
+            seen.append(form.name)
+            yield form
+            assert kept.read("ablation", ablation.Form)[-1] == form
+        raise RuntimeError("cut off")
+
+    modules = {
+        "cost.ablation": SimpleNamespace(measure=measure),
+        "report.tables.cost": SimpleNamespace(ablation=lambda found: map(str, found)),
+    }
+    monkeypatch.setattr(storage, "RESULTS", tmp_path)
+    monkeypatch.setattr(main, "_module", modules.__getitem__)
+    monkeypatch.setattr(main.QUIET, "wait", lambda: seen.append("wait") or 1.0)
+    with pytest.raises(RuntimeError, match="cut off"):
+        main.run("ablation", [])
+    assert seen == ["wait", "one", "wait", "two", "wait"]
+    assert kept.read("ablation", ablation.Form) == forms
+
+
+def test_studies_that_store_findings_exist() -> None:
     assert set(main.KEPT) <= set(main.STUDIES)
 
 
@@ -242,6 +269,8 @@ def test_a_line_names_days_machines_and_commits_once() -> None:
         "2026-11-26 to 2026-11-28, TensorFlow 2.21.0, Keras 3.15.1, JAX 0.10.2, "
         "2 cores of AMD EPYC, commits 1234567, abcdef0."
     )
+    without = here | {"packages": here["packages"] | {"jax": None}}
+    assert "JAX" not in machine.line(without, peers=["jax"])
 
 
 @pytest.mark.parametrize("form", list(ablation._LAYERS))

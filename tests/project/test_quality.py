@@ -9,17 +9,20 @@ import re
 import statistics
 from typing import Any
 
+import keras
 import matplotlib
+import numpy as np
 import pytest
 
 from benchmarks.quality import accuracy, goals, linear, robustness
+from benchmarks.quality.datasets import Data
 from benchmarks.quality.tasks import TASKS
 from benchmarks.quality.training import Arm, Run, Trainer, climb, rate_at
 from benchmarks.report import readme
 from benchmarks.report.figures import quality as curves
 from benchmarks.report.figures import rates as rate_curves
 from benchmarks.report.tables import quality as quality_tables
-from benchmarks.shared import storage
+from benchmarks.shared import machine, storage
 from keras_sgd_plus import SGDPlus
 from tests.support.paths import ROOT
 
@@ -86,8 +89,6 @@ def test_the_end_is_where_validation_says() -> None:
 def test_a_trainer_can_be_used_again() -> None:
     from sklearn.datasets import load_digits
 
-    from benchmarks.quality.datasets import Data
-
     digits = load_digits()
     x, y = (digits.images / 16).astype("float32"), digits.target.astype("int32")
     part = (x[:200], y[:200])
@@ -107,9 +108,54 @@ def test_a_trainer_can_be_used_again() -> None:
     assert timed.values[0][:1] == first.values[0][:1]
 
 
-def _digits(seed: int) -> Any:
-    import keras
+class _Counted(keras.callbacks.Callback):
+    """Counts the runs of `fit` that it saw."""
 
+    runs = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        _Counted.runs += 1
+
+
+def test_a_run_has_the_callbacks_of_its_arm() -> None:
+    part = (np.ones((8, 8, 8), "float32"), np.zeros(8, "int32"))
+    task = dataclasses.replace(
+        TASKS["mlp"], data=lambda: Data(part, part, part), model=_digits, epochs=1
+    )
+    arm = Arm("SGD", keras.optimizers.SGD, 8, callbacks=lambda: [_Counted()])
+    trainer = Trainer(task, arm)
+    for expected in (1, 2):
+        trainer.run(0.01, 0, part)
+        assert _Counted.runs == expected
+
+
+def test_what_is_searched_and_what_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Every rate but that of the arm that is not tuned; with --missing, once."""
+    searched: list[str] = []
+    tried = {0.01: 0.9}
+    monkeypatch.setattr(storage, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "environment", lambda: {"commit": "1234567"})
+    monkeypatch.setattr(
+        accuracy, "_searched", lambda name, arm: searched.append(arm.id) or tried
+    )
+    rates: dict[str, float] = {}
+
+    def in_turns(task: Any, chosen: dict[str, float], *rest: Any) -> dict[str, Any]:
+        rates.update(chosen)
+        return {arm: {} for arm in chosen}
+
+    monkeypatch.setattr(accuracy, "in_turns", in_turns)
+    for _ in range(2):
+        assert list(accuracy.measure(["mlp", "--missing"]))
+    tuned = [arm.id for arm in accuracy.ARMS if "not tuned" not in arm.id]
+    assert searched == tuned
+    assert set(rates) == {arm.id for arm in accuracy.ARMS}
+    assert set(goals.stored()) == {"mlp"}
+
+
+def _digits(seed: int) -> Any:
     keras.utils.set_random_seed(seed)
     layers = [keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
     return keras.Sequential([keras.Input((8, 8)), *layers])

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.report.figures.canvas import bare, save
-from benchmarks.report.figures.palette import BLUE, GREY, TEAL
-
-_COLOURS = {"one by one": GREY, "SGDPlus": BLUE, "C in blocks of 64": TEAL}
+from benchmarks.report.figures.palette import colour_of
 
 
 def blocks(rows: list[dict[str, Any]]) -> None:
@@ -31,7 +29,7 @@ def blocks(rows: list[dict[str, Any]]) -> None:
         }
         for name, (chosen, look, time) in lines.items():
             at = [_entries(point) for point in chosen]
-            style = {"color": _COLOURS[name], "markersize": 4, "label": name}
+            style = {"color": colour_of(name), "markersize": 4, "label": name}
             axes.plot(at, [time(p) for p in chosen], look, **style)
         axes.set(xscale="log", yscale="log", title=f"momentum {momentum:g}")
         axes.set(xlabel="entries of the first kernel")

@@ -17,6 +17,7 @@ _COLOURS = {  # by the first words of an arm's name, the longest first
     "SGDPlus fit, reshuffled": SKY,
     "SGDPlus step": SKY,
     "SGDPlus": BLUE,
+    "one by one": SKY,  # SGDPlus without blocks
     "keras SGD, batch 32": GREY,
     "keras SGD, momentum 0.9, batch 256": LIGHT,
     "keras SGD, momentum 0.9, batch 32": GREY,

@@ -13,14 +13,9 @@ from benchmarks.report.figures.canvas import bare, logarithmic, save
 from benchmarks.report.figures.palette import BLUE, GREY, PURPLE, SKY, colour_of
 from benchmarks.report.figures.rates import rates
 
-_LOOKS = {  # dashes and a mark: an arm is told without its colour, too
-    "SGDPlus": ("-", "o"),
-    "SGDPlus, not tuned, max_loss_fraction=1": ("--", "*"),
-    "SGDPlus, AverageWeights": ("-.", "s"),
-    "Keras SGD, momentum 0.9, batch 32, 32 steps per execution": (":", "D"),
-    "Keras SGD, momentum 0.9, batch 256": (":", "d"),
-    "Keras Adam, batch 32, 32 steps per execution": ("-.", "P"),
-}
+# Dashes and a mark: an arm is told without its colour, too.
+_DASHES_AND_MARKS = (("-", "o"), ("--", "*"), ("-.", "s"), (":", "D"), ("-.", "P"))
+_LOOKS = dict(zip(SHOWN, (*_DASHES_AND_MARKS, (":", "d")), strict=True))
 Found = dict[str, Any]
 
 

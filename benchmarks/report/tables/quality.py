@@ -12,6 +12,7 @@ from benchmarks.quality.goals import (
     final,
     first_calls,
     goals,
+    median_time,
     stored,
     times_to,
 )
@@ -77,8 +78,7 @@ def to_goal(task: Task, found: dict[str, Any], goal: float, epochs: bool = True)
 
 def median_to_goal(task: Task, found: dict[str, Any], goal: float) -> str:
     """The seconds to a goal, the median over seeds, or that it takes longer."""
-    times = times_to(task, found, goal)
-    seconds, _ = times[len(times) // 2]
+    seconds = median_time(task, found, goal)
     return f"> {task.seconds:g} s" if math.isinf(seconds) else f"{seconds:.1f} s"
 
 
@@ -99,8 +99,7 @@ def of_untuned_ends(results: dict[str, Any]) -> str:
             digits = 3 if task.higher_is_better else 2
             cells.append(markdown.spread(final(task, found), digits))
             for goal in goals(task, stored()[name]["arms"]):
-                times = times_to(task, found, goal)
-                reached += not math.isinf(times[len(times) // 2][0])
+                reached += math.isfinite(median_time(task, found, goal))
                 wanted += 1
         rows.append([*cells, f"{reached} of {wanted}"])
     head = [": ".join(TASKS[name].short) for name in names]
