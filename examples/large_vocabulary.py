@@ -166,6 +166,7 @@ def main():
     assert ours["updates"] == EPOCHS * examples
     assert ours["test"] > 0.6, "far above the most frequent package"
     assert ours["test"] > sgd["test"] - 0.05, "about as good as SGD on minibatches"
+    assert adam["test"] > ours["test"], "Adam is the more accurate one"
     assert ours["seconds"] < sgd["seconds"] / 2, "in less than half the time"
     assert ours["seconds"] < adam["seconds"] / 2, "in less than half of Adam's time"
 

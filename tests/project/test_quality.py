@@ -19,6 +19,7 @@ from benchmarks.quality.datasets import Data
 from benchmarks.quality.tasks import TASKS
 from benchmarks.quality.training import Arm, Run, Trainer, climb, rate_at
 from benchmarks.report import readme
+from benchmarks.report.figures import palette
 from benchmarks.report.figures import quality as curves
 from benchmarks.report.figures import rates as rate_curves
 from benchmarks.report.tables import quality as quality_tables
@@ -224,6 +225,12 @@ def test_what_is_said_of_time_to_quality() -> None:
         best = TASKS[name].best_of(ours, key=lambda arm: ends[name][arm])
         assert best == averaged
     assert abs(ends["mlp"][averaged] - ends["mlp"][plain]) < 0.005
+    rates = {n: [arms[a]["learning_rate"] for a in ours] for n, arms in stored.items()}
+    same = [
+        name for name, (rate, _, of_average, _) in rates.items() if rate == of_average
+    ]
+    assert set(same) == {"mlp", "cnn", "text"}
+    assert rates["flights"][2] == rate_at(-4) > rates["flights"][0] == rate_at(-5)
     for name in TASKS:
         assert higher[name][momentum] > higher[name][plain]
     first = {name: goals.first_calls(arms[plain]) for name, arms in stored.items()}
@@ -301,6 +308,7 @@ def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert saved == ["accuracy", "first", "rates", "robustness", "order"]
     assert set(curves._LOOKS) == set(accuracy.SHOWN)
     assert {*accuracy.SHOWN, *accuracy.FIRST} <= {arm.id for arm in accuracy.ARMS}
+    assert len(set(map(palette.colour_of, accuracy.SHOWN))) == len(accuracy.SHOWN)
 
 
 TEXTS = [
