@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,9 @@ _ROWS = "rows"  # beside the records of an epoch
 def packed(arrays: Arrays) -> bytes:
     """Named arrays as bytes."""
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
+    # NumPy before 2.1 would store `allow_pickle=False` as one more array.
+    named: dict[str, Any] = {**arrays}
+    np.savez(file, **named)
     return file.getvalue()
 
 

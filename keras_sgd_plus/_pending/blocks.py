@@ -25,7 +25,7 @@ from keras_sgd_plus._pending.block_products import Buffers, Product, begun, fini
 from keras_sgd_plus._pending.coefficients import Coefficients
 from keras_sgd_plus._pending.protocol import Misread, Reader
 from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._rule import Numbers, OuterGradient, exact_decay, exact_momentum
+from keras_sgd_plus._rule import Numbers, OuterGradient, exact_decay
 
 put: Any = keras.ops.slice_update  # its annotations name tensors of every backend
 
@@ -222,7 +222,7 @@ class ShownBlock:
         plan, numbers = self.entered.plan, self.entered.numbers
         momentum = factor = None
         if plan.has_momentum:
-            momentum = exact_momentum(numbers)
+            momentum = numbers["momentum"]
         if place.decays:
             factor = 1 - exact_decay(numbers, rate)
         return coefficients.Step(momentum, plan.nesterov, factor)

@@ -25,7 +25,6 @@ from keras_sgd_plus._rule import (
     RowsGradient,
     Rule,
     exact_decay,
-    exact_momentum,
 )
 
 
@@ -110,9 +109,8 @@ class TablePlan:
         """One update without a gradient, at a learning rate, () float."""
         decay = tf.constant(0.0, tf.float64)
         if kind.decays:
-            # The numbers that the rule multiplies, rounded as there.
             decay = exact_decay(numbers, tf.cast(rate, kind.dtype))
-        return clocks.once(exact_momentum(numbers), self.nesterov, decay)
+        return clocks.once(numbers["momentum"], self.nesterov, decay)
 
     def new_clocks(self, num_updates: Tensor, numbers: Numbers) -> list[clocks.Clock]:
         """The clocks of a batch of at most so many updates, () int32."""

@@ -23,7 +23,7 @@ from keras_sgd_plus._pending.plan import TablePlan
 from keras_sgd_plus._pending.protocol import Misread, Reader, Reasons
 from keras_sgd_plus._pending.rows import Table
 from keras_sgd_plus._private.types import Tensor, Variable
-from keras_sgd_plus._rule import Gradient, Numbers, RowsGradient, both, rounded
+from keras_sgd_plus._rule import Gradient, Numbers, RowsGradient, both
 
 _OTHERWISE = (
     "the model, a regularizer or a loss uses it in another way than by keras.ops.take"
@@ -251,7 +251,7 @@ def _moved(
     change = tf.where(may_move[:, None], change, tf.zeros_like(change))
     factor = tf.ones((), change.dtype)
     if plan.nesterov:  # once by itself, and once in the velocity
-        factor += tf.cast(rounded(shown.entered.numbers["momentum"]), change.dtype)
+        factor += tf.cast(shown.entered.numbers["momentum"], change.dtype)
     number = shown.number(k)
     return rows.move(
         table, ids, change, lambda last: shown.since(k, last), number, factor

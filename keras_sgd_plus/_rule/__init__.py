@@ -9,12 +9,7 @@ part names the settings that it is made from and the state that it keeps per wei
 from keras_sgd_plus._rule import capped_share, capped_step, overrides
 from keras_sgd_plus._rule.accumulate import ACCUMULATORS, Accumulate
 from keras_sgd_plus._rule.average import AVERAGES, Average
-from keras_sgd_plus._rule.descent import (
-    VELOCITIES,
-    exact_decay,
-    exact_momentum,
-    rounded,
-)
+from keras_sgd_plus._rule.descent import VELOCITIES, exact_decay
 from keras_sgd_plus._rule.gradient import (
     Gradient,
     OuterGradient,
@@ -64,12 +59,10 @@ __all__ = [
     "capped_step",
     "compiled_for",
     "exact_decay",
-    "exact_momentum",
     "inner",
     "make_slots",
     "on_host",
     "outer",
-    "rounded",
     "overrides",
     "select",
     "slots",

@@ -9,7 +9,6 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._private.types import Optimizer
-from keras_sgd_plus._rule.descent import exact_momentum
 from keras_sgd_plus._rule.inner import inner
 from keras_sgd_plus._rule.numbers import Number
 from keras_sgd_plus._rule.part import Part, Update
@@ -48,9 +47,8 @@ class CapStep(Part):
         is_wide = any(p.dtype == tf.float64 for p in products)
         dtype = tf.float64 if is_wide else tf.float32
         product = tf.add_n([tf.cast(p, dtype) for p in products])
-        share: Any = update.numbers["max_loss_fraction"] * (
-            1 - exact_momentum(update.numbers)
-        )
+        numbers: Any = update.numbers
+        share = numbers["max_loss_fraction"] * (1 - numbers["momentum"])
         # Where the product overflows, an infinite loss must not give NaN.
         loss = tf.clip_by_value(tf.cast(update.loss, dtype), 0, dtype.max)
         cap = tf.cast(share, dtype) * loss / product

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule.gradient import Gradient, RowsGradient
-from keras_sgd_plus._rule.numbers import Number, Numbers
+from keras_sgd_plus._rule.numbers import Number, Numbers, in_float32
 from keras_sgd_plus._rule.part import Condition, Part, Slot, Tensor, Update, select
 
 VELOCITIES = Slot(
@@ -26,7 +26,7 @@ class Decay(Part):
 
     indices: frozenset[int]  # of the weights that are not excluded
 
-    numbers = (Number("weight_decay", "weight_decay"),)
+    numbers = (Number("weight_decay", "weight_decay", in_float32),)
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Decay | None:
@@ -37,7 +37,7 @@ class Decay(Part):
 
     def __call__(self, update: Update) -> Update:
         weights = list(update.state.weights)
-        amount = rounded(update.numbers["weight_decay"])
+        amount = update.numbers["weight_decay"]
         for i in [i for i in update.gradients if i in self.indices]:
             weight = weights[i]
             rate = tf.cast(update.learning_rates[i], weight.dtype)
@@ -63,7 +63,7 @@ class Descent(Part):
     dtypes: tuple[str, ...]  # of the weights
 
     settings = ("nesterov",)
-    numbers = (Number("momentum", "momentum"),)
+    numbers = (Number("momentum", "momentum", in_float32),)
 
     @classmethod
     def slots(cls, optimizer: Optimizer) -> tuple[Slot, ...]:
@@ -78,7 +78,7 @@ class Descent(Part):
         weights = list(update.state.weights)
         none: list[Any] = [None] * len(weights)
         velocities = list(update.state.slots.get(VELOCITIES.name, none))
-        momentum = rounded(update.numbers["momentum"]) if self.has_momentum else None
+        momentum = update.numbers["momentum"] if self.has_momentum else None
         for i, gradient in update.gradients.items():
             rate = tf.cast(update.learning_rates[i], weights[i].dtype)
             weights[i], velocities[i] = self._step(
@@ -125,19 +125,6 @@ class Descent(Part):
         return select(applies, moved, weight), velocity
 
 
-def rounded(number: Tensor) -> Tensor:
-    """A number in float32, as TensorFlow takes Python's floats (`tf.cast(0.9, dtype)`).
-
-    Keras casts momentum and weight decay so before it casts them to a weight's type.
-    """
-    return tf.cast(number, tf.float32)
-
-
-def exact_momentum(numbers: Numbers) -> Any:
-    """() float64: the momentum that the rule multiplies by, rounded as there."""
-    return tf.cast(rounded(numbers["momentum"]), tf.float64)
-
-
 def exact_decay(numbers: Numbers, rate: Tensor) -> Any:
     """() float64: the part of a weight that one update takes away.
 
@@ -145,5 +132,4 @@ def exact_decay(numbers: Numbers, rate: Tensor) -> Any:
         numbers: of the rule.
         rate: () learning rate, in the type of the weight.
     """
-    amount = tf.cast(rounded(numbers["weight_decay"]), tf.float64)
-    return tf.cast(rate, tf.float64) * amount
+    return tf.cast(rate, tf.float64) * numbers["weight_decay"]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._private.types import Optimizer, Tensor
@@ -32,6 +33,15 @@ class Number(NamedTuple):
 
 
 Numbers = Mapping[str, Tensor]  # by name, () float64
+
+
+def in_float32(value: float) -> float:
+    """Rounds as TensorFlow rounds Python's floats: `tf.cast(0.9, dtype)`.
+
+    Keras casts momentum and weight decay so to a weight's type, float64 too. It is done
+    on the host, since TensorFlow 2.17's XLA drops a cast to float32 and back.
+    """
+    return float(np.float32(value))
 
 
 def on_host(optimizer: Optimizer, numbers: Sequence[Number]) -> list[float]:

@@ -88,7 +88,7 @@ def train_step(
         except TraceAgain as found:
             facts.add(found)
             continue
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # the second before Keras 3.14
             if facts.was_called or not keras_model.refused_variable(error):
                 raise
             keras_model.trace_once(model, batch)

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import ExampleLog, SeededArrays, SGDPlus
-from tests.support.by_hand import PerEpoch, cases
+from tests.support.by_hand import PerEpoch, cases, without_ids
 from tests.support.tiers import tiered_rows
 
 DENSE = cases()["dense"]
@@ -65,7 +65,7 @@ def _by_id(rows: Any, key: str = "row") -> Any:
         "x": keras.Input((6,), name="x"),
         "row": keras.Input((), dtype=rows.dtype.name, name="row"),
     }
-    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(inputs["x"]))
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(without_ids(inputs)))
     model.compile(SGDPlus(0.01, jit_compile=False), "sparse_categorical_crossentropy")
     data, log = {"x": X, "row": rows}, ExampleLog(id=key)
     return model.fit(data, Y, batch_size=11, verbose=0, callbacks=[log])

@@ -200,7 +200,7 @@ def test_dropout_draws_the_same_mask(rate: float, noise_shape: Any, dtype: str) 
         assert (bool(ops & {"While", "StatelessWhile"})) is (lowered and rate > 0)
         runs.append((found, generator.state.numpy() - before))
     (ours, our_seed), (theirs, their_seed) = runs
-    assert our_seed.any() == (rate > 0)
+    assert rate == 0 or our_seed.any()  # Keras 3.13 draws a seed for no rate, too
     np.testing.assert_array_equal(our_seed, their_seed)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -15,6 +15,10 @@ from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
 from tests.support.paths import ROOT
 
 FILES = ROOT / "tests" / "data" / "version_0_1_0"  # write.py there wrote them
+_READS_THEM = pytest.mark.skipif(
+    tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15),
+    reason="Keras 3.15 wrote the model; older Keras does not know its initializers",
+)
 
 
 def _data() -> tuple[Any, Any]:
@@ -26,6 +30,7 @@ def _objects() -> dict[str, Any]:
     return pickle.loads((FILES / "objects.pickle").read_bytes())
 
 
+@_READS_THEM
 @pytest.mark.parametrize("source", ["model.keras", "objects.pickle"])
 def test_training_goes_on_as_version_0_1_0_went_on(source: str) -> None:
     if source == "model.keras":
@@ -50,6 +55,7 @@ def test_training_goes_on_as_version_0_1_0_went_on(source: str) -> None:
         np.testing.assert_allclose(value, stored[name], rtol=1e-5, atol=1e-5 * moved)
 
 
+@_READS_THEM
 def test_pickled_objects_of_0_1_0() -> None:
     found = _objects()
     assert type(found["optimizer"]) is SGDPlus

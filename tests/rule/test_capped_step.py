@@ -162,7 +162,8 @@ def test_equals_optax() -> None:
         "capped"
     ]
     assert 0.2 < share < 0.9
-    with jax.enable_x64(True):
+    enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    with enable_x64(True):
         rule = optax.polyak_sgd(rate / c, scaling=c, variant="sps+")
 
         def loss(weights: Any, x_i: Any, y_i: Any) -> Any:

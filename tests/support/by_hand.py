@@ -149,14 +149,20 @@ def _put(found: dict[str, Any], values: Any, shape: Any, place: Any) -> None:
         table[place] = value
 
 
+def without_ids(inputs: Any) -> Any:
+    """The input "x"; Keras before 3.14 wants each input of a graph to be used."""
+    first = keras.layers.Lambda(lambda both: both[0])
+    return first([inputs["x"], inputs["row"]])
+
+
 def with_ids(case: Case) -> tuple[Case, Any]:
-    """The case with an input "row", which the model ignores; and its `(x, y)`."""
+    """The case with an input "row", which changes nothing; and its `(x, y)`."""
 
     def make() -> Any:
         model = case.make()
         row = keras.Input((), dtype="int64", name="row")
         inputs = {"x": keras.Input(case.x.shape[1:], name="x"), "row": row}
-        return keras.Model(inputs, model(inputs["x"]))
+        return keras.Model(inputs, model(without_ids(inputs)))
 
     x = {"x": case.x, "row": np.arange(len(case.x))}
     return case._replace(make=make, x=x), (x, case.y)
