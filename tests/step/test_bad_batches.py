@@ -69,7 +69,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "y_objects": ((X, OBJECTS), AS_OBJECT),
     "weight_objects": ((X, Y, OBJECTS), AS_OBJECT),
     # no arrays, other structures
-    "x_none": ((None, Y), "None was passed|at least one|not optional"),
+    "x_none": ((None, Y), "None was passed|at least one|not optional|inputs=None"),
     "y_none": ((X, None), "`y` must be given"),
     "x_string": (("abc", Y), NO_ARRAY),
     "y_string": ((X, "abc"), NO_ARRAY),
