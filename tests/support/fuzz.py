@@ -157,6 +157,9 @@ def cases(draw: Any) -> Case:
     # Keras cannot add a bfloat16 cost of activities to a float32 loss. It cannot divide
     # sparse gradients by the scale of a loss.
     costs = [r for r in REGULARIZERS if r != "activity" or dtype[:5] == "float"]
+    # Keras 3.13 multiplies float64 weights by regularizers' float32 numbers, and fails.
+    version = tuple(map(int, keras.__version__.split(".")[:2]))
+    costs = costs if version > (3, 13) or dtype != "float64" else []
     scales = (2.0, 128.0) if model not in ("embedding", "masked", "attention") else ()
     # Both sides use XLA's kernels. Rounding decides between two values under a maximum,
     # or a gradient and its limit, that are equal up to rounding. In float64 Keras uses

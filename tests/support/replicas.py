@@ -125,6 +125,7 @@ class Simulation:
                 variable.assign(value)
             inner.seed = folded(seed, replica, 63)
             if len(shard[0]):
+                model.reset_metrics()  # Keras 3.13 does not in train_on_batch
                 logs = model.train_on_batch(*shard, return_dict=True)
                 seen.append((len(shard[0]), logs))
                 # Add up what each replica added to seeds and counters.
