@@ -162,7 +162,8 @@ def test_equals_optax() -> None:
         "capped"
     ]
     assert 0.2 < share < 0.9
-    enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+    older: Any = jax.experimental  # where jax 0.5 has it
+    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else older.enable_x64
     with enable_x64(True):
         rule = optax.polyak_sgd(rate / c, scaling=c, variant="sps+")
 
