@@ -16,6 +16,7 @@ from tests.support.twins import (
     dense_model,
     train_pair,
 )
+from tests.support.versions import KERAS
 
 N = 28
 X, Y = dense_data(N)
@@ -48,7 +49,7 @@ def _one_device() -> AbstractContextManager[Any]:
 
 
 on_tensorflow = pytest.mark.skipif(
-    tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15),
+    KERAS < (3, 15),
     reason="keras.distribution works with TensorFlow since Keras 3.15",
 )
 DEVICES = [

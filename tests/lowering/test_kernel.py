@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import compiled, one_kernel
+from tests.support.versions import TENSORFLOW
 
 
 def _products(function: Any, *shapes: tuple[int, ...]) -> int:
@@ -45,7 +46,7 @@ def test_a_native_convolution_is_above_the_bound() -> None:
 
 
 @pytest.mark.skipif(
-    tuple(map(int, tf.__version__.split(".")[:2])) < (2, 20),
+    TENSORFLOW < (2, 20),
     reason="XLA has one kernel for small loops, and the option, since TensorFlow 2.20",
 )
 @pytest.mark.parametrize(("size", "is_one_kernel"), [(8, True), (64, False)])

@@ -13,10 +13,11 @@ import pytest
 
 from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
 from tests.support.paths import ROOT
+from tests.support.versions import KERAS
 
 FILES = ROOT / "tests" / "data" / "version_0_1_0"  # write.py there wrote them
 _READS_THEM = pytest.mark.skipif(
-    tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15),
+    KERAS < (3, 15),
     reason="Keras 3.15 wrote the model; older Keras does not know its initializers",
 )
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from keras_sgd_plus import SGDPlus
 from tests.support.tiers import tiered_keys
 from tests.support.twins import dense_data
+from tests.support.versions import KERAS
 
 X, Y = dense_data(6)
 W = np.ones(6, "float32")
@@ -34,6 +35,7 @@ FEATURES = "expected axis -1 of input shape to have value 5|Matrix size-incompat
 TEXT = "must be numbers. Received: . of strings|Invalid dtype: (str|bytes)"
 NO_ARRAY = "Unrecognized data type|Only input tensors|must come in batches|to Tensor"
 AS_OBJECT = "Invalid dtype: object|Unsupported object type|Convert numbers with|shape"
+NO_X = "None was passed|at least one|not optional" if KERAS > (3, 13) else "inputs=None"
 UNFIT = "Dimensions must be equal|[Ii]ncompatible shapes"
 STRUCTURE = "structure"
 
@@ -69,7 +71,7 @@ BAD: dict[str, tuple[tuple[Any, ...], str]] = {
     "y_objects": ((X, OBJECTS), AS_OBJECT),
     "weight_objects": ((X, Y, OBJECTS), AS_OBJECT),
     # no arrays, other structures
-    "x_none": ((None, Y), "None was passed|at least one|not optional|inputs=None"),
+    "x_none": ((None, Y), NO_X),
     "y_none": ((X, None), "`y` must be given"),
     "x_string": (("abc", Y), NO_ARRAY),
     "y_string": ((X, "abc"), NO_ARRAY),
