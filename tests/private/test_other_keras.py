@@ -17,14 +17,13 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-import keras_sgd_plus
 from tests.support.internals import keras_backend, keras_optimizer, keras_trainer
 from tests.support.other_keras import Change
-from tests.support.paths import ROOT
+from tests.support.paths import PACKAGE, ROOT
 from tests.support.private_names import ERROR, SLOWER, TABLES, Row
 from tests.support.syntax import pieces_of_f_strings
 
-FOLDER = Path(keras_sgd_plus.__file__).resolve().parent / "_private"
+FOLDER = PACKAGE / "_private"
 TOLERANCE = 1e-5  # of weights of size one
 # The whole table is of the matrix, other parameters of the slow tier.
 BY_DEFAULT = {("moved", "keras.src.backend.tensorflow.nn")}

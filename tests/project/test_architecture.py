@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import keras_sgd_plus
-from tests.support.paths import ROOT
+from tests.support.paths import PACKAGE, ROOT
 
-PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent  # installed, or in ROOT
 BENCHMARKS = ROOT / "benchmarks"
 MAX_MODULE = 250  # lines beside the longest docstring
 MAX_FUNCTION = 60  # lines beside the docstring

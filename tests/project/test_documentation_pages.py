@@ -15,7 +15,7 @@ from tests.optimizer import test_live_settings
 from tests.pending import test_tables
 from tests.support.blocks import blocks_of, printed_and_said
 from tests.support.internals import keras_backend, keras_trainer
-from tests.support.paths import ROOT
+from tests.support.paths import PACKAGE, ROOT
 from tests.support.tables import UPDATES
 from tests.support.tiers import matrix
 from tests.support.zoo import ZOO
@@ -23,7 +23,7 @@ from tests.support.zoo import ZOO
 DOCS = ROOT / "docs"
 INSIDE = (DOCS / "inside.md").read_text()
 PROMISES = (DOCS / "promises.md").read_text()
-PRIVATE = ROOT / "keras_sgd_plus" / "_private"
+PRIVATE = PACKAGE / "_private"
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,12 @@ def test_the_files_that_it_names_exist() -> None:
     named = re.findall(r"`(?:keras_sgd_plus/)?(_\w+(?:/\w+\.py)?)`", INSIDE)
     folders = {name for name in named if name.count("/") or name in _folders()}
     assert len(folders) > 15
-    missing = [n for n in folders if not (ROOT / "keras_sgd_plus" / n).exists()]
+    missing = [n for n in folders if not (PACKAGE / n).exists()]
     assert missing == []
 
 
 def _folders() -> set[str]:
-    return {p.name for p in (ROOT / "keras_sgd_plus").iterdir() if p.is_dir()}
+    return {p.name for p in PACKAGE.iterdir() if p.is_dir()}
 
 
 # The recipes and the callbacks are default tests; the others are rows of the matrix.

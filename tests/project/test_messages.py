@@ -6,12 +6,9 @@ import ast
 import functools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-import keras_sgd_plus
 
 # Modules, not their functions: pytest would run those once more from here.
 from tests.callbacks import (
@@ -34,6 +31,7 @@ from tests.step import (
     test_traces,
     test_xla_choice,
 )
+from tests.support.paths import PACKAGE
 from tests.support.syntax import pieces_of_f_strings
 from tests.trainer import (
     test_bypass,
@@ -44,7 +42,6 @@ from tests.trainer import (
     test_two_optimizers,
 )
 
-PACKAGE = Path(keras_sgd_plus.__file__).resolve().parent
 MIN_LENGTH = 60  # of a text that is a message, and no name or option
 
 BATCHES = test_batch_checks.BATCHES

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.blocks import blocks_of
-from tests.support.paths import ROOT
+from tests.support.paths import PACKAGE, ROOT
 
 # A step is at most so many gradients long, with all that momentum adds to it: half of
 # what 0.01 with momentum 0.9 makes, which diverges on half of what people try.
@@ -19,7 +19,7 @@ SOURCES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").glob("*.py")),
-    *sorted((ROOT / "keras_sgd_plus").rglob("*.py")),
+    *sorted(PACKAGE.rglob("*.py")),
 ]
 NAMES = ("SGDPlus", "SGD")
 
