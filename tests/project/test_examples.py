@@ -41,12 +41,13 @@ def test_example(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / f"{name}.py")]
     done = subprocess.run(
         command,
-        check=True,
+        check=False,
         timeout=SECONDS.get(name, 120),
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert done.returncode == 0, done.stderr
     assert "triggered tf.function retracing" not in done.stderr
     assert _files() == before
     assert list(tmp_path.iterdir()) == []
