@@ -59,13 +59,18 @@ def waiting_for(checks: list[Any], batch: Structure) -> Any:
 
 
 def specs(batch: Structure, num_examples: int) -> Any:
-    """Symbolic tensors of the shapes and dtypes of a batch of `num_examples`."""
+    """The `tf.TypeSpec`s of a batch of `num_examples`; None entries stay."""
 
     def spec(leaf: Leaf | None) -> Any:
         if leaf is None:
             return None
-        dtype = keras.backend.standardize_dtype(leaf.dtype)
-        return keras.KerasTensor((num_examples, *leaf.shape[1:]), dtype)
+        shape = [num_examples, *leaf.shape[1:]]
+        if isinstance(leaf, tf.SparseTensor):
+            return tf.SparseTensorSpec(shape, leaf.dtype)
+        if isinstance(leaf, tf.RaggedTensor):
+            splits = leaf.row_splits.dtype
+            return tf.RaggedTensorSpec(shape, leaf.dtype, leaf.ragged_rank, splits)
+        return tf.TensorSpec(shape, leaf.dtype)
 
     return tuple(keras.tree.map_structure(spec, part) for part in batch)
 

@@ -26,8 +26,9 @@ def output_specs(model: Model, group_size: int) -> Any:
     """Symbolic outputs of a model on `group_size` examples, in their structure.
 
     Read off its graph, for a functional model whose layers have made their variables.
-    None for any other, and where a size is unknown. Goes when `_symbolic_build` does
-    not run models that are built.
+    The structure is that which a call returns: a list of one output is that output.
+    None for any other model, and where a size is unknown. Goes when Keras says which
+    outputs a call returns.
     """
     graph = graph_of(model)
     if graph is None:
@@ -40,9 +41,10 @@ def output_specs(model: Model, group_size: int) -> Any:
     shapes = [tuple(t.shape) for t in keras.tree.flatten(specs)]
     if any(shape[:1] != (None,) or None in shape[1:] for shape in shapes):
         return None
-    return keras.tree.map_structure(
+    found = keras.tree.map_structure(
         lambda t: keras.KerasTensor((group_size, *t.shape[1:]), t.dtype), specs
     )
+    return found[0] if isinstance(found, (list, tuple)) and len(found) == 1 else found
 
 
 def _has_variables(layer: Any) -> bool:

@@ -14,11 +14,17 @@ from keras_sgd_plus._private import keras_graph, keras_optimizer, names
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 
 
-def build(model: Model, optimizer: Optimizer, data: tuple[Any, Any, Any]) -> None:
+def build(model: Model, optimizer: Optimizer, specs: tuple[Any, Any, Any]) -> None:
     """Creates the variables of model, loss, metrics and optimizer that are missing.
 
-    A loop's body may create none. `_symbolic_build` is what Keras's JAX trainer calls
-    for the same reason; goes when Keras has a public name for it.
+    A loop's body may create none. They are made as Keras's own first step makes them:
+    by a trace of the model in training, of its loss and of its metrics, which runs
+    nothing. Goes when Keras has a public name for that.
+
+    Args:
+        model: the model in training.
+        optimizer: its optimizer.
+        specs: `tf.TypeSpec`s of x, y and sample_weight of one group of examples.
     """
     # The class of variables that `tf.Variable` makes eagerly.
     plain = type(keras_optimizer.raw_iterations(optimizer).value)
@@ -32,49 +38,47 @@ def build(model: Model, optimizer: Optimizer, data: tuple[Any, Any, Any]) -> Non
 
     with tf.init_scope(), tf.variable_creator_scope(creator):
         if model.compiled:
-            _build_losses(model, data)
-            names.call(model, "_symbolic_build", data_batch=data)
+            _build_model(model, specs)
         if not optimizer.built:
             with keras.name_scope(optimizer.name):
                 optimizer.build(model.trainable_variables)
 
 
-def _build_losses(model: Model, data: tuple[Any, Any, Any]) -> None:
-    # Creates the variables of losses and metrics without a run of the model.
-    # `_symbolic_build` runs it to see its outputs, which takes half as long as to trace
-    # the loop; it does not where they are built. Where the outputs are not known it
-    # has everything left to do.
-    loss, metrics = (
+def _build_model(model: Model, specs: tuple[Any, Any, Any]) -> None:
+    parts = [
         getattr(model, name, None) for name in ("_compile_loss", "_compile_metrics")
-    )
-    is_built = [part is None or part.built for part in (loss, metrics)]
-    if all(is_built) or tf.distribute.has_strategy():
+    ]
+    builds_loss, builds_metrics = (p is not None and not p.built for p in parts)
+    needs_run = not all(layer.built for layer in layers(model))
+    if not (builds_loss or builds_metrics or needs_run):
         return
-    if model.losses:  # which layers add when they are called
-        return
-    x, y, sample_weight = data
-    leaves = [leaf for leaf in keras.tree.flatten(x) if leaf is not None]
-    # Without inputs Keras says what is missing.
-    y_pred = keras_graph.output_specs(model, leaves[0].shape[0]) if leaves else None
-    if y_pred is None:
-        return
+    y_pred: Any = None
+    leaves = [leaf for leaf in keras.tree.flatten(specs[0]) if leaf is not None]
+    # A run of the model takes half as long as to trace the loop. It is spared where the
+    # graph tells the outputs; not where layers add losses when they are called.
+    if leaves and not needs_run and not model.losses:
+        y_pred = keras_graph.output_specs(model, leaves[0].shape[0])
 
-    def run(x: Structure, y: Structure, y_pred: Structure, weight: Tensor) -> None:
-        if not is_built[1]:
-            model.compute_metrics(x, y, y_pred, sample_weight=weight)
-        if not is_built[0]:
-            compute_loss(model, x, y, y_pred, weight)
+    def step(y_pred: Structure) -> None:
+        x, y, sample_weight = keras.tree.map_structure(_placeholder, specs)
+        if y_pred is None:
+            y_pred = forward(model, x)
+        if builds_loss:
+            compute_loss(model, x, y, y_pred, sample_weight)
+        if builds_metrics:
+            model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    specs = _tensor_specs((x, y, y_pred, sample_weight))
-    # Variables are made when the scope ends: none belongs to the function.
-    with keras.StatelessScope():
-        tf.function(run, autograph=False).get_concrete_function(*specs)
+    backend = names.module("keras.src.backend.tensorflow.core")
+    names.call(backend, "compute_output_spec", step, y_pred)
 
 
-def _tensor_specs(structure: Structure) -> Any:
-    return keras.tree.map_structure(
-        lambda t: None if t is None else tf.TensorSpec(t.shape, t.dtype), structure
-    )
+def _placeholder(spec: Any) -> Any:
+    # A tensor of the graph in the making; sparse and ragged ones are several.
+    if spec is None:
+        return None
+    parts = tf.nest.flatten(spec, expand_composites=True)
+    made = [tf.compat.v1.placeholder(part.dtype, part.shape) for part in parts]
+    return tf.nest.pack_sequence_as(spec, made, expand_composites=True)
 
 
 def build_from_first_part(model: Model, iterator: Any) -> None:
@@ -115,21 +119,21 @@ def refused_variable(error: BaseException) -> bool:
     return trace is not None and trace.tb_frame.f_code in codes
 
 
-def trace_once(model: Model, data: tuple[Any, Any, Any]) -> None:
+def trace_once(model: Model, specs: tuple[Any, Any, Any]) -> None:
     """Lets model, loss and metrics create variables at a first call, and runs nothing.
 
-    For what `_symbolic_build` cannot do, which opens a stateless scope: variables made
-    from a value, as a loss may do when it is first called.
+    For what `build` cannot do, which opens a stateless scope: variables made from a
+    value, as a loss may do when it is first called. Arguments are those of `build`.
     """
 
-    def step(x: Structure, y: Structure, sample_weight: Tensor) -> None:
+    def step() -> None:
+        x, y, sample_weight = keras.tree.map_structure(_placeholder, specs)
         y_pred = forward(model, x)
         compute_loss(model, x, y, y_pred, sample_weight)
         model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     with tf.init_scope():
-        specs = _tensor_specs(data)
-        tf.function(step, autograph=False).get_concrete_function(*specs)
+        tf.function(step, autograph=False).get_concrete_function()
 
 
 def layers(model: Model) -> list[Any]:

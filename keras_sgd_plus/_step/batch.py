@@ -91,7 +91,8 @@ def train_step(
         except (ValueError, RuntimeError) as error:  # the second before Keras 3.14
             if facts.was_called or not keras_model.refused_variable(error):
                 raise
-            keras_model.trace_once(model, batch)
+            size = optimizer.examples_per_update
+            keras_model.trace_once(model, examples.specs(batch, size))
             facts.was_called = True
             continue
         # 3. Commit the values that the compiled function has not committed itself.

@@ -14,10 +14,11 @@ import keras
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.support.compare import bound_of
-from tests.support.fuzz import Case, cases, train
+from tests.support.compare import bound_of, rounding, snapshot
+from tests.support.fuzz import Case, assert_evaluate_alike, cases, train
 from tests.support.fuzz_models import MODELS
 from tests.support.messages import normalises, short_schedules
+from tests.support.structures import put_back_the_old_fault
 from tests.support.twins import assert_engaged, assert_same
 
 pytestmark = [normalises, short_schedules]
@@ -40,7 +41,10 @@ def check(case: Case, engagements: list[str]) -> float:
         pair = train(case)
         assert_engaged(pair, engagements, case.num_updates)
         bound = bound_of(case.dtype, case.num_updates)
+        if case.dtype != "float64":
+            bound += rounding(pair.before, snapshot(pair.theirs))
         assert_same(pair, bound)
+        assert_evaluate_alike(case, pair)
     except BaseException as error:
         error.add_note(f"To run it again: train({case!r})")
         raise
@@ -68,6 +72,15 @@ def test_a_dozen_random_cases_equal_keras(engagements: list[str]) -> None:
     done = fuzz(12, SHARDS, engagements)
     assert len(done) >= 11
     assert len({case.model for case in done}) >= 5
+
+
+@pytest.mark.slow
+def test_the_fuzzer_finds_losses_built_for_another_structure(
+    engagements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_back_the_old_fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        fuzz(20, 0, engagements)
 
 
 @pytest.fixture(scope="module")

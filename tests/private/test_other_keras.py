@@ -51,8 +51,9 @@ PUBLIC = {
     "our own": "asks_thread keras_sgd_plus_taken seed_name",
 }
 # Called by TensorFlow in so many ways that a parameter more cannot be simulated, or
-# generated, without a `def` in a file.
+# generated, without a `def` in a file; or with the name of a method.
 NEVER_LONGER = {
+    "compute_output_spec",
     "dynamic_slice",
     "ResourceVariable",
     "_get_default_replica_mode",

@@ -71,6 +71,17 @@ def difference(before: Snapshot, ours: Snapshot, theirs: Snapshot) -> Difference
     return Difference(worst, equal)
 
 
+def rounding(before: Snapshot, after: Snapshot) -> float:
+    """How far rounding the weights once in float32 puts two trainings apart.
+
+    In units of the largest change, as `difference`: it counts where that is small.
+    """
+    start = before.get("weights") or [np.zeros_like(a) for a in after["weights"]]
+    moves = [_gap(a, b) for a, b in zip(start, after["weights"], strict=True)]
+    largest = [float(np.max(np.abs(a), initial=0.0)) for a in after["weights"]]
+    return float(np.finfo("float32").eps) * max(largest) / max(moves)
+
+
 def _gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(a.astype("float64") - b.astype("float64")), initial=0.0))
 

@@ -21,6 +21,7 @@ from tests.support.fuzz_models import (
     build,
     examples,
 )
+from tests.support.structures import assert_alike
 from tests.support.twins import Pair, train_pair
 from tests.support.versions import KERAS
 
@@ -52,6 +53,7 @@ class Case:
     """A model, its data and its training, in plain values: `repr` reproduces it."""
 
     model: str = "dense"
+    container: str = "tensor"  # of the outputs: a third have one in a list, say
     head: str = "mse"
     units: int = 4
     depth: int = 1
@@ -108,7 +110,7 @@ class Case:
         size = Size(
             self.units, self.depth, self.activation, self.regularizer, self.constraint
         )
-        model = build(self.model, size, HEADS[self.head])
+        model = build(self.model, size, HEADS[self.head], self.container)
         if self.frozen:
             layers = [layer for layer in model.layers if layer.count_params()]
             layers[0].trainable = False
@@ -177,6 +179,7 @@ def cases(draw: Any) -> Case:
         num_examples = -(-num_examples // group) * group
     return Case(
         model=model,
+        container=one_of(*["tensor"] * 4, "list", "tuple"),
         head=one_of(*heads),
         units=draw(st.integers(1, 6)),
         depth=one_of(1, 2, 3),
@@ -220,10 +223,7 @@ def _policy(dtype: str) -> Iterator[None]:
 def train(case: Case) -> Pair:
     """Both models after the training of a case."""
     with _policy(case.dtype):
-        head = HEADS[case.head]
-        x_dtype = "float64" if case.dtype == "float64" else case.x_dtype
-        x, y = examples(case.model, head, case.num_examples, x_dtype, case.seed)
-        weight = case.sample_weight()
+        x, y, weight = _data(case)
         ours: dict[str, Any] = {"batch_size": case.batch_size}
         if case.dataset:
             parts = [p for p in (x, y, weight) if p is not None]
@@ -246,3 +246,28 @@ def train(case: Case) -> Pair:
             our_fit=ours,
             their_fit={"batch_size": case.group},
         )
+
+
+def _data(case: Case) -> tuple[Any, Any, Any]:
+    x_dtype = "float64" if case.dtype == "float64" else case.x_dtype
+    head, seed = HEADS[case.head], case.seed
+    x, y = examples(case.model, head, case.num_examples, x_dtype, seed)
+    return x, y, case.sample_weight()
+
+
+def assert_evaluate_alike(case: Case, pair: Pair) -> None:
+    """`evaluate` and `predict` say the same of both models.
+
+    Weights differ by rounding, and a loss may magnify that: a hundredth of one is
+    allowed, where the loss of other examples would differ by tenths.
+    """
+    with _policy(case.dtype):
+        x, y, weight = _data(case)
+        seen = [
+            [
+                model.evaluate(x, y, 5, 0, weight, return_dict=True),
+                model.predict(x, 4, 0),
+            ]
+            for model in (pair.ours, pair.theirs)
+        ]
+    assert_alike(*seen, tolerance=0.03 if "bfloat16" in case.dtype else 0.003)

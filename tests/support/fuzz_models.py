@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from tests.support.structures import contained
+
 NUM_CLASSES, NUM_IDS = 3, 9
 
 
@@ -222,8 +224,12 @@ class Subclassed(keras.Model):
         return self.head(self.hidden(x))
 
 
-def build(name: str, size: Size, head: Head) -> keras.Model:
-    """A fresh model."""
+def build(name: str, size: Size, head: Head, container: str = "tensor") -> keras.Model:
+    """A fresh model.
+
+    Args:
+        container: of a functional model's one output, or of its two.
+    """
     # Under mixed precision the last layer stays in float32, as Keras's guide says.
     dtype = keras.config.floatx()
     last = layers.Dense(head.units, head.activation, dtype=dtype, name="first")
@@ -234,12 +240,13 @@ def build(name: str, size: Size, head: Head) -> keras.Model:
     if name == "two_inputs":
         other = keras.Input(shape)
         both = layers.Concatenate()([body(size, x), layers.Dense(2)(other)])
-        return keras.Model([x, other], last(both))
+        return keras.Model([x, other], contained(container, [last(both)], ["first"]))
     h = body(size, x)
     if name == "two_outputs":
         second = layers.Dense(1, dtype=dtype, name="second")
-        return keras.Model(x, [last(h), second(h)])
-    return keras.Model(x, last(h))
+        outputs = [last(h), second(h)]
+        return keras.Model(x, tuple(outputs) if container == "tuple" else outputs)
+    return keras.Model(x, contained(container, [last(h)], ["first"]))
 
 
 def examples(

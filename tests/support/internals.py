@@ -32,7 +32,13 @@ from keras_sgd_plus._pending import (
     inputs,
 )
 from keras_sgd_plus._pending import tables as pending_tables
-from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer, xla
+from keras_sgd_plus._private import (
+    keras_backend,
+    keras_graph,
+    keras_optimizer,
+    keras_trainer,
+    xla,
+)
 from keras_sgd_plus._rule import (
     Part,
     Rule,
@@ -79,6 +85,7 @@ __all__ = [
     "installation",
     "keras_backend",
     "keras_functions",
+    "keras_graph",
     "keras_optimizer",
     "keras_trainer",
     "layout",

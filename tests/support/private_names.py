@@ -71,6 +71,7 @@ MOVED = _rows(
     Row((f"{BACKEND}.random", f"{BACKEND}.gone.random"), "images", SLOWER),
     Row(("keras.src.random.seed_generator", "keras.gone.seeds"), "images", SLOWER),
     Row(("keras.src.backend.common.global_state", "keras.gone.state"), "seeds", RIGHT),
+    Row((f"{BACKEND}.core", f"{BACKEND}.gone.core"), "plain", ERROR),
     Row(
         ("tensorflow.python.ops.resource_variable_ops", f"{_GONE}.resource"),
         "skip",
@@ -143,7 +144,15 @@ RENAMED = _rows(
     Row(renamed("py_dataset", TRAINERS, r"self\.py_dataset\b"), "batches", ERROR),
     Row(renamed("shuffle", TRAINERS, r"self\.shuffle\b"), "shuffled_batches", ERROR),
     # The model
-    Row(renamed("_symbolic_build"), "plain", ERROR),
+    Row(renamed("_symbolic_build"), "replicas", ERROR),
+    Row(
+        renamed(  # the function; layers have a public method of that name
+            "compute_output_spec",
+            pattern=r"(backend\.|import |def )compute_output_spec\b(?!\(\s*self)",
+        ),
+        "plain",
+        ERROR,
+    ),
     Row(renamed("_flatten_layers"), "plain", ERROR),
     Row(renamed("_call_has_training_arg"), "plain", ERROR),
     Row(renamed("_compute_loss"), "plain", RIGHT),
@@ -197,7 +206,7 @@ RESIGNED = _rows(
     Row(longer("reset_metrics", TRAINERS), "skip", ERROR),
     Row(longer("_make_function", TRAINERS), "workers", ERROR),
     Row(longer("_maybe_symbolic_build", TRAINERS), "replicas", ERROR),
-    Row(longer("_symbolic_build"), "plain", ERROR),
+    Row(longer("_symbolic_build"), "replicas", ERROR),
     Row(longer("_flatten_layers"), "plain", ERROR),
     Row(longer("_compute_loss"), "plain", ERROR),
     Row(longer("_use_weight_decay", OPTIMIZERS), "plain", ERROR),
