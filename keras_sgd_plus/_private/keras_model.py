@@ -60,7 +60,7 @@ def _build_model(model: Model, specs: tuple[Any, Any, Any]) -> None:
         y_pred = keras_graph.output_specs(model, leaves[0].shape[0])
 
     def step(y_pred: Structure) -> None:
-        x, y, sample_weight = keras.tree.map_structure(_placeholder, specs)
+        x, y, sample_weight = (_placeholders(part) for part in specs)
         if y_pred is None:
             y_pred = forward(model, x)
         if builds_loss:
@@ -72,13 +72,16 @@ def _build_model(model: Model, specs: tuple[Any, Any, Any]) -> None:
     names.call(backend, "compute_output_spec", step, y_pred)
 
 
-def _placeholder(spec: Any) -> Any:
-    # A tensor of the graph in the making; sparse and ragged ones are several.
-    if spec is None:
-        return None
-    parts = tf.nest.flatten(spec, expand_composites=True)
-    made = [tf.compat.v1.placeholder(part.dtype, part.shape) for part in parts]
-    return tf.nest.pack_sequence_as(spec, made, expand_composites=True)
+def _placeholders(specs: Structure) -> Any:
+    # Tensors of the graph in the making. A sparse or ragged one is several.
+    def placeholder(spec: Any) -> Any:
+        if spec is None:
+            return None
+        parts = tf.nest.flatten(spec, expand_composites=True)
+        made = [tf.compat.v1.placeholder(part.dtype, part.shape) for part in parts]
+        return tf.nest.pack_sequence_as(spec, made, expand_composites=True)
+
+    return keras.tree.map_structure(placeholder, specs)
 
 
 def build_from_first_part(model: Model, iterator: Any) -> None:
@@ -127,7 +130,7 @@ def trace_once(model: Model, specs: tuple[Any, Any, Any]) -> None:
     """
 
     def step() -> None:
-        x, y, sample_weight = keras.tree.map_structure(_placeholder, specs)
+        x, y, sample_weight = (_placeholders(part) for part in specs)
         y_pred = forward(model, x)
         compute_loss(model, x, y, y_pred, sample_weight)
         model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)

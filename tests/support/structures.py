@@ -378,9 +378,9 @@ def put_back_the_old_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def stored(model: Any, group_size: int) -> Any:
         found = specs(model, group_size)
-        struct = getattr(keras_graph.graph_of(model), "outputs", ())
-        is_tensor = getattr(model, "_outputs_struct", None) is struct[0]
-        return found if found is None or is_tensor or len(struct) > 1 else [found]
+        graph = keras_graph.graph_of(model)
+        is_list = graph is not None and isinstance(graph._outputs_struct, (list, tuple))
+        return [found] if is_list and isinstance(found, keras.KerasTensor) else found
 
     monkeypatch.setattr(keras_graph, "output_specs", stored)
 
