@@ -34,7 +34,8 @@ class BlockState(NamedTuple):
     """Tensors that the loop carries from example to example of a block."""
 
     row: Tensor  # () int32, of the next example
-    changes: list[Tensor]  # per kernel, (k, m): the rate times the error
+    # Per kernel, (k, m): the rate times the error, times the scale of the inputs.
+    changes: list[Tensor]
     coefficients: list[Coefficients]  # per kernel
 
 
@@ -181,17 +182,17 @@ class ShownBlock:
         row = tf.reshape(self.state.row, (1,))
         outputs = tf.gather(product.outputs, row)
         if not isinstance(now.weight, tuple):
-            outputs = tf.cast(now.weight, dtype) * outputs
+            outputs = _share(now.weight, outputs)
         if not isinstance(now.carried, tuple):
-            drift = tf.gather(product.drifts, row)
-            outputs += tf.cast(now.carried, dtype) * drift
+            outputs += _share(now.carried, tf.gather(product.drifts, row))
         gram = tf.gather(product.gram, row)
         # Inputs of later rows may be NaN, and zero times NaN is NaN.
         is_earlier = _is_earlier(product.gram.shape[0], self.state.row)
         shares = tf.where(is_earlier, gram, 0)
         if not isinstance(now.changes, tuple):
             shares *= tf.cast(now.changes, dtype)
-        outputs -= tf.matmul(shares, self.state.changes[k])
+        scale = tf.gather(product.scales, row)
+        outputs -= scale * tf.matmul(shares, self.state.changes[k])
         return tf.gather(product.inputs, row), outputs
 
     def step(
@@ -203,7 +204,8 @@ class ShownBlock:
             gradient: OuterGradient = gradients[place.index]
             error = tf.reshape(gradient.right, (1, -1))
             rate = tf.cast(rates[place.index], error.dtype)
-            change = rate * error
+            scales = self.entered.products[k].scales
+            change = rate * error * tf.gather(scales, self.state.row)
             if applies is not None:
                 change = tf.where(applies, change, tf.zeros_like(change))
             before, row = self.state.changes[k], self.state.row
@@ -226,6 +228,12 @@ class ShownBlock:
         if place.decays:
             factor = 1 - exact_decay(numbers, rate)
         return coefficients.Step(momentum, plan.nesterov, factor)
+
+
+def _share(factor: Tensor, outputs: Tensor) -> Any:
+    # The product; zero where the factor is, though outputs may have overflowed.
+    factor = tf.cast(factor, outputs.dtype)
+    return tf.where(tf.equal(factor, 0), tf.zeros_like(outputs), factor * outputs)
 
 
 def _is_earlier(size: int, row: Any) -> Any:

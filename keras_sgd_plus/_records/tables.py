@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._rule import Gradient, inner
+from keras_sgd_plus._rule import Gradient, inner, norm, norm_of
 
 
 class Wanted(NamedTuple):
@@ -98,8 +99,16 @@ def gradient_norm(gradients: Sequence[Gradient | None]) -> Tensor:
     Rows of a table that have the same index are added up before they are squared: the
     norm is that of the gradient as a tensor of the table's shape.
     """
-    squares = [tf.cast(inner(g, g), tf.float32) for g in gradients if g is not None]
-    return tf.sqrt(tf.add_n(squares)) if squares else tf.zeros(())
+    found = [g for g in gradients if g is not None]
+    if not found:
+        return tf.zeros(())
+    total = tf.add_n([tf.cast(inner(g, g), tf.float32) for g in found])
+
+    def by_scale() -> Any:  # squares overflow sooner than the norm
+        return norm_of(tf.stack([tf.cast(norm(g), tf.float32) for g in found]))
+
+    is_plain = total < tf.float32.max
+    return tf.cond(is_plain, lambda: tf.sqrt(total), by_scale, name=xla.TAKEN)
 
 
 def _with_row(table: Tensor, number: Tensor, row: Tensor) -> Any:

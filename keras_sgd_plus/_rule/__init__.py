@@ -15,9 +15,11 @@ from keras_sgd_plus._rule.gradient import (
     OuterGradient,
     RowsGradient,
     as_gradient,
+    norm_of,
     outer,
+    power_of_two,
 )
-from keras_sgd_plus._rule.inner import inner
+from keras_sgd_plus._rule.inner import inner, norm
 from keras_sgd_plus._rule.loss_scale import LossScale, apply_scaled
 from keras_sgd_plus._rule.numbers import Numbers, as_vector, by_name, on_host
 from keras_sgd_plus._rule.part import (
@@ -61,9 +63,12 @@ __all__ = [
     "exact_decay",
     "inner",
     "make_slots",
+    "norm",
+    "norm_of",
     "on_host",
     "outer",
     "overrides",
+    "power_of_two",
     "select",
     "slots",
     "window_ends",

@@ -27,6 +27,15 @@ _MANY = 64
 _SAME_ENTRIES = ("Reshape", "Transpose", "Identity", "ExpandDims", "Squeeze")
 
 
+_PLAIN = 1e20  # a sum of squares below it neither overflows nor hides small factors
+# Of a type: the bits of its exponent, integers of its size, and powers of two whose
+# inverses are normal numbers: XLA takes subnormal ones for zero.
+_EXPONENTS = {
+    tf.float32: (0x7F800000, tf.int32, 2.0**-126, 2.0**126),
+    tf.float64: (0x7FF0000000000000, tf.int64, 2.0**-1022, 2.0**1022),
+}
+
+
 @dataclass(frozen=True)
 class DenseGradient:
     """A tensor of the weight's shape."""
@@ -136,8 +145,10 @@ class OuterGradient:
         """As `DenseGradient.clipped_by_norm`."""
         if not self.has_factored_norm:
             return DenseGradient(self.value).clipped_by_norm(limit)
-        limit = _as(limit, self.value.dtype)
-        factor = limit / tf.maximum(self.norm(), limit)
+        limit, norm = _as(limit, self.value.dtype), self.norm()
+        # Keras adds up squares, which overflow sooner than the norm.
+        norm = tf.where(tf.math.is_finite(tf.square(norm)), norm, float("inf"))
+        factor = limit / tf.maximum(norm, limit)
         return self.scaled(lambda v: v * factor)
 
     def all_finite(self) -> Tensor:
@@ -163,9 +174,22 @@ class OuterGradient:
         return tf.logical_and(product, tf.logical_and(*known))
 
     def norm(self) -> Tensor:
-        """() float, the Euclidean norm, from the two vectors."""
-        # Norms and not squares are multiplied: those would overflow sooner.
-        return _norm(self.left) * _norm(self.right)
+        """() float, the Euclidean norm, from the two vectors.
+
+        The entries are products, so the squares of one vector may overflow where the
+        other vector is small or zero. Such vectors are scaled by powers of two.
+        """
+        squares = [dot(factor, factor) for factor in (self.left, self.right)]
+        is_plain = tf.reduce_all(tf.stack(squares) < _PLAIN)  # not where one is NaN
+
+        def plain() -> Any:
+            return tf.sqrt(squares[0]) * tf.sqrt(squares[1])
+
+        def by_scale() -> Any:
+            (a, one), (b, other) = (_scaled_norm(f) for f in (self.left, self.right))
+            return a * b * (one * other)
+
+        return tf.cond(is_plain, plain, by_scale, name=xla.TAKEN)
 
 
 Gradient = DenseGradient | RowsGradient | OuterGradient
@@ -221,8 +245,33 @@ def _as(limit: Tensor, dtype: Any) -> Tensor:
     return tf.cast(tf.convert_to_tensor(limit, tf.float64), dtype)
 
 
-def _norm(vector: Tensor) -> Tensor:
-    return tf.sqrt(dot(vector, vector))
+def norm_of(vector: Tensor) -> Tensor:
+    """() float, the Euclidean norm, also where the squares overflow."""
+    scale, norm = _scaled_norm(vector)
+    return scale * norm
+
+
+def _scaled_norm(vector: Tensor) -> tuple[Any, Any]:
+    # A power of two, and the norm of the vector over it, whose squares are small.
+    scale = power_of_two(tf.reduce_max(tf.abs(vector)))
+    small = vector / scale
+    return scale, tf.sqrt(dot(small, small))
+
+
+def power_of_two(size: Tensor) -> Any:
+    """The largest power of two that is not above `size`; 1 for 0, infinity and NaN.
+
+    Division by it is exact. It is at most a quarter of the largest power that the type
+    has, so that its inverse is a normal number.
+
+    Args:
+        size: float32 or float64 of any shape, entries >= 0.
+    """
+    bits, integer, least, most = _EXPONENTS[size.dtype]
+    exponent = tf.bitwise.bitwise_and(tf.bitcast(size, integer), bits)
+    power = tf.clip_by_value(tf.bitcast(exponent, size.dtype), least, most)
+    is_usable = tf.logical_and(size > 0, tf.math.is_finite(size))
+    return tf.where(is_usable, power, tf.ones_like(power))
 
 
 def dot(one: Tensor, other: Tensor) -> Tensor:

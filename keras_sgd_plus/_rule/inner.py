@@ -1,11 +1,17 @@
-"""The inner product of two gradients of one weight."""
+"""The inner product of two gradients of one weight, and the norm of one."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
 from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._rule.gradient import Gradient, OuterGradient, RowsGradient, dot
+from keras_sgd_plus._rule.gradient import (
+    Gradient,
+    OuterGradient,
+    RowsGradient,
+    dot,
+    norm_of,
+)
 
 
 def inner(one: Gradient, other: Gradient) -> Tensor:
@@ -23,6 +29,15 @@ def inner(one: Gradient, other: Gradient) -> Tensor:
         values = _added_up(one)
         return dot(values, values if other is one else _added_up(other))
     return dot(_wide(one.dense()), _wide(other.dense()))
+
+
+def norm(gradient: Gradient) -> Tensor:
+    """() float32 or wider: the Euclidean norm, also where its square overflows."""
+    if isinstance(gradient, OuterGradient) and gradient.has_factored_norm:
+        return gradient.norm()
+    if isinstance(gradient, RowsGradient):
+        return norm_of(_added_up(gradient))
+    return norm_of(_wide(gradient.dense()))
 
 
 def _added_up(rows: RowsGradient) -> Tensor:

@@ -41,6 +41,25 @@ def test_norm_of_an_outer_product(scale: float) -> None:
     np.testing.assert_allclose(found, np.sum(np.outer(a, b) ** 2), rtol=1e-12)
 
 
+@pytest.mark.parametrize("sizes", [(1e25, 1e-25), (1e37, 0.0), (1e-30, 1e30)])
+def test_norm_of_vectors_whose_squares_overflow(sizes: tuple[float, float]) -> None:
+    """In float32, against NumPy in float64; the entries themselves are small."""
+    a, b = (n * s for n, s in zip((NORMAL[0], NORMAL[1, :5]), sizes, strict=True))
+    found = _traced(lambda g: g.norm())(a.astype("float32"), b.astype("float32"))
+    np.testing.assert_allclose(found, np.linalg.norm(np.outer(a, b)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_powers_of_two(dtype: str) -> None:
+    """Exact, and with an inverse that is no subnormal number."""
+    info = np.finfo(dtype)
+    sizes = [1.0, 1.5, 2.0, 3.9e5, 0.3, 0.0, float(info.max), np.inf, np.nan]
+    found = gradient.power_of_two(tf.constant(sizes, dtype)).numpy()
+    largest = 2.0 ** (info.maxexp - 2)
+    assert found.tolist() == [1, 1, 2, 2**18, 0.25, 1, largest, 1, 1]
+    assert 1 / largest >= info.tiny
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 0.0])
 @pytest.mark.parametrize("scaled_by", [1.0, 0.25])
 def test_clipping_an_outer_product(scale: float, scaled_by: float) -> None:

@@ -26,6 +26,7 @@ from keras_sgd_plus._lowering import (
 from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._pending import (
     block_plan,
+    block_products,
     blocks,
     clocks,
     coefficients,
@@ -69,6 +70,7 @@ __all__ = [
     "backward",
     "batch",
     "block_plan",
+    "block_products",
     "inputs",
     "blocks",
     "callback_checks",
