@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import warnings
 from typing import Any
 
 import keras
@@ -14,6 +15,13 @@ import tensorflow as tf
 from keras_sgd_plus._callbacks import checks
 from keras_sgd_plus._callbacks.average_weights import averages_in
 from keras_sgd_plus._callbacks.log_state import LogState, log_in
+from keras_sgd_plus._callbacks.run_identity import (
+    RunState,
+    differences,
+    identity_of,
+    saved_identity,
+)
+from keras_sgd_plus._callbacks.saves import NAME, Saves
 from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import examples
@@ -23,7 +31,6 @@ from keras_sgd_plus._private.types import Model, Structure
 from keras_sgd_plus._rule import capped_share
 from keras_sgd_plus._trainer import FastForward, TrainFunction, unwrap
 
-_NAME = "ckpt"
 _AVERAGES = "averages"  # the part of a save that AverageWeights needs
 _LOG = "log"  # that of ExampleLog
 
@@ -119,18 +126,24 @@ class ExactResume(keras.callbacks.Callback):
         self._manager: Any = None
         self._epoch, self._batch, self._unsaved = 0, 0, 0
         self._reached = (0, 0)  # epoch and batch up to which the save had trained
-        latest = tf.train.latest_checkpoint(self.directory)
-        self._number = 1 if latest is None else int(latest.rsplit("-", 1)[1]) + 1
+        saves = Saves.of(self.directory)
+        saves.refuse_if_all_are_damaged()
+        self._number = saves.last + 1
         current = model.distribute_strategy
-        checks.same_saves(strategy.gathered(current, self._number - 1))
+        newest = saves.complete[-1] if saves.complete else 0
+        checks.same_saves(strategy.gathered(current, newest))
         # Reading metrics takes all workers, so all save, but one save counts.
         self._is_chief = strategy.is_chief(current)
         self._written = self.directory
         if not self._is_chief:
             self._temporary = tempfile.TemporaryDirectory()
             self._written = self._temporary.name
-        if latest is not None:
-            self._restore(latest)
+        if (text := saves.warning()) is not None:
+            warnings.warn(text)
+        if saves.newest is not None:
+            if self._is_chief:
+                saves.list_complete()
+            self._restore(saves.newest)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch, also for `SeededArrays`."""
@@ -173,6 +186,7 @@ class ExactResume(keras.callbacks.Callback):
             "optimizer": self._outer,
             "seeds": [v.value for v in states],
             "position": tf.Variable(tf.zeros(5, tf.int64), trainable=False),
+            "run": RunState(identity_of(self._model, self._outer, self._fit)),
         }
         if self._averages is not None:
             parts[_AVERAGES] = self._averages.saved()
@@ -189,7 +203,7 @@ class ExactResume(keras.callbacks.Callback):
                 tf.train.Checkpoint(**parts, metrics=metrics),
                 self._written,
                 max_to_keep=self.max_to_keep if self._is_chief else 1,
-                checkpoint_name=_NAME,
+                checkpoint_name=NAME,
             )
         ledger, seed = ledgers.of(self._optimizer), self._optimizer.seed
         skipped = 0 if ledger is None else int(ledger.in_epoch.numpy())
@@ -199,7 +213,15 @@ class ExactResume(keras.callbacks.Callback):
         with hidden, strategy.lost_workers(self._model.distribute_strategy):
             if self._log_state is not None:
                 self._log_state.collect()
-            self._manager.save(checkpoint_number=self._number)
+            try:
+                self._manager.save(checkpoint_number=self._number)
+            except Exception as error:  # of many classes
+                error.add_note(
+                    f"ExactResume could not write save {self._number} to "
+                    f"{self._written!r}. The saves before it are complete: make room, "
+                    "and start the same command again."
+                )
+                raise
         self._number += 1
         self._unsaved = 0
 
@@ -247,6 +269,13 @@ class ExactResume(keras.callbacks.Callback):
         if self._log is not None and not _has(path, _LOG):
             del parts[_LOG]
         try:
+            there = saved_identity(path)
+            if there is None:
+                del parts["run"]
+            else:
+                here = identity_of(self._model, self._outer, self._fit)
+                if found := differences(there, here):
+                    raise ValueError("; ".join(found))
             status = tf.train.Checkpoint(**parts).restore(path)
             status.assert_existing_objects_matched().expect_partial()
             position = parts["position"].numpy().tolist()

@@ -72,7 +72,7 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
         self.batch_size, self.seed = batch_size, checks.seed(seed)
         named = {"x": x, "y": y, "sample_weight": sample_weight}
         parts = [arrays_of(name, part) for name, part in named.items()]
-        self._num_examples = checks.same_length(*parts)
+        self.num_examples = checks.same_length(*parts)
         while len(parts) > 1 and parts[-1] is None:
             parts.pop()
         self._parts = tuple(parts)
@@ -88,7 +88,7 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
 
     def __len__(self) -> int:
         """The number of batches in an epoch; the last may be shorter."""
-        return -(-self._num_examples // self.batch_size)
+        return -(-self.num_examples // self.batch_size)
 
     def __getitem__(self, index: int) -> Any:
         """Batch `index` of the epoch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
@@ -118,4 +118,4 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
 
     def _order_of(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, epoch))
-        return rng.permutation(self._num_examples)
+        return rng.permutation(self.num_examples)

@@ -74,6 +74,7 @@ class Fit:
         steps_per_epoch: as for `fit`.
         initial_epoch: as for `fit`.
         array_batch_size: examples per batch of arrays, or None for other data.
+        num_examples: of arrays, or None.
     """
 
     dataset: Any
@@ -82,6 +83,7 @@ class Fit:
     steps_per_epoch: int | None
     initial_epoch: int
     array_batch_size: int | None
+    num_examples: int | None = None
 
 
 # Class of `fit`'s data -> the attributes with the data, and whether Keras shuffles it.
@@ -161,6 +163,7 @@ def _fit(found: dict[str, Any]) -> Fit:
         names.attribute(iterator, "steps_per_epoch"),
         found["initial_epoch"],
         getattr(adapter, "_batch_size", None) if is_array else None,
+        getattr(adapter, "_num_samples", None) if is_array else None,
     )
 
 

@@ -14,9 +14,10 @@ import tensorflow as tf
 from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
 from tests.support.messages import normalises
 from tests.support.resume_run import fit_small, small_model
-from tests.support.twins import dense_data, dense_model
+from tests.support.twins import dense_data, dense_model, linear_model
 
 pytestmark = normalises
+X, Y = dense_data()
 
 
 def _other_model(directory: Path) -> Any:
@@ -27,8 +28,39 @@ def _other_model(directory: Path) -> Any:
     return model
 
 
-def _saved(directory: Path) -> Any:
+def _saved(directory: Path, **kwargs: Any) -> Any:
+    fit_small(small_model(), directory, **kwargs)
+    return small_model()
+
+
+def _plain_model(**settings: Any) -> Any:
+    return small_model(SGDPlus(0.02, jit_compile=False, **settings))
+
+
+def _saved_with(directory: Path, model: Any = None, **settings: Any) -> Any:
+    fit_small(_plain_model(**settings), directory)
+    return model or _plain_model()
+
+
+def _larger_model_there(directory: Path) -> Any:
     fit_small(small_model(), directory)
+    model = linear_model()
+    model.compile(SGDPlus(0.02, momentum=0.9, jit_compile=False), "mse")
+    return model
+
+
+def _seeded(seed: int) -> dict[str, Any]:
+    data = SeededArrays(X, Y, batch_size=5, seed=seed)
+    return {"x": data, "y": None, "batch_size": None}
+
+
+def _fit_dataset(model: Any, directory: Path, size: int) -> None:
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(size)
+    fit_small(model, directory, x=data, y=None, batch_size=None)
+
+
+def _saved_from_dataset(directory: Path, size: int) -> Any:
+    _fit_dataset(small_model(), directory, size)
     return small_model()
 
 
@@ -97,7 +129,49 @@ REFUSED: dict[str, Row] = {
         _saved,
         lambda m, d: fit_small(m, d, batch_size=10),
         ValueError,
+        "batch size 5 there, 10 here.*Name another directory",
+    ),
+    "other_steps": (
+        lambda d: _saved_from_dataset(d, 5),
+        lambda m, d: _fit_dataset(m, d, 10),
+        ValueError,
         "epochs of 6 batches there, of 3 here.*Name another directory",
+    ),
+    "fewer_examples": (
+        _saved,
+        lambda m, d: fit_small(m, d, x=X[:29], y=Y[:29]),
+        ValueError,
+        "examples 30 there, 29 here",
+    ),
+    "seed_of_arrays": (
+        lambda d: _saved(d, **_seeded(1)),
+        lambda m, d: fit_small(m, d, **_seeded(2)),
+        ValueError,
+        "seed of SeededArrays 1 there, 2 here",
+    ),
+    "larger_model_there": (
+        _larger_model_there,
+        fit_small,
+        ValueError,
+        "model with 4 variables there, 2 here; optimizer with 6",
+    ),
+    "momentum_there": (
+        lambda d: _saved_with(d, momentum=0.9),
+        fit_small,
+        ValueError,
+        "optimizer with 6 variables there, 2 here",
+    ),
+    "averages_there": (
+        lambda d: _saved_with(d, use_ema=True),
+        fit_small,
+        ValueError,
+        "optimizer with 6 variables there, 2 here",
+    ),
+    "momentum_here": (
+        lambda d: _saved_with(d, model=small_model()),
+        fit_small,
+        ValueError,
+        "optimizer with 2 variables there, 6 here",
     ),
     "directory": (
         lambda d: small_model(),

@@ -140,6 +140,7 @@ RENAMED = _rows(
     Row(renamed("TorchDataLoaderAdapter", TRAINERS), "resume", RIGHT),
     Row(renamed("_shuffle", TRAINERS), "shuffled_arrays", ERROR),
     Row(renamed("_batch_size", TRAINERS), "plain", RIGHT),
+    Row(renamed("_num_samples", TRAINERS), "resume", RIGHT),
     Row(renamed("_dataset", TRAINERS, r"self\._dataset\b"), "resume", ERROR),
     Row(renamed("py_dataset", TRAINERS, r"self\.py_dataset\b"), "batches", ERROR),
     Row(renamed("shuffle", TRAINERS, r"self\.shuffle\b"), "shuffled_batches", ERROR),

@@ -1,0 +1,145 @@
+"""The saves in a directory: which are complete, which are damaged, what comes next.
+
+TensorFlow writes a save under other names, renames its files, the `.index` last, and
+then lists it in the file `checkpoint`. So a save that is listed was completed; if it
+cannot be read now, it was damaged later. Files have checksums, which TensorFlow
+compares when it reads them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+NAME = "ckpt"
+_LIST = "checkpoint"  # TensorFlow's list of saves
+_FILE = re.compile(rf"{NAME}-(\d+)[._]")
+_FINISHED = re.compile(r"\.(index|data-\d+-of-\d+)$")
+
+
+@dataclass(frozen=True)
+class Saves:
+    """What a directory holds.
+
+    Attributes:
+        directory: its path.
+        complete: numbers of the saves that can be read, in ascending order.
+        damaged: by number, the files of completed saves that cannot be read, and why.
+        unfinished: files of saves that were never completed.
+        last: the largest number of any save.
+    """
+
+    directory: str
+    complete: tuple[int, ...]
+    damaged: dict[int, str]
+    unfinished: tuple[str, ...]
+    last: int
+
+    @classmethod
+    def of(cls, directory: str) -> Saves:
+        """Looks at a directory, and reads each save in it once."""
+        files = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+        found: dict[int, list[str]] = {}
+        for file in files:
+            match = _FILE.match(file)
+            if match:
+                found.setdefault(int(match[1]), []).append(file)
+        listed = _listed(directory)
+        complete, damaged, unfinished = [], {}, []
+        for number, parts in sorted(found.items()):
+            finished = [part for part in parts if _FINISHED.search(part)]
+            fault = _fault(directory, number, finished)
+            if fault is None:
+                complete.append(number)
+            elif finished and (listed is None or number in listed):
+                named = ", ".join(os.path.join(directory, part) for part in finished)
+                damaged[number] = f"{named} ({fault})"
+            else:
+                unfinished += [os.path.join(directory, part) for part in parts]
+        last = max(found, default=0)
+        return cls(directory, tuple(complete), damaged, tuple(unfinished), last)
+
+    @property
+    def newest(self) -> str | None:
+        """The path of the newest save that can be read."""
+        if not self.complete:
+            return None
+        return os.path.join(self.directory, f"{NAME}-{self.complete[-1]}")
+
+    def list_complete(self) -> None:
+        """Makes TensorFlow's list one of the complete saves.
+
+        Damaged ones are then neither counted nor deleted.
+        """
+        if self.complete and _listed(self.directory) != set(self.complete):
+            # As TensorFlow writes it; its own function for that is deprecated.
+            names = [f"{NAME}-{number}" for number in self.complete]
+            files = [os.path.join(self.directory, f"{name}.index") for name in names]
+            times = [os.path.getmtime(file) for file in files]
+            lines = [f'model_checkpoint_path: "{names[-1]}"']
+            lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
+            lines += [f"all_model_checkpoint_timestamps: {time}" for time in times]
+            lines += ["last_preserved_timestamp: 0"]
+            path = os.path.join(self.directory, _LIST)
+            with open(f"{path}.new", "w") as file:
+                file.write("\n".join([*lines, ""]))
+            os.replace(f"{path}.new", path)
+
+    def warning(self) -> str | None:
+        """What is said of a directory from which training goes on, or begins."""
+        if self.damaged:
+            return (
+                "ExactResume must find saves that can be read. Received: "
+                f"{'; '.join(self.damaged.values())}. Training goes on from "
+                f"{self.newest!r}, the newest complete save. The damaged files stay "
+                "where they are; delete them if you do not need them."
+            )
+        if self.unfinished and not self.complete:
+            return (
+                "ExactResume found a first save that was never completed, so training "
+                f"begins anew. Received: {', '.join(self.unfinished)}. They may be "
+                "deleted."
+            )
+        return None
+
+    def refuse_if_all_are_damaged(self) -> None:
+        """Raises ValueError where completed saves are damaged and none is left."""
+        if self.damaged and not self.complete:
+            raise ValueError(
+                "ExactResume must find a complete save among those that it has made. "
+                f"Received: {'; '.join(self.damaged.values())}. Put back a copy of "
+                f"these files, or delete the directory {self.directory!r} to train "
+                "from the beginning."
+            )
+
+
+def _listed(directory: str) -> set[int] | None:
+    # The numbers in TensorFlow's list. None if there is a list that cannot be read.
+    if not os.path.exists(os.path.join(directory, _LIST)):
+        return set()
+    try:
+        state: Any = tf.train.get_checkpoint_state(directory)
+        paths = [] if state is None else state.all_model_checkpoint_paths
+        numbers = {int(path.rsplit("-", 1)[1]) for path in paths}
+    except Exception:  # whatever the parser raises
+        return None
+    return numbers or None
+
+
+def _fault(directory: str, number: int, files: list[str]) -> str | None:
+    # Why a save cannot be read, or None. A file that is cut short, or in which a byte
+    # has changed, does not have its checksums.
+    if f"{NAME}-{number}.index" not in files:
+        return "without its .index"
+    try:
+        reader = tf.train.load_checkpoint(os.path.join(directory, f"{NAME}-{number}"))
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except Exception as error:  # TensorFlow raises many classes
+        lines = str(error).strip().splitlines()
+        return lines[0] if lines else type(error).__name__
+    return None
