@@ -12,6 +12,7 @@ from keras_sgd_plus._callbacks.averages import Averages
 from keras_sgd_plus._optimizer import arguments
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model
+from keras_sgd_plus._trainer import fits, install_fit
 
 
 class AverageWeights(keras.callbacks.Callback):
@@ -74,6 +75,7 @@ class AverageWeights(keras.callbacks.Callback):
           model holds, after an earlier `fit` its averages.
         - Only trainable weights are averaged. Moving statistics of BatchNormalization,
           seeds and metrics stay those of training.
+        - After an error or an interrupt the model holds the weights of training.
         - `ExactResume` saves weights and averages. `BackupAndRestore` does not: after a
           restart it trains from the averages.
         - With `steps_per_execution=s` it averages once per s batches.
@@ -91,6 +93,7 @@ class AverageWeights(keras.callbacks.Callback):
         arguments.backend("AverageWeights")
         self.start_epoch = checks.start_epoch(start_epoch)
         self._averages: Averages | None = None
+        install_fit()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts clean, and moves to the front of the list of callbacks."""
@@ -101,8 +104,20 @@ class AverageWeights(keras.callbacks.Callback):
             self._averages = Averages(self.model, self.start_epoch)
             return
         self._averages = averages_in(callbacks)
+        if (run := fits.of(self.model)) is not None:
+            run.at_end(self._forget_run)
         params: Any = self.params
         checks.is_reached(self.start_epoch, params)
+
+    def _forget_run(self) -> None:
+        # Keras calls no `on_train_end` where `fit` ends by an error or an interrupt.
+        if self._averages is not None:
+            self._averages.hide()
+        self._averages = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has neither the model nor the run."""
+        return {**vars(self), "_averages": None, "_model": None}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Puts the weights of training back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,15 @@ class EpochsInFiles:
     def __len__(self) -> int:
         return self._num_epochs
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy opens the files anew."""
+        return {**vars(self), "_files": list(self._files)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Opens the files of a copy."""
+        vars(self).update(state)
+        self.restore(self._num_epochs, dict.fromkeys(state["_files"]))
+
     def add(self, arrays: Arrays, num_epochs: int) -> None:
         """As for `EpochsInMemory`; the files get their size with the first epoch.
 
@@ -104,8 +114,8 @@ class EpochsInFiles:
         """The names alone: the values are in the files already."""
         return {name: np.zeros(0) for name in self._files}
 
-    def restore(self, num_epochs: int, arrays: Arrays) -> None:
-        """Goes on after so many epochs of the files."""
+    def restore(self, num_epochs: int, arrays: Iterable[str]) -> None:
+        """Goes on after so many epochs of the files with these names."""
         self._num_epochs = num_epochs
         opened = np.lib.format.open_memmap
         self._files = {n: opened(self._file(n), mode="r+") for n in arrays}

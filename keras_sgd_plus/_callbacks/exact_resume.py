@@ -108,6 +108,11 @@ class ExactResume(keras.callbacks.Callback):
         self.directory = os.fspath(directory)
         self.save_freq, self.max_to_keep = save_freq, max_to_keep
 
+    def __reduce__(self) -> Any:
+        """A copy has the arguments, and neither the model nor the run."""
+        arguments = (self.directory, self.save_freq, self.max_to_keep)
+        return type(self), arguments
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the last save of the directory, if there is one."""
         del logs
@@ -217,9 +222,10 @@ class ExactResume(keras.callbacks.Callback):
                 self._manager.save(checkpoint_number=self._number)
             except Exception as error:  # of many classes
                 error.add_note(
-                    f"ExactResume could not write save {self._number} to "
-                    f"{self._written!r}. The saves before it are complete: make room, "
-                    "and start the same command again."
+                    "ExactResume must be able to write to its directory. Received: "
+                    f"this error, for save {self._number} in {self._written!r}. The "
+                    "saves before it are complete: make room, and start the same "
+                    "command again."
                 )
                 raise
         self._number += 1
@@ -247,7 +253,6 @@ class ExactResume(keras.callbacks.Callback):
             ledger = ledgers.of(self._optimizer)
             if ledger is not None:
                 ledger.in_epoch.assign(skipped)
-                ledger.batch.assign(batch)
 
         earlier = 0
         if self._fit is not None and self._fit.steps_per_epoch:

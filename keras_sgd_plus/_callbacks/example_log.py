@@ -16,7 +16,7 @@ from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model
 from keras_sgd_plus._records import BatchRecord, Wanted, recorders
-from keras_sgd_plus._trainer import unwrap
+from keras_sgd_plus._trainer import fits, unwrap
 
 
 class ExampleLog(keras.callbacks.Callback):
@@ -132,10 +132,20 @@ class ExampleLog(keras.callbacks.Callback):
         self._path = None if path is None else os.fspath(path)
         # `ExactResume` saves them.
         self.records = LogRecords(self._folder, self._take)
-        self._rows: Rows | None = None  # in `fit`
+        self._last: BatchRecord | None = None
+        self._structure: Any = None  # of the model's outputs
+        self._rows: Rows | None = None  # in `fit`, as what follows
         self._recorder: Any = None
         self._optimizer: Any = None
-        self._last: BatchRecord | None = None
+
+    def _forget_run(self) -> None:
+        self._structure = self._outputs()
+        self._rows = self._recorder = self._optimizer = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the records, and neither the model nor the run."""
+        of_run = dict.fromkeys(("_model", "_rows", "_recorder", "_optimizer"))
+        return {**vars(self), **of_run, "_structure": self._outputs()}
 
     def start(self, model: Model) -> None:
         """Records the batches that a model trains on from now on, without a `fit`.
@@ -152,7 +162,7 @@ class ExampleLog(keras.callbacks.Callback):
         self._take()
         if self._optimizer is not None:
             recorders.stop(self._optimizer)
-        self._optimizer = None
+        self._forget_run()
 
     def last_batch(self) -> dict[str, Any]:
         """The records of the last batch, in the order in which it was handed over.
@@ -245,7 +255,9 @@ class ExampleLog(keras.callbacks.Callback):
         del logs
         fit = keras_trainer.fit_in_progress()
         by_id = self._wanted.id is not None
-        self._rows = Rows(fit, by_id, self._strategy())
+        run = fits.of(self.model)
+        number = None if run is None else run.number
+        self._rows = Rows(fit, by_id, self._strategy(), number)
         params: Any = self.params
         first = 0 if fit is None else fit.initial_epoch
         self.records.begin((params.get("epochs") or 1) - first)
@@ -268,7 +280,6 @@ class ExampleLog(keras.callbacks.Callback):
         del logs
         self.stop()
         self.records.end()
-        self._rows = None
 
     def _start(self, model: Model) -> None:
         optimizer = unwrap(getattr(model, "optimizer", None))
@@ -298,7 +309,11 @@ class ExampleLog(keras.callbacks.Callback):
             self.records.put(self._rows, batch)
 
     def _packed(self, outputs: list[np.ndarray]) -> Any:
-        structure = None if self._recorder is None else self._recorder.structure
+        structure = self._outputs()
         if structure is None and len(outputs) == 1:
             return outputs[0]
         return keras.tree.pack_sequence_as(structure, outputs)
+
+    def _outputs(self) -> Any:
+        # The structure of the model's outputs, as far as it is known.
+        return self._structure if self._recorder is None else self._recorder.structure

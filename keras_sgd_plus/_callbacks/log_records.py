@@ -46,8 +46,8 @@ class LogRecords:
             self._epoch = EpochRecord(epoch)
 
     def put(self, rows: Rows, batch: BatchRecord) -> None:
-        """Adds a batch to the epoch."""
-        if self._epoch is not None:
+        """Adds a batch to the epoch, if it is one of it."""
+        if self._epoch is not None and rows.has(batch, self._epoch):
             self._epoch.put(rows.of(batch, self._epoch), batch)
 
     def end_epoch(self) -> None:

@@ -16,6 +16,8 @@ from keras_sgd_plus._private.types import Strategy
 from keras_sgd_plus._records import BatchRecord
 
 _LARGEST = 2**31  # ids are numbers of rows, and arrays have room for all of them
+# Bits of the integers that a type of numbers has without gaps.
+_EXACT_BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 
 
 class Rows:
@@ -25,6 +27,7 @@ class Rows:
         fit: the running `fit`, or None where it is not found.
         by_id: whether the batches tell rows themselves.
         current: the `tf.distribute` strategy of the model.
+        number: of the `fit`, as batches tell it; None where it is not found.
 
     Raises:
         ValueError: the data come in an order that is not known, or workers get parts
@@ -32,14 +35,24 @@ class Rows:
     """
 
     def __init__(
-        self, fit: keras_trainer.Fit | None, by_id: bool, current: Strategy
+        self,
+        fit: keras_trainer.Fit | None,
+        by_id: bool,
+        current: Strategy,
+        number: int | None,
     ) -> None:
-        self._by_id = by_id
+        self._by_id, self._fit = by_id, number
         self._data: Any = None if fit is None else fit.dataset
         if not by_id and (fit is None or not _is_known(fit)):
             raise ValueError(_unknown(fit))
         if not by_id and strategy.has_workers(current):
             _check_parts(self._data, strategy.num_replicas_per_worker(current))
+
+    def has(self, batch: BatchRecord, epoch: EpochRecord) -> bool:
+        """Whether a batch is one of that epoch, and not one that a callback brought."""
+        if self._fit is None:
+            return True
+        return (batch.fit, batch.epoch) == (self._fit, epoch.epoch)
 
     def of(self, batch: BatchRecord, epoch: EpochRecord) -> np.ndarray:
         """(num_examples,) int64: the rows of a batch, in the order of visits.
@@ -53,15 +66,14 @@ class Rows:
                 that hand over other batches than they know of.
         """
         if self._by_id:
-            _check_ids(batch.ids, epoch)
-            return batch.ids
+            return _checked_ids(batch.ids, epoch)
         if not isinstance(self._data, KnownRows):
             return epoch.num_examples + batch.positions
-        known = np.asarray(self._data.rows_of(epoch.num_batches), np.int64)
+        known = np.asarray(self._data.rows_of(batch.number), np.int64)
         if len(known) != batch.size:
             raise ValueError(
                 "ExampleLog must get the batches whose rows the data tell. Received: "
-                f"{batch.size} examples in batch {epoch.num_batches}, for "
+                f"{batch.size} examples in batch {batch.number}, for "
                 f"which rows_of gives {len(known)} rows. Override rows_of with "
                 "__getitem__, or use ExampleLog(id=...)."
             )
@@ -125,11 +137,22 @@ def _check_parts(data: Any, num_replicas: int) -> None:
         )
 
 
-def _check_ids(rows: np.ndarray, epoch: EpochRecord) -> None:
-    wrong = rows[(rows < 0) | (rows >= _LARGEST)]
+def _checked_ids(ids: np.ndarray, epoch: EpochRecord) -> np.ndarray:
+    # (num_examples,) int64. A wrong id is named as it was given.
+    is_float = ids.dtype.name in _EXACT_BITS
+    limit = min(2 ** _EXACT_BITS[ids.dtype.name], _LARGEST) if is_float else _LARGEST
+    is_row = (ids >= 0) & (ids < limit)
+    if is_float:
+        is_row &= ids == np.floor(ids)
+    wrong = ids[~is_row]
+    rows = np.where(is_row, ids, 0).astype(np.int64)
     received = ""
     if wrong.size:
-        received = f"{int(wrong[0])}, which is no row"
+        received = f"{wrong[0]}, which is no row"
+        if is_float and wrong[0] >= limit and limit < _LARGEST:
+            received = (
+                f"{wrong[0]:.0f}, too large to be exact in a column of {ids.dtype.name}"
+            )
     else:
         again = epoch.visited_before(rows)
         if again.size:
@@ -140,3 +163,4 @@ def _check_ids(rows: np.ndarray, epoch: EpochRecord) -> None:
             f"in an epoch. Received: {received}. Use np.arange(num_examples), and end "
             "an epoch (steps_per_epoch) where the data begin again."
         )
+    return rows

@@ -100,9 +100,9 @@ class Saves:
             )
         if self.unfinished and not self.complete:
             return (
-                "ExactResume found a first save that was never completed, so training "
-                f"begins anew. Received: {', '.join(self.unfinished)}. They may be "
-                "deleted."
+                "ExactResume must be able to finish the first save of a run. Received: "
+                f"{', '.join(self.unfinished)}, of a save that was interrupted. "
+                "Training begins anew; the files may be deleted."
             )
         return None
 

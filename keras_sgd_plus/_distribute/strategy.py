@@ -151,6 +151,11 @@ def local_replica() -> int:
     return replica() % num_local_replicas()
 
 
+def is_last_here() -> bool:
+    """Whether the caller is the last replica of this process; true without any."""
+    return num_replicas() == 1 or local_replica() == num_local_replicas() - 1
+
+
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Lets the code of a model believe that it runs on one device.

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_sgd_plus._nonfinite import places
 from keras_sgd_plus._nonfinite.find import Skips
-from keras_sgd_plus._nonfinite.ledger import Ledger, Skipped
+from keras_sgd_plus._nonfinite.ledger import OUTSIDE, Ledger, Skipped
 from keras_sgd_plus._private.types import Optimizer, Structure, Tensor
 
 # Weak, and not an attribute of the optimizer, which Keras's saver would walk.
@@ -42,29 +42,29 @@ def skipped_examples(optimizer: Optimizer) -> list[Skipped]:
     return [e for ledger in every(optimizer, raises=False) for e in ledger.entries()]
 
 
-def reset_epoch(optimizer: Optimizer, goes_on: bool = False) -> None:
-    """Begins to count batches and groups anew, as metrics do.
-
-    Args:
-        optimizer: an SGDPlus.
-        goes_on: whether an epoch of `fit` goes on, as when a callback evaluates. Then
-            batches are counted on.
-    """
+def reset(optimizer: Optimizer) -> None:
+    """Begins to count groups anew, as metrics do."""
     for ledger in every(optimizer):
-        if not goes_on:
-            ledger.batch.assign(0)
         ledger.in_epoch.assign(0)
 
 
-def begin(optimizer: Optimizer) -> None:
-    """Forgets the groups that an earlier `fit` has reported."""
+def begin(optimizer: Optimizer, fit: int) -> None:
+    """Forgets the groups that an earlier `fit` has reported.
+
+    Args:
+        optimizer: an SGDPlus.
+        fit: the number of the `fit` that begins, or `OUTSIDE`.
+    """
+    current = of(optimizer)
     for ledger in every(optimizer):
         if ledger.is_reported:
             ledger.clear()
+        ledger.fit = fit if ledger is current else OUTSIDE
 
 
 def close(
     ledger: Ledger | None,
+    place: Tensor,
     iterations: Tensor,
     skips: Skips,
     logs: Structure,
@@ -73,7 +73,7 @@ def close(
     """Adds a batch to a ledger, if there is one; gives the logs. See `Ledger.close`."""
     if ledger is None:
         return logs
-    logs = ledger.close(iterations, skips, logs, notes)
+    logs = ledger.close(place, iterations, skips, logs, notes)
     ledger.raise_in_graph(_not_finite)
     return logs
 

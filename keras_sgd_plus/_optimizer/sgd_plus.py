@@ -346,9 +346,10 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """Writes final values (averages under `use_ema`); Keras's `fit` calls it."""
-        skipped = ledgers.report(self)
-        if skipped:
-            warnings.warn(skipped, stacklevel=2)
+        if not _trainer.fits.is_nested(self):
+            skipped = ledgers.report(self)
+            if skipped:
+                warnings.warn(skipped, stacklevel=2)
         super().finalize_variable_values(var_list)
 
     def skipped_examples(self) -> list[Skipped]:

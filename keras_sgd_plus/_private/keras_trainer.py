@@ -44,6 +44,11 @@ def trainer_methods() -> dict[str, type]:
     return {name: _definer(name) for name in _METHODS if not _objection(name)}
 
 
+def owner_of_fit() -> type:
+    """The class that defines `fit`."""
+    return _definer("fit")
+
+
 def need(name: str) -> None:
     """Raises RuntimeError where Keras has no such method, or with other parameters."""
     objection = _objection(name)
@@ -103,7 +108,7 @@ def fit_in_progress() -> Fit | None:
     Keras tells a callback nothing of the data, so this looks at the local variables of
     `fit`. Goes when Keras hands callbacks their data.
     """
-    frame = _frame_of("fit")
+    frame = _frame_of_fit()
     return None if frame is None else _fit(frame.f_locals)
 
 
@@ -112,7 +117,7 @@ def callbacks_of_fit() -> Any:
 
     Keras tells a callback nothing of the others. Goes when it does.
     """
-    frame = _frame_of("fit")
+    frame = _frame_of_fit()
     if frame is None:
         return None
     found = frame.f_locals.get("callbacks")
@@ -122,23 +127,12 @@ def callbacks_of_fit() -> Any:
     return found
 
 
-def begins_epoch() -> bool:
-    """Whether `fit` is the caller's caller, and not an `evaluate` inside it.
-
-    Both reset metrics; `fit` does so before each epoch. Goes when Keras tells an
-    optimizer of epochs.
-    """
-    frame = _frame_of("fit", "evaluate")
-    return frame is not None and frame.f_code.co_name == "fit"
-
-
-def _frame_of(*methods: str) -> Any:
-    # The innermost call of one of these methods of Keras's trainer, or None.
-    sources = {name: _definer(name).__module__ for name in methods}
+def _frame_of_fit() -> Any:
+    # The innermost call of `fit` of Keras's trainer, or None.
+    source = _definer("train_step").__module__
     frame: Any = sys._getframe()
     while frame is not None:
-        name = frame.f_code.co_name
-        if name in sources and frame.f_globals.get("__name__") == sources[name]:
+        if frame.f_code.co_name == "fit" and frame.f_globals["__name__"] == source:
             return frame
         frame = frame.f_back
     return None

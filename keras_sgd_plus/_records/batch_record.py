@@ -9,9 +9,10 @@ import numpy as np
 
 from keras_sgd_plus._records.tables import Wanted
 
-# Numbers of a batch: the updates before it, its examples, the size of its groups, and
-# for replicas the examples of the whole batch, and of those before this part of it.
-HEADER = 5
+# Numbers of a batch: the updates before it, its examples, the size of its groups; for
+# replicas the examples of the whole batch, and of those before this part of it; the
+# number of `fit`, the epoch, and the number of the batch in it.
+HEADER = 8
 
 
 class BatchRecord(NamedTuple):
@@ -25,8 +26,11 @@ class BatchRecord(NamedTuple):
         values: by name, (num_examples, ...). "visited" is the number of updates that
             were made before the example's own.
         outputs: (num_examples, ...) each, of the model; none if they are not recorded.
-        ids: (num_examples,) int64; empty without.
+        ids: (num_examples,) numbers, as they were given; empty without.
         size: the examples of the batch, those of other processes too.
+        fit: the number of the `fit` that the batch is one of; -1 for any other batch.
+        epoch: of that `fit`.
+        number: of the batch in that epoch.
     """
 
     positions: np.ndarray
@@ -34,6 +38,9 @@ class BatchRecord(NamedTuple):
     outputs: list[np.ndarray]
     ids: np.ndarray
     size: int
+    fit: int
+    epoch: int
+    number: int
 
 
 def record_of(
@@ -48,7 +55,7 @@ def record_of(
         in_order: whether the examples were visited as they were handed over.
     """
     following = iter(parts)
-    iterations, count, size, of_all, before = next(following).tolist()
+    iterations, count, size, of_all, before, *place = next(following).tolist()
     numbers, groups = next(following), -(-count // size)
     positions = np.arange(count) if in_order else next(following)[:count]
     ids = np.zeros(0, np.int64)
@@ -61,7 +68,7 @@ def record_of(
         columns, visited = [column[group] for column in columns], visited[group]
     values = {"visited": visited, **dict(zip(wanted.columns, columns, strict=True))}
     shown = [output[:count] for output in following]
-    return BatchRecord(before + positions, values, shown, ids, of_all)
+    return BatchRecord(before + positions, values, shown, ids, of_all, *place)
 
 
 def together(replicas: Sequence[BatchRecord]) -> BatchRecord:
@@ -77,5 +84,5 @@ def together(replicas: Sequence[BatchRecord]) -> BatchRecord:
         {name: joined(parts) for name, parts in columns.items()},
         [joined(parts) for parts in outputs],
         joined([each.ids for each in replicas]),
-        replicas[0].size,
+        *replicas[0][-4:],
     )

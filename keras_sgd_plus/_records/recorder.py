@@ -148,6 +148,7 @@ class Recorder:
         tables: Tables,
         order: Tensor,
         num_examples: Tensor,
+        place: Tensor,
         iterations: Tensor,
         ids: Tensor,
         part: Part | None,
@@ -160,17 +161,19 @@ class Recorder:
             order: (num_examples,) int32, positions in the order of visits, or None if
                 they were visited as they were handed over.
             num_examples: () int32.
+            place: (3,) int64, the number of `fit`, the epoch and that of the batch.
             iterations: () int64, the raw counter before the batch.
-            ids: of the batch, integers (num_examples,) or (num_examples, 1), or None.
+            ids: of the batch, numbers (num_examples,) or (num_examples, 1), or None.
             part: where these examples are in the batch of several replicas, or None.
         """
         # As few operations as can be: each costs as much as several examples.
         part = Part(0, num_examples) if part is None else part
         header = [iterations, num_examples, step.group_size, part.size, part.first]
-        parts = [tf.stack([tf.cast(number, tf.int64) for number in header])]
+        numbers = [tf.cast(number, tf.int64) for number in header]
+        parts = [tf.stack([*numbers, *tf.unstack(place)])]
         parts += [tables.numbers, *([] if order is None else [order])]
         if ids is not None:
-            parts.append(tf.reshape(tf.cast(ids, tf.int64), [-1]))
+            parts.append(tf.reshape(ids, [-1]))
         for table in tables.outputs:
             parts.append(tf.reshape(table, [-1, *table.shape[2:]])[:num_examples])
         if step not in self._slots:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import replicas, strategy
 from keras_sgd_plus._loop import Carry, ExampleUpdate, TraceAgain, examples
-from keras_sgd_plus._nonfinite import Ledger, ledgers
+from keras_sgd_plus._nonfinite import Ledger, ledgers, places
 from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
 from keras_sgd_plus._records import recorders
@@ -171,11 +171,19 @@ def _commit(done: _Attempt, num_examples: Tensor) -> Any:
         update.carry.commit(walked.changed)
         stock = update.model.get_metrics_result
         logs = walked.logs if update.keeps_logs else stock()
-    record_batch.close(update, walked, done.iterations, num_examples, sizes)
+    place = next_place = None
+    if ledger is not None or update.recorder is not None:
+        next_place = places.variable_of(update.optimizer)
+        place = next_place.read_value()
+    record_batch.close(update, walked, place, done.iterations, num_examples, sizes)
     if update.counts is not None:
         logs = capped_share.with_share(logs, update.counts)
         warn.watch_negative(update.model, update.counts)
-    return ledgers.close(ledger, done.iterations, walked.skips, logs, notes)
+    logs = ledgers.close(ledger, place, done.iterations, walked.skips, logs, notes)
+    # The replicas of a process come here one after the other.
+    if next_place is not None and strategy.is_last_here():
+        next_place.assign_add([0, 0, 1])
+    return logs
 
 
 def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any, Any]:

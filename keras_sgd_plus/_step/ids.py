@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensorflow as tf
-
 from keras_sgd_plus._private.types import Structure, Tensor
-
-NO_ROW = -1
-# Bits of the integers that a type has without gaps.
-_EXACT_BITS = {tf.float64: 53, tf.float32: 24, tf.float16: 11, tf.bfloat16: 8}
 
 
 def of(x: Structure, id: str | int) -> Tensor:
-    """(num_examples,) or (num_examples, 1) integers, of the inputs of a batch.
+    """(num_examples,) or (num_examples, 1) numbers, of the inputs of a batch.
 
-    `NO_ROW` where a column has a number that is no integer, or too large to be exact.
+    As they are: the log looks whether they are rows.
 
     Args:
         x: the inputs.
@@ -57,10 +51,4 @@ def _column(x: Any, column: int) -> Tensor:
             f"inputs. Received: x, {kind}. Give fit one array (num_examples, columns) "
             "with it; the model may drop it: keras.layers.Lambda(lambda x: x[:, 1:])."
         )
-    numbers = x[:, column]
-    if not numbers.dtype.is_floating:
-        return tf.cast(numbers, tf.int64)
-    limit = tf.cast(2.0 ** _EXACT_BITS[numbers.dtype], numbers.dtype)
-    is_row = tf.equal(numbers, tf.round(numbers)) & (tf.abs(numbers) < limit)
-    rows = tf.where(is_row, numbers, tf.cast(NO_ROW, numbers.dtype))
-    return tf.cast(rows, tf.int64)
+    return x[:, column]

@@ -37,6 +37,7 @@ def check(model: Model, optimizer: Optimizer, batch: Structure) -> None:
 def close(
     update: ExampleUpdate,
     walked: WalkedBatch,
+    place: Tensor,
     iterations: Tensor,
     num_examples: Tensor,
     sizes: Tensor = None,
@@ -46,6 +47,8 @@ def close(
     Args:
         update: that has walked the batch.
         walked: its results.
+        place: (3,) int64, the number of `fit`, the epoch and that of the batch; None
+            without a recorder.
         iterations: () int64, the raw counter before the batch.
         num_examples: an int or () int32.
         sizes: (replicas,) int64, the examples of each; None with one replica.
@@ -63,7 +66,7 @@ def close(
     in_order, size = walked.order is None, update.group_size
     step = Step(replica, in_order, size, batches, _is_compiled(model))
     rows = None if key is None else ids.of(update.batch[0], key)
-    found = (walked.records, walked.order, num_examples, iterations, rows)
+    found = (walked.records, walked.order, num_examples, place, iterations, rows)
     recorder.close(step, *found, part)
 
 

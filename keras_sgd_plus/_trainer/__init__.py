@@ -12,7 +12,12 @@ from keras_sgd_plus._trainer.optimizers import (
     per_example,
     unwrap,
 )
-from keras_sgd_plus._trainer.patches import install, stock_train_step, uninstall
+from keras_sgd_plus._trainer.patches import (
+    install,
+    install_fit,
+    stock_train_step,
+    uninstall,
+)
 from keras_sgd_plus._trainer.train_function import FastForward, TrainFunction
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
     "bypass",
     "fits",
     "install",
+    "install_fit",
     "is_ours",
     "per_example",
     "stock_train_step",

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import strategy
-from keras_sgd_plus._nonfinite import ledgers
+from keras_sgd_plus._nonfinite import ledgers, places
 from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure
 from keras_sgd_plus._rule import capped_share
@@ -44,23 +44,38 @@ def install() -> None:
         RuntimeError: this version of Keras lacks one that every training needs.
     """
     for name, owner in keras_trainer.trainer_methods().items():
-        original: Any = vars(owner)[name]
-        if hasattr(original, _MARK):
-            continue
+        _wrap(name, owner)
+    keras_backend.seed_name()  # a loop could not find it out
+    _lowering.install()
+
+
+def install_fit() -> None:
+    """Wraps `fit` alone, for callbacks that work with other optimizers, too."""
+    _wrap("fit", keras_trainer.owner_of_fit())
+
+
+def _wrap(name: str, owner: type) -> None:
+    original: Any = vars(owner)[name]
+    if not hasattr(original, _MARK):
         wrapped = functools.wraps(original)(_WRAPPERS[name](original))
         setattr(wrapped, _MARK, original)
         setattr(owner, name, wrapped)
-    keras_backend.seed_name()  # a loop could not find it out
-    _lowering.install()
 
 
 def _fit(original: Any) -> Any:
     names = list(inspect.signature(original).parameters)[1:]
 
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        named = dict(zip(names, args, strict=False))
+        if len(named) < len(args) or named.keys() & kwargs.keys():
+            return original(self, *args, **kwargs)  # which says what is wrong
+        arguments = {**named, **kwargs}
         with fits.running(self, arguments) as run:
-            history = original(self, *args, **kwargs)
+            if _trains_ours(self):
+                with fits.watched(run, arguments.get("callbacks")) as callbacks:
+                    history = original(self, **{**arguments, "callbacks": callbacks})
+            else:
+                history = original(self, **arguments)
             run.end()
         return history
 
@@ -95,7 +110,9 @@ def _make_train_function(original: Any) -> Any:
         _need_methods(self, optimizer)
         # Derived seeds are of each process: all take that of the first worker.
         optimizer.seed = strategy.gathered(self.distribute_strategy, optimizer.seed)[0]
-        ledgers.begin(optimizer)
+        run = fits.of(self)
+        if run is None or not run.is_nested:  # what a callback does belongs to its fit
+            ledgers.begin(optimizer, places.OUTSIDE if run is None else run.number)
         current = self.train_function
         earlier = None
         if isinstance(current, TrainFunction):
@@ -129,14 +146,11 @@ def _need_methods(model: Model, optimizer: Optimizer) -> None:
 def _reset_metrics(original: Any) -> Any:
     def reset_metrics(self: Any) -> None:
         original(self)
-        run = fits.of(self)
-        begins = run is not None and keras_trainer.begins_epoch()
         optimizer = per_example(getattr(self, "optimizer", None))
         if optimizer is not None:
-            ledgers.reset_epoch(optimizer, goes_on=run is not None and not begins)
+            ledgers.reset(optimizer)
+            places.reset(optimizer)
             capped_share.reset(optimizer)
-        if run is not None and begins:
-            run.begin_epoch()
 
     return reset_metrics
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import strategy
-from keras_sgd_plus._nonfinite import ledgers
+from keras_sgd_plus._nonfinite import ledgers, places
 from keras_sgd_plus._private.types import Model, Optimizer
 from keras_sgd_plus._records import recorders
 from keras_sgd_plus._rule import compiled_for, overrides
-from keras_sgd_plus._trainer import first_call
+from keras_sgd_plus._trainer import first_call, fits
 
 _MAX_KEPT = 8  # compiled functions, each for other settings
 
@@ -80,11 +81,20 @@ class TrainFunction:
             self._model.make_train_function()
             return self._model.train_function(iterator)
         lost_workers = strategy.lost_workers(self._model.distribute_strategy)
-        with recorders.watched(self.optimizer):
+        with recorders.watched(self.optimizer), self._place():
             with ledgers.watched(self.optimizer), lost_workers:
                 logs = self._called(iterator)
             ledgers.raise_if_ended(self.optimizer)
         return logs
+
+    def _place(self) -> contextlib.AbstractContextManager[None]:
+        # Says where in `fit` the call is, if it is one of `fit`, and somebody asks.
+        run, optimizer = fits.of(self._model), self.optimizer
+        place = None if run is None else run.take_place()
+        asks = optimizer.nonfinite != "propagate" or recorders.settings(optimizer)
+        if place is None or not asks:
+            return contextlib.nullcontext()
+        return places.at(optimizer, place)
 
     def _called(self, iterator: Any) -> Any:
         if self._was_called:

@@ -157,7 +157,7 @@ def test_workers_whose_parts_are_not_known(monkeypatch: pytest.MonkeyPatch) -> N
             current, "num_replicas_per_worker", lambda strategy: num_replicas
         )
         fit = keras_trainer.Fit(dataset, False, 3, None, 0, None)
-        rows.Rows(fit, False, strategy)
+        rows.Rows(fit, False, strategy, 0)
 
     data = tf.data.Dataset.range(6).batch(2)
     with pytest.raises(ValueError, match="AutoShardPolicy.AUTO. Use one replica"):

@@ -12,7 +12,7 @@ import pytest
 from tests.support.paths import PACKAGE, ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-MAX_MODULE = 250  # lines beside the longest docstring
+MAX_MODULE = 600  # lines beside the longest docstring
 MAX_FUNCTION = 60  # lines beside the docstring
 
 # Which folder may import which; "" is the top of the package. A new arrow is a decision

@@ -13,6 +13,7 @@ import pytest
 # Modules, not their functions: pytest would run those once more from here.
 from tests.callbacks import (
     test_average_weights,
+    test_damaged_saves,
     test_exact_resume_refuses,
     test_example_log_refuses,
     test_seeded_arrays,
@@ -267,6 +268,18 @@ MESSAGES: dict[str, Any] = {
             "ExactResume must find a save of this run in its directory.",
         ),
         RESUME,
+    ),
+    "ExactResume must find saves that can be read.": (
+        test_damaged_saves.test_the_newest_complete_save_is_taken
+    ),
+    "ExactResume must find a complete save among those that it has made.": (
+        test_damaged_saves.test_no_complete_save_is_left
+    ),
+    "ExactResume must be able to finish the first save of a run.": (
+        test_damaged_saves.test_a_first_save_that_was_interrupted
+    ),
+    "ExactResume must be able to write to its directory.": (
+        test_damaged_saves.test_a_full_disc
     ),
 }
 
