@@ -86,6 +86,9 @@ class Scope(keras.StatelessScope):
         self._set(variable, value)
 
     def _set(self, variable: Variable, value: Any) -> None:
+        # Whatever goes round the loop has the static shape of its variable.
+        if isinstance(value, tf.Tensor) and not value.shape.is_fully_defined():
+            value = tf.ensure_shape(value, variable.shape)
         self.direct.write(variable, value)
         super().add_update((variable, value))
 
@@ -169,10 +172,15 @@ class Scope(keras.StatelessScope):
         versions: Any = [self._sources(v) for v in self._trainable]
         found = tape.gradient(loss, versions)
         for variable, parts in zip(self._trainable, found, strict=True):
-            if self.direct.native(variable) is not None:
-                parts[-1] = _shaped(parts[-1], variable.shape)
+            # The gradient of a kernel forgets its shape behind an axis of unknown
+            # length, and behind a function inside the model.
             if id(variable) in self._transposed:
-                parts[1:] = [None if g is None else tf.transpose(g) for g in parts[1:]]
+                parts[1:] = [
+                    None if g is None else tf.transpose(_shaped(g, variable.shape))
+                    for g in parts[1:]
+                ]
+            elif id(variable) not in {*self._products, *self._leaves}:
+                parts[:] = [_shaped(g, variable.shape) for g in parts]
         pairs = zip(self._trainable, found, strict=True)
         return [self._gradient(v, parts) for v, parts in pairs]
 
@@ -228,11 +236,11 @@ def _graph() -> Any:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
-def _shaped(gradient: Tensor, shape: Any) -> Any:
-    # A function inside the model forgets the shape of its gradients.
-    if gradient is None:
-        return None
-    return tf.ensure_shape(tf.convert_to_tensor(gradient), shape)
+def _shaped(gradient: Any, shape: Any) -> Any:
+    # The same gradient with a static shape, if it is a tensor of that shape.
+    if isinstance(gradient, tf.Tensor):
+        gradient.set_shape(shape)
+    return gradient
 
 
 def _sum(gradients: list[Tensor]) -> Any:
