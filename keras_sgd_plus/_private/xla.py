@@ -5,13 +5,16 @@ Read in the sources of TensorFlow 2.17 to 2.21.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_sgd_plus._private import names
-from keras_sgd_plus._private.types import Graph, Operation, Tensor
+from keras_sgd_plus._private.types import Graph, Model, Operation, Tensor
 
 # Operations that XLA:CPU has kernels for, on every type below.
 _OPERATIONS = frozenset(
@@ -100,6 +103,93 @@ def surely_takes(graph: Graph) -> bool:
         and all(_is_known(op.inputs[i]) for i in _CONSTANT_INPUTS.get(op.type, ()))
         for op in graph.get_operations()
     )
+
+
+class Traced(NamedTuple):
+    """A function that XLA will compile when it first runs, and what it takes."""
+
+    function: Any  # a traced tf.function
+    arguments: list[tf.TensorSpec]
+
+
+class _Tracing(threading.local):
+    def __init__(self) -> None:
+        self.seen: list[Traced] | None = None
+
+
+_tracing = _Tracing()
+# Model -> the text of XLA's refusal. Weak, so that nothing keeps a model alive.
+_refused: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_PROBE_SIZES = (8, 64)  # stand in for an unknown batch axis, and unknown other axes
+# The classes of TensorFlow's errors that XLA raises while it compiles. It raises others
+# of these classes, too, as does a program that runs.
+MAYBE_OF_XLA = (
+    tf.errors.InternalError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.UnimplementedError,
+    tf.errors.UnknownError,
+)
+
+
+@contextlib.contextmanager
+def functions_traced() -> Iterator[list[Traced]]:
+    """The functions for XLA that this thread traces while it is open."""
+    before, _tracing.seen = _tracing.seen, []
+    try:
+        yield _tracing.seen
+    finally:
+        _tracing.seen = before
+
+
+def note(function: Any, arguments: Sequence[Tensor]) -> None:
+    """Notes a function for `functions_traced`."""
+    if _tracing.seen is not None:
+        specs = [tf.TensorSpec(a.shape, a.dtype) for a in arguments]
+        _tracing.seen.append(Traced(function, specs))
+
+
+def error_of(traced: Traced, stage: str) -> str | None:
+    """The text with which XLA refuses a function, or None; executes nothing.
+
+    Args:
+        traced: the function.
+        stage: "hlo", how far XLA checks what it is given, which is soon done; or
+            "optimized_hlo", up to the end of what it does before it makes code.
+    """
+    specs = traced.arguments
+    try:
+        with tf.init_scope():
+            if all(spec.shape.is_fully_defined() for spec in specs):
+                traced.function.experimental_get_compiler_ir(*specs)(stage=stage)
+            else:
+                zeros = [tf.zeros(_probe_shape(spec), spec.dtype) for spec in specs]
+                traced.function.experimental_get_compiler_ir(*zeros)(stage=stage)
+    except Exception as error:  # XLA raises many classes, also bare ones
+        return str(error)
+    return None
+
+
+def error_of_any(seen: Sequence[Traced]) -> str | None:
+    """The text with which XLA refuses to compile one of some functions, or None."""
+    texts = (error_of(each, "optimized_hlo") for each in seen)
+    return next((text for text in texts if text is not None), None)
+
+
+def _probe_shape(spec: tf.TensorSpec) -> list[int]:
+    return [
+        _PROBE_SIZES[min(axis, 1)] if d is None else d
+        for axis, d in enumerate(spec.shape)
+    ]
+
+
+def refuse(model: Model, text: str) -> None:
+    """Keeps XLA's refusal of the loop of a model, which compiling has shown."""
+    _refused[model] = text
+
+
+def refusal_of(model: Model) -> str | None:
+    """The text of XLA's refusal of the loop of a model, if compiling has shown one."""
+    return _refused.get(model)
 
 
 def _types(op: Operation) -> tuple[Any, ...]:

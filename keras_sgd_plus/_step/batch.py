@@ -19,7 +19,7 @@ from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import replicas, strategy
 from keras_sgd_plus._loop import Carry, ExampleUpdate, TraceAgain, examples
 from keras_sgd_plus._nonfinite import Ledger, ledgers, places
-from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
 from keras_sgd_plus._records import recorders
 from keras_sgd_plus._rule import capped_share, compiled_for
@@ -247,8 +247,17 @@ def _kept_step(
         optimizer, outer, model = (ref() for ref in refs)
         return train_step(optimizer, outer, model, data)
 
-    step = tf.function(step_fn, autograph=False, reduce_retracing=True)
-    logs = step(data)
+    with xla.functions_traced() as seen:
+        step = tf.function(step_fn, autograph=False, reduce_retracing=True)
+        try:
+            logs = step(data)
+        except xla.MAYBE_OF_XLA:
+            text = xla.error_of_any(seen)
+            if text is None or optimizer.jit_compile != "auto":
+                raise
+            xla.refuse(model, text)
+            step = tf.function(step_fn, autograph=False, reduce_retracing=True)
+            logs = step(data)
     variables = [weakref.ref(v) for v in _variables(model)]
     per_model[optimizer] = _KeptStep(variables, settings, step)
     return logs

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._loop import Carry, WalkResult
+from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Model, Structure, Tensor
 from keras_sgd_plus._step import refusal, warn
 
@@ -54,7 +55,7 @@ def wants_xla(jit_compile: bool | str, model: Model, leaves: Sequence[Tensor]) -
         return False
     known = refusal.of_inputs(leaves)
     if known is None and jit_compile is not True:
-        known = refusal.of_layers(model)
+        known = refusal.of_layers(model) or refusal.of_compiling(model)
     if known is not None:
         refusal.warn_once(model, known)
     return known is None
@@ -133,6 +134,8 @@ def run(
         found = None
         if how.probe and not compiled.surely_compiles:
             found = refusal.found(model, compiled.function, compiled.arguments)
+        if found is None:
+            xla.note(compiled.function, compiled.arguments)
         how = how._replace(probe=False)
         if found is None:
             results = compiled.function(*compiled.arguments)

@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._private import keras_model
+from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private.types import Layer, Model, Tensor
 from keras_sgd_plus._step import warn
-
-_PROBE_SIZES = (8, 64)  # stand in for an unknown batch axis, and unknown other axes
 
 
 class Refusal(NamedTuple):
@@ -87,24 +85,15 @@ def found(model: Model, function: Any, arguments: Sequence[Tensor]) -> Refusal |
     or handle strings. XLA would find out when the first batch runs, too late to choose
     another way in the graph that is being built.
     """
-    try:
-        with tf.init_scope():
-            if all(a.shape.is_fully_defined() for a in arguments):
-                specs = [tf.TensorSpec(a.shape, a.dtype) for a in arguments]
-                function.experimental_get_compiler_ir(*specs)(stage="hlo")
-            else:
-                zeros = [tf.zeros(_probe_shape(a), a.dtype) for a in arguments]
-                function.experimental_get_compiler_ir(*zeros)(stage="hlo")
-    except Exception as error:  # XLA raises many classes, also bare ones
-        return of_error(model, str(error))
-    return None
+    specs = [tf.TensorSpec(a.shape, a.dtype) for a in arguments]
+    text = xla.error_of(xla.Traced(function, specs), "hlo")
+    return None if text is None else of_error(model, text)
 
 
-def _probe_shape(tensor: Tensor) -> list[int]:
-    return [
-        _PROBE_SIZES[min(axis, 1)] if d is None else d
-        for axis, d in enumerate(tensor.shape)
-    ]
+def of_compiling(model: Model) -> Refusal | None:
+    """The refusal that only compiling has shown, or None."""
+    text = xla.refusal_of(model)
+    return None if text is None else of_error(model, text)
 
 
 def of_error(model: Model, error: str) -> Refusal:
@@ -112,6 +101,10 @@ def of_error(model: Model, error: str) -> Refusal:
     place = _place(model, error)
     if "fixed tensor list size" in error:
         return Refusal(_OPEN_LOOP, _OPEN_LOOP_FIX)
+    if "different precisions" in error or "mixed precision is disallowed" in error:
+        kinds = dict.fromkeys(re.findall(r"%([A-Z]\w*)|op_type=\"(\w+)\"", error))
+        named = ", ".join(a or b for a, b in kinds)
+        return Refusal(f"it mixes floating-point types in {named}", _ONE_TYPE)
     constant = re.search(r"with op (\w+) must be a compile-time constant", error)
     if constant:
         reason = f"operation {constant[1]}{place} has a size that depends on the data"
@@ -126,6 +119,10 @@ def of_error(model: Model, error: str) -> Refusal:
 
 
 _REMOVE = "Remove that operation from the model, loss or metrics."
+_ONE_TYPE = (
+    'Give the layers around it dtype="float32". Bilinear resizing, for one, '
+    'computes in float32, whatever it is given. interpolation="nearest" does not.'
+)
 _OPEN_LOOP = (
     "a loop (keras.ops.while_loop, fori_loop or scan, or tf.while_loop) has no largest "
     "number of turns, which XLA needs for its gradient"

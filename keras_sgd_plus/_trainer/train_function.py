@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
+
+import tensorflow as tf
 
 from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers, places
-from keras_sgd_plus._private.types import Model, Optimizer
+from keras_sgd_plus._private import xla
+from keras_sgd_plus._private.types import Model, Optimizer, Structure
 from keras_sgd_plus._records import recorders
 from keras_sgd_plus._rule import compiled_for, overrides
 from keras_sgd_plus._trainer import first_call, fits
@@ -100,9 +104,29 @@ class TrainFunction:
         if self._was_called:
             return self._function(iterator)
         with first_call.watched(self._model, self.optimizer):
-            logs = self._function(iterator)
+            logs = self._called_first(iterator)
         self._was_called = True
         return logs
+
+    def _called_first(self, iterator: Any) -> Any:
+        # XLA may refuse the loop only when it compiles it, in the first call. Then that
+        # call is made again without XLA, on the same batches.
+        model = self._model
+        may_choose = self.optimizer.jit_compile == "auto" and not model.run_eagerly
+        is_shared = isinstance(iterator, tf.distribute.DistributedIterator)
+        if not may_choose or model.jit_compile or is_shared:
+            return self._function(iterator)
+        batches = _Batches(iterator, model.steps_per_execution)
+        with xla.functions_traced() as seen:
+            try:
+                return batches.given_to(self._function)
+            except xla.MAYBE_OF_XLA:
+                if (text := xla.error_of_any(seen)) is None:
+                    raise
+        xla.refuse(model, text)
+        model.make_train_function(force=True)
+        self._function = model.train_function._function
+        return batches.given_to(self._function)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
@@ -111,6 +135,38 @@ class TrainFunction:
 def _settings(optimizer: Optimizer) -> tuple[Any, ...]:
     fixed = compiled_for(optimizer, _lowering.is_switched_off())
     return (*fixed, recorders.settings(optimizer))
+
+
+class _Batches:
+    """The batches of one call of a train function, which may be made again.
+
+    Args:
+        iterator: over batches, as Keras gives it to a train function.
+        most: batches that a call takes.
+    """
+
+    def __init__(self, iterator: Any, most: int) -> None:
+        self._iterator = iterator
+        self._batches = list(itertools.islice(iterator, most))
+
+    def given_to(self, function: Any) -> Any:
+        """Calls Keras's train function with these batches; gives the last logs."""
+        if not isinstance(self._iterator, tf.data.Iterator):
+            return function(iter(self._batches))
+        if not self._batches:
+            return function(self._iterator)  # which says that the data have ended
+
+        # Traced with the shapes that the data set promises, as in later calls, not with
+        # those of the first batch.
+        def step(batch: Structure) -> Any:
+            return function(iter([batch]))
+
+        traced: Any = tf.function(step, autograph=False)
+        traced = traced.get_concrete_function(self._iterator.element_spec)
+        logs: Any = None
+        for batch in self._batches:
+            logs = traced(batch)
+        return logs
 
 
 class FastForward:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
+from tests.support.internals import batch
 from tests.support.messages import (
     caught_by,
     compiled,
@@ -246,3 +247,69 @@ def test_op_determinism_keeps_xla() -> None:
     assert not seen["keras_xla"]  # as Keras itself decides under determinism
     assert seen["repeated"]
     assert seen["gap"] < 1e-6
+
+
+def _resizing(dtype: str) -> keras.Model:
+    keras.config.set_dtype_policy(dtype)
+    resize = layers.UpSampling2D(2, interpolation="bilinear")
+    hidden = [layers.Conv2D(4, 1, activation="relu"), resize]
+    last = layers.Dense(1, dtype="float64" if dtype == "float64" else "float32")
+    return keras.Sequential(
+        [keras.Input((4, 4, 3)), *hidden, layers.GlobalAveragePooling2D(), last]
+    )
+
+
+IMAGES = np.random.default_rng(0).normal(size=(12, 4, 4, 3))
+REFUSED_LATE = "it mixes floating-point types in .*ResizeBilinearGrad"
+
+
+@pytest.mark.parametrize("dtype", ["float64", *matrix("mixed_bfloat16")])
+@pytest.mark.parametrize("how", ["fit", *matrix("steps", "on_batch", "by_hand")])
+def test_what_xla_refuses_while_it_compiles_runs_without_it(
+    how: str, dtype: str, engagements: list[str], compiled_runs: list[bool]
+) -> None:
+    """The first batch is the one that fails, and is not lost."""
+    y = IMAGES.mean((1, 2, 3))
+    runs = []
+    for cls, size in ((SGDPlus, 6), (keras.optimizers.SGD, 1)):
+        keras.utils.set_random_seed(1)
+        model = _resizing(dtype)
+        is_ours = cls is SGDPlus
+        steps = 2 if how == "steps" and is_ours else 1
+        own = {"order": "given"} if is_ours else {}
+        model.compile(cls(0.01, **own), "mse", steps_per_execution=steps)
+
+        def train(model: Any = model, size: int = size, is_ours: bool = is_ours) -> Any:
+            if how in ("fit", "steps") or not is_ours:
+                return model.fit(IMAGES, y, size, shuffle=False, verbose=0)
+            for i in range(0, 12, size):
+                batch = IMAGES[i : i + size], y[i : i + size]
+                if how == "on_batch":
+                    model.train_on_batch(*batch)
+                else:
+                    model.optimizer.train_step(model, batch)
+            return None
+
+        if is_ours:
+            assert len(caught_by(train, "XLA cannot compile")) == 1
+        else:
+            train()
+        runs.append(model.get_weights())
+        assert int(model.optimizer.iterations) == 12
+    assert engagements and compiled_runs[-1] is False
+    bound = 1e-6 if dtype == "float64" else 1e-2
+    for ours, theirs in zip(*runs, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=bound)
+
+
+def test_an_error_that_is_not_of_xla_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the package, or of the running program, though of a class that XLA has."""
+    x, y = dense_data()
+    model = _model()
+
+    def fails(*args: Any) -> Any:
+        raise tf.errors.InternalError(None, None, "a bug of the package")
+
+    monkeypatch.setattr(batch, "_commit", fails)
+    with pytest.raises(tf.errors.InternalError, match="a bug of the package"):
+        model.fit(x, y, batch_size=8, verbose=0)
