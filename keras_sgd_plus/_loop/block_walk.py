@@ -37,7 +37,6 @@ def block_body(
         turns: gets the facts that each trace of a turn finds.
     """
     update = loop.update
-    size = update.blocks.size
 
     def examples_at(numbers: Tensor) -> list[Any]:
         order = loop.order
@@ -61,9 +60,10 @@ def block_body(
             entered = EnteredBlock.of(
                 update.blocks, values, filled, update.numbers, skips_bad
             )
+        end = tf.minimum(first + entered.num_rows, num_groups)
         start = (first, entered.without(values), logs, skips, records, memory.fence)
         _, rest, logs, skips, records, inner_fence, state = tf.while_loop(
-            lambda i, *_: i < tf.minimum(first + size, num_groups),
+            lambda i, *_: i < end,
             replace(loop, entered=entered).body(turns),
             (*start, entered.start),
             parallel_iterations=1,
@@ -84,7 +84,7 @@ def block_body(
         ]
         buffers = Buffers(kept, state.changes, buffers.zeros)
         memory = Memory(inner_fence, buffers)
-        return first + size, values, logs, skips, records, fence, memory
+        return end, values, logs, skips, records, fence, memory
 
     return body
 

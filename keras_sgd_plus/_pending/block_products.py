@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
 from keras_sgd_plus._pending.block_plan import BlockPlace, BlockPlan
 from keras_sgd_plus._pending.coefficients import Coefficients
-from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._rule import power_of_two
-
-put: Any = keras.ops.slice_update  # its annotations name tensors of every backend
 
 
 class Product(NamedTuple):
@@ -24,17 +19,34 @@ class Product(NamedTuple):
     velocity: Any  # (n, m), or None without momentum
     inputs: Tensor  # (k, n)
     clean: Tensor  # the same, with zeros for a row that is not finite
-    scales: Tensor  # (k,): powers of two, 1 but for inputs that are very large
-    gram: Tensor  # (k, k): products of the inputs over their scales with each other
+    gram: Tensor  # (k, k): products of the inputs with each other
     outputs: Tensor  # (k, m): of the inputs with the weight
     drifts: Any  # (k, m): of the inputs with the velocity, or None
+
+    @property
+    def num_rows(self) -> Tensor:
+        """How many examples, (), can be walked before the next block: at least one.
+
+        SGD never multiplies two inputs. Such a product may overflow, and infinity times
+        a change that is zero is NaN. So a block ends before the first example whose
+        product with an earlier one is not finite, or would not be after it is
+        multiplied by a coefficient.
+        """
+        size = self.gram.shape[0]
+        numbers = tf.range(size)
+        rows = numbers[:, None]
+        is_small = tf.abs(self.gram) < self.gram.dtype.max * _SMALL  # not if it is NaN
+        is_lost = (numbers < rows) & ~is_small
+        return tf.reduce_min(tf.where(is_lost, rows, size))
+
+
+_SMALL = 1e-6  # part of the largest number
 
 
 class Buffers(NamedTuple):
     """Memory that is used again in each block; nothing of the block before is read.
 
-    Of an example past the batch's end the inputs are zeros, so that its changes, those
-    of an earlier block, count nothing.
+    Changes of examples that are not walked, those of an earlier block, count nothing.
     """
 
     inputs: list[Any]  # per kernel, (k, n), or () where they are computed at once
@@ -76,78 +88,39 @@ def begun(
     velocity = None
     if place.velocity_position is not None:
         velocity = values[place.velocity_position]
-    scales, gram = _gram(clean)
+    gram = tf.matmul(clean, clean, transpose_b=True)
     # With the raw inputs, so that a bad example shows in the loss or a gradient.
     outputs = tf.matmul(inputs, weight)
     drifts = None if velocity is None else tf.matmul(clean, velocity)
-    return Product(weight, velocity, inputs, clean, scales, gram, outputs, drifts)
-
-
-def _gram(rows: Tensor) -> tuple[Any, Any]:
-    """The scales of rows, (k,), and the Gram matrix of rows over their scales, (k, k).
-
-    SGD never multiplies two inputs. Such a product may overflow, and infinity times a
-    change that is zero is NaN. So rows with very large entries are divided by a power
-    of two, which is exact, and their changes are multiplied by it. That product SGD
-    forms, too, when it updates the kernel. All other rows have the scale 1.
-    """
-    size = rows.shape[0]
-    gram = tf.matmul(rows, rows, transpose_b=True)
-    # The product of two rows is at most the larger of their squares, on the diagonal.
-    squares = tf.reshape(gram, (-1,))[:: size + 1]
-    is_large = squares > rows.dtype.max * _LARGE  # not where it is NaN
-
-    def body_fn(done: Any, rest: Any, scales: Tensor, gram: Tensor) -> tuple[Any, ...]:
-        i = tf.argmax(tf.cast(rest, tf.int32), output_type=tf.int32)
-        is_it = tf.range(size) == i
-        row = tf.gather(rows, tf.reshape(i, (1,)))
-        scale = power_of_two(tf.reduce_max(tf.abs(row)))
-        scales = tf.where(is_it, scale, scales)
-        # With rows that come later it is formed again once they have their scales.
-        products = tf.reduce_sum(rows / scales[:, None] * (row / scale), 1)
-        gram = put(gram, tf.stack([i, 0]), products[None])
-        gram = tf.where(is_it[None], products[:, None], gram)
-        return done + 1, tf.logical_and(rest, tf.logical_not(is_it)), scales, gram
-
-    # Nearly always of no turn. `tf.cond` would make the loop over blocks slower.
-    num_large = tf.reduce_sum(tf.cast(is_large, tf.int32))
-    scales = tf.ones((size,), rows.dtype)
-    _, _, scales, gram = tf.while_loop(
-        lambda done, *_: done < num_large,
-        body_fn,
-        (tf.constant(0), is_large, scales, gram),
-        parallel_iterations=1,
-        name=xla.TAKEN,
-    )
-    return scales, gram
-
-
-_LARGE = 1e-6  # part of the largest number; sums of products below it are finite
+    return Product(weight, velocity, inputs, clean, gram, outputs, drifts)
 
 
 def finished(
-    product: Product, changes: Tensor, now: Coefficients
+    product: Product, changes: Tensor, now: Coefficients, num_walked: Tensor
 ) -> tuple[Tensor, Any]:
     """The kernel and its velocity, (n, m) or None, at the end of the block.
 
     Args:
         product: of the block.
-        changes: (k, m), the rate times the error of each example, times its scale.
+        changes: (k, m), the rate times the error of each example.
         now: the coefficients after the last example.
+        num_walked: () int32, the examples that were walked, the first ones.
     """
     dtype = changes.dtype
+    is_walked = (tf.range(changes.shape[0]) < num_walked)[:, None]
+    changes = tf.where(is_walked, changes, 0)
+    clean = tf.where(is_walked, product.clean, 0)  # infinity times zero is NaN
 
     def weighted(shares: Any) -> Tensor:
-        factors = 1 / product.scales
-        if not isinstance(shares, tuple):
-            factors *= tf.cast(shares, dtype)
-        return factors[:, None] * changes
+        if isinstance(shares, tuple):
+            return changes
+        return tf.cast(shares, dtype)[:, None] * changes
 
     parts = [weighted(now.changes)]
     if product.velocity is not None:
         parts.append(weighted(now.kicks))
     # One matrix for both: XLA compiles one kernel that makes it.
-    totals = tf.matmul(product.clean, tf.concat(parts, 1), transpose_a=True)
+    totals = tf.matmul(clean, tf.concat(parts, 1), transpose_a=True)
     total, *of_velocity = tf.split(totals, len(parts), 1)
 
     weight, velocity = product.weight, product.velocity

@@ -12,6 +12,7 @@ rounding. `coefficients` has the algebra.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -34,8 +35,7 @@ class BlockState(NamedTuple):
     """Tensors that the loop carries from example to example of a block."""
 
     row: Tensor  # () int32, of the next example
-    # Per kernel, (k, m): the rate times the error, times the scale of the inputs.
-    changes: list[Tensor]
+    changes: list[Tensor]  # per kernel, (k, m): the rate times the error
     coefficients: list[Coefficients]  # per kernel
 
 
@@ -74,6 +74,11 @@ class EnteredBlock:
         return cls(plan, products, numbers, buffers)
 
     @property
+    def num_rows(self) -> Tensor:
+        """How many examples, (), can be walked in this block."""
+        return functools.reduce(tf.minimum, [p.num_rows for p in self.products])
+
+    @property
     def start(self) -> BlockState:
         """The state before the first example."""
         plan, zeros = self.plan, self.buffers.zeros
@@ -102,7 +107,7 @@ class EnteredBlock:
         found = list(values)
         for k, place in enumerate(self.plan.places):
             weight, velocity = finished(
-                self.products[k], state.changes[k], state.coefficients[k]
+                self.products[k], state.changes[k], state.coefficients[k], state.row
             )
             found[place.weight_position] = weight
             if place.velocity_position is not None:
@@ -191,8 +196,7 @@ class ShownBlock:
         shares = tf.where(is_earlier, gram, 0)
         if not isinstance(now.changes, tuple):
             shares *= tf.cast(now.changes, dtype)
-        scale = tf.gather(product.scales, row)
-        outputs -= scale * tf.matmul(shares, self.state.changes[k])
+        outputs -= tf.matmul(shares, self.state.changes[k])
         return tf.gather(product.inputs, row), outputs
 
     def step(
@@ -204,8 +208,7 @@ class ShownBlock:
             gradient: OuterGradient = gradients[place.index]
             error = tf.reshape(gradient.right, (1, -1))
             rate = tf.cast(rates[place.index], error.dtype)
-            scales = self.entered.products[k].scales
-            change = rate * error * tf.gather(scales, self.state.row)
+            change = rate * error
             if applies is not None:
                 change = tf.where(applies, change, tf.zeros_like(change))
             before, row = self.state.changes[k], self.state.row

@@ -29,6 +29,9 @@ class TrainFunction:
     callback assigns. And an error that a graph raises would reach the user as a
     `tf.errors.OpError`.
 
+    Attributes:
+        of_keras: Keras's own function, which this one calls.
+
     Args:
         model: whose train function it is.
         optimizer: the SGDPlus.
@@ -44,7 +47,8 @@ class TrainFunction:
         function: Any,
         earlier: TrainFunction | None = None,
     ) -> None:
-        self._model, self.optimizer, self._function = model, optimizer, function
+        self._model, self.optimizer = model, optimizer
+        self.of_keras = function
         self._settings = _settings(optimizer)
         kept: list[Any] = []
         if earlier is not None and earlier.optimizer is optimizer:
@@ -102,7 +106,7 @@ class TrainFunction:
 
     def _called(self, iterator: Any) -> Any:
         if self._was_called:
-            return self._function(iterator)
+            return self.of_keras(iterator)
         with first_call.watched(self._model, self.optimizer):
             logs = self._called_first(iterator)
         self._was_called = True
@@ -115,21 +119,21 @@ class TrainFunction:
         may_choose = self.optimizer.jit_compile == "auto" and not model.run_eagerly
         is_shared = isinstance(iterator, tf.distribute.DistributedIterator)
         if not may_choose or model.jit_compile or is_shared:
-            return self._function(iterator)
+            return self.of_keras(iterator)
         batches = _Batches(iterator, model.steps_per_execution)
         with xla.functions_traced() as seen:
             try:
-                return batches.given_to(self._function)
+                return batches.given_to(self.of_keras)
             except xla.MAYBE_OF_XLA:
                 if (text := xla.error_of_any(seen)) is None:
                     raise
         xla.refuse(model, text)
         model.make_train_function(force=True)
-        self._function = model.train_function._function
-        return batches.given_to(self._function)
+        self.of_keras = model.train_function.of_keras
+        return batches.given_to(self.of_keras)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._function, name)
+        return getattr(self.of_keras, name)
 
 
 def _settings(optimizer: Optimizer) -> tuple[Any, ...]:

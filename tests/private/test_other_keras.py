@@ -43,7 +43,9 @@ PUBLIC = {
     "arguments of the methods, which come with each": (
         "data data_batch force iterator seed self step_function"
     ),
-    "an attribute of every tf.function": "python_function",
+    "an attribute of every tf.function, and a stage of its compilation": (
+        "optimized_hlo python_function"
+    ),
     "attributes of TensorFlow's graphs and variables": "captures handle",
     "looked for in a user's optimizer alone, to refuse what replaces them": " ".join(
         {*keras_optimizer.UPDATE_METHODS, *keras_optimizer.SCALED_UPDATE_METHODS}

@@ -147,6 +147,9 @@ MESSAGES: dict[str, Any] = {
     ),
     "Look the numbers up in the data pipeline:": REFUSALS["strings"],
     "Pad them in the data pipeline:": REFUSALS["ragged"],
+    'Give the layers around it dtype="float32". Bilinear resizing, for one,': (
+        test_xla_choice.test_what_xla_refuses_while_it_compiles_runs_without_it
+    ),
     "Make them dense in the data pipeline:": REFUSALS["sparse"],
     "Apply a layer without weights in the data pipeline instead:": REFUSALS["layer"],
     "a loop (keras.ops.while_loop, fori_loop or scan, or tf.while_loop) has": (
