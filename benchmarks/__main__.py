@@ -23,6 +23,7 @@ STUDIES = {  # in the room of its question
     "profile": "cost",
     "nonfinite": "cost",
     "clipping": "cost",
+    "overflow": "cost",
     "averages": "cost",
     "records": "cost",
     "capped": "cost",
@@ -40,7 +41,7 @@ STUDIES = {  # in the room of its question
 KEPT = (  # studies whose findings are stored one by one
     *("equality", "quick", "threshold", "ablation", "profile", "nonfinite"),
     *("clipping", "averages", "records", "capped", "firstcall", "applications"),
-    *("blocks", "growth"),
+    *("blocks", "overflow", "growth"),
 )
 REPORTS = {"figures": "report.figures.draw", "readme": "report.readme"}
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.arms.workloads import WORKLOADS, Workload
 
-Loop = tuple[Callable[[], float], float]  # a pass, microseconds per example; a loss
+Pass = Callable[[], float]  # gives microseconds per example
+Loop = tuple[Pass, float]  # a pass; a loss
 
 
 def use_one_thread() -> None:

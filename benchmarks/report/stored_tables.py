@@ -11,6 +11,7 @@ from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import Blocks
 from benchmarks.cost.firstcall import FirstCalls
 from benchmarks.cost.options import Options
+from benchmarks.cost.overflow import Overflow
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.records import Records
 from benchmarks.cost.threshold import Order, Thresholds
@@ -232,6 +233,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "profile": _kept("profile", cost.profile, Profile),
     "nonfinite": _kept("nonfinite", cost.nonfinite, Options),
     "clipping": _kept("clipping", cost.clipping, Options),
+    "overflow": _kept("overflow", cost.overflow, Overflow),
     "averages": _kept("averages", cost.averages, Options),
     "capped": _kept("capped", cost.capped, Options),
     "records": _kept("records", cost.records, Records),

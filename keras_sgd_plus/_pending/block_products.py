@@ -107,9 +107,8 @@ def finished(
         num_walked: () int32, the examples that were walked, the first ones.
     """
     dtype = changes.dtype
-    is_walked = (tf.range(changes.shape[0]) < num_walked)[:, None]
-    changes = tf.where(is_walked, changes, 0)
-    clean = tf.where(is_walked, product.clean, 0)  # infinity times zero is NaN
+    changes = walked(changes, num_walked)
+    clean = walked(product.clean, num_walked)  # infinity times zero is NaN
 
     def weighted(shares: Any) -> Tensor:
         if isinstance(shares, tuple):
@@ -130,3 +129,9 @@ def finished(
         weight += tf.cast(now.carried, dtype) * velocity
         velocity = tf.cast(now.velocity, dtype) * velocity - of_velocity[0]
     return weight - total, velocity
+
+
+def walked(rows: Tensor, num_walked: Tensor) -> Any:
+    """Rows, (k, m), with zeros in those of examples that were not walked."""
+    is_walked = tf.range(rows.shape[0]) < num_walked
+    return tf.where(is_walked[:, None], rows, 0)

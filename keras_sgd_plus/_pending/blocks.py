@@ -187,9 +187,10 @@ class ShownBlock:
         row = tf.reshape(self.state.row, (1,))
         outputs = tf.gather(product.outputs, row)
         if not isinstance(now.weight, tuple):
-            outputs = _share(now.weight, outputs)
+            outputs = share(tf.cast(now.weight, dtype), outputs)
         if not isinstance(now.carried, tuple):
-            outputs += _share(now.carried, tf.gather(product.drifts, row))
+            carried = tf.cast(now.carried, dtype)
+            outputs += share(carried, tf.gather(product.drifts, row))
         gram = tf.gather(product.gram, row)
         # Inputs of later rows may be NaN, and zero times NaN is NaN.
         is_earlier = _is_earlier(product.gram.shape[0], self.state.row)
@@ -233,9 +234,8 @@ class ShownBlock:
         return coefficients.Step(momentum, plan.nesterov, factor)
 
 
-def _share(factor: Tensor, outputs: Tensor) -> Any:
-    # The product; zero where the factor is, though outputs may have overflowed.
-    factor = tf.cast(factor, outputs.dtype)
+def share(factor: Tensor, outputs: Tensor) -> Any:
+    """The product; zero where the factor is, though outputs may have overflowed."""
     return tf.where(tf.equal(factor, 0), tf.zeros_like(outputs), factor * outputs)
 
 
