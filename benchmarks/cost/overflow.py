@@ -1,7 +1,7 @@
 """The cost of blocks that end before a product overflows: the loop with and without it.
 
-`python -m benchmarks overflow [workload ...]`. No product overflows here, so the weights
-are the same. The two loops take turns, on one thread.
+`python -m benchmarks overflow [workload ...]`. No product overflows here, so the
+weights are the same. The two loops take turns, on one thread.
 """
 
 from __future__ import annotations

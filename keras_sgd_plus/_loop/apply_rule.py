@@ -13,6 +13,7 @@ from keras_sgd_plus._loop.scope import Scope
 from keras_sgd_plus._nonfinite import Guard
 from keras_sgd_plus._pending import Shown
 from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._records import progress
 from keras_sgd_plus._rule import (
     LossScale,
     State,
@@ -89,6 +90,11 @@ def apply_rule(
         count = capped_share.counted
         counts = count(counts, updated.capped, found.loss, updated.applies)
         scope.add_update((update.counts, counts))
+    if update.progress is not None:
+        (sums,) = scope.values([update.progress])
+        applies = updated.applies
+        sums = progress.added(sums, found.loss, before.iterations, applies)
+        scope.add_update((update.progress, sums))
     return Applied(before, has_started, pending)
 
 

@@ -24,7 +24,7 @@ from keras_sgd_plus._pending import (
 )
 from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
-from keras_sgd_plus._records import Recorder, no_records, recorders
+from keras_sgd_plus._records import Recorder, no_records, progress, recorders
 from keras_sgd_plus._rule import AVERAGES, Numbers, Rule
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
@@ -52,6 +52,7 @@ class ExampleUpdate:
         numbers: of the rule, tensors of the function that is being traced.
         recorder: of the log that asks for records, or None.
         counts: the variable of `capped_share`, in the carry, or None.
+        progress: the variable of `progress`, in the carry; None with several replicas.
     """
 
     model: Model
@@ -70,6 +71,7 @@ class ExampleUpdate:
     numbers: Numbers
     recorder: Recorder | None
     counts: Variable | None
+    progress: Variable | None
 
     @classmethod
     def of(
@@ -139,6 +141,7 @@ class ExampleUpdate:
             numbers={},
             recorder=recorders.of(optimizer),
             counts=_rule.capped_share.of(optimizer),
+            progress=_progress(optimizer),
         )
 
     def given(self, numbers: Tensor) -> ExampleUpdate:
@@ -203,3 +206,8 @@ def _changing(model: Model, carry: Carry) -> set[int]:
         id(v) for v in model.non_trainable_variables if not keras_backend.is_seed(v)
     }
     return {i for i, v in enumerate(carry.variables) if id(v) not in known}
+
+
+def _progress(optimizer: Optimizer) -> Any:
+    # Averages over replicas are no sums.
+    return None if strategy.num_replicas() > 1 else progress.of(optimizer)

@@ -203,6 +203,12 @@ def has_default_metrics(model: Model) -> bool:
     return getattr(model.compute_metrics, "__func__", None) is stock
 
 
+def has_stock_train_step(model: Model) -> bool:
+    """Whether `train_step` is Keras's own, or our wrapper of it."""
+    stock = _definer("train_step").train_step
+    return getattr(model.train_step, "__func__", None) is stock
+
+
 def inside_strategy_run() -> bool:
     """Whether the caller runs in `strategy.run`, where `fit` calls a train step.
 

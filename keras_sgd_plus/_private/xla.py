@@ -118,6 +118,7 @@ class _Tracing(threading.local):
 
 
 _tracing = _Tracing()
+_without: weakref.WeakSet[Any] = weakref.WeakSet()  # models
 # Model -> the text of XLA's refusal. Weak, so that nothing keeps a model alive.
 _refused: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _PROBE_SIZES = (8, 64)  # stand in for an unknown batch axis, and unknown other axes
@@ -180,6 +181,16 @@ def _probe_shape(spec: tf.TensorSpec) -> list[int]:
         _PROBE_SIZES[min(axis, 1)] if d is None else d
         for axis, d in enumerate(spec.shape)
     ]
+
+
+def go_without(model: Model) -> None:
+    """Notes that the loop of a model is walked without XLA, which refuses it."""
+    _without.add(model)
+
+
+def goes_without(model: Model) -> bool:
+    """Whether XLA has refused the loop of a model."""
+    return model in _without
 
 
 def refuse(model: Model, text: str) -> None:

@@ -21,7 +21,7 @@ from keras_sgd_plus._loop import Carry, ExampleUpdate, TraceAgain, examples
 from keras_sgd_plus._nonfinite import Ledger, ledgers, places
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
-from keras_sgd_plus._records import recorders
+from keras_sgd_plus._records import progress, recorders
 from keras_sgd_plus._rule import capped_share, compiled_for
 from keras_sgd_plus._step import checks, model_checks, record_batch, warn
 from keras_sgd_plus._step.walk_batch import WalkedBatch, walk_batch
@@ -140,6 +140,8 @@ def _attempt(
     group = examples.specs(batch, optimizer.examples_per_update)
     keras_model.build(model, outer, group)  # a loop may create no variable
     extras = [*facts.variables.values(), *capped_share.variables(optimizer)]
+    if strategy.num_replicas() == 1:
+        extras.append(progress.of(optimizer))
     carry = Carry(model, outer, extras)
     update = ExampleUpdate.of(
         model,

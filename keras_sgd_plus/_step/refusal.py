@@ -160,6 +160,7 @@ def _shown(layer: Layer) -> str:
 
 def warn_once(model: Model, refusal: Refusal) -> None:
     """Warns that a model trains without XLA, and why."""
+    xla.go_without(model)
     text = (
         f"XLA cannot compile the per-example loop of model {model.name!r}: "
         f"{refusal.reason}. Training goes on without XLA, many times slower, with the "

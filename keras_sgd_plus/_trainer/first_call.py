@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Model, Optimizer
 
 SECONDS = 10.0  # a first batch may take before it is explained
@@ -39,14 +40,19 @@ def watched(model: Model, optimizer: Optimizer) -> Iterator[None]:
 
 def _explain(model: Model) -> None:
     _told.add(model)
+    work = "TensorFlow traces the loop over examples, and XLA compiles it"
+    advice = (
+        "SGDPlus(..., jit_compile=False) does not compile, and trains many times "
+        "slower."
+    )
+    if xla.goes_without(model):  # which was said
+        work, advice = "TensorFlow traces the loop over examples, without XLA", ""
     # Where warnings are errors, nobody could catch this one.
     with contextlib.suppress(UserWarning):
         warnings.warn(
             f"The first batch of model {model.name!r} has taken {SECONDS:g} seconds "
-            "so far: TensorFlow traces the loop over examples, and XLA compiles it. "
-            "The progress bar stands still meanwhile. That is done once per shape of "
-            "an example, and later batches are fast. To shorten it, leave out "
-            "unroll=True of RNN layers, pad sequences to one length, or use fewer "
-            "layers. SGDPlus(..., jit_compile=False) does not compile, and trains "
-            "many times slower."
+            f"so far: {work}. The progress bar stands still meanwhile. That is done "
+            "once per shape of an example, and later batches are fast. To shorten it, "
+            "leave out unroll=True of RNN layers, pad sequences to one length, or use "
+            f"fewer layers. {advice}".rstrip()
         )

@@ -18,7 +18,7 @@ import keras
 
 from keras_sgd_plus._private.types import Model, Optimizer
 from keras_sgd_plus._records import recorders
-from keras_sgd_plus._trainer import bypass, divergence, schedules
+from keras_sgd_plus._trainer import bypass, divergence, no_progress, schedules
 from keras_sgd_plus._trainer.optimizers import per_example
 
 _runs: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
@@ -48,6 +48,10 @@ class Run:
         self._is_first_epoch = True
         # Whether the run began with the optimizer's first update.
         self._is_new = self._optimizer is not None and not _iterations(self._optimizer)
+        self._watch = None
+        if self._is_new:
+            self._watch = no_progress.Watch(model, self._optimizer)
+        self._has_begun = False
         self._was_recorded = self._is_recorded()
         self._at_end: list[Callable[[], None]] = []
 
@@ -57,6 +61,11 @@ class Run:
 
     def begin_batch(self, epoch: int, batch: int) -> None:
         """Notes that the next call of the train function is one of this `fit`."""
+        if self._has_begun:
+            bypass.warn_of(self._model)  # after the first batch, and not after all
+        if self._watch is not None:
+            self._watch.begin_batch()
+        self._has_begun = True
         self._place = epoch, batch
 
     def take_place(self) -> tuple[int, int, int] | None:
@@ -68,7 +77,9 @@ class Run:
         return None if place is None else (self.number, *place)
 
     def end_epoch(self) -> None:
-        """Looks at the run at the end of its first epoch."""
+        """Looks at the run at the end of an epoch."""
+        if self._watch is not None:
+            _say(self._watch.report(self._arguments))
         if self._is_first_epoch:
             self._is_first_epoch = False
             self._end_first_epoch()
@@ -133,7 +144,7 @@ class Watcher(keras.callbacks.Callback):
         self._run.begin_batch(self._epoch, batch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Lets the run look at its first epoch."""
+        """Lets the run look at the epoch."""
         del epoch, logs
         self._run.end_epoch()
 
