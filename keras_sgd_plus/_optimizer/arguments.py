@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
+import re
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_sgd_plus import _step
+from keras_sgd_plus._private import keras_optimizer
 
 ORDERS = ("reshuffle", "given")
 NONFINITE = ("propagate", "skip", "raise")
@@ -47,7 +50,8 @@ _ARGUMENTS = {
         "Use 1.0 for data without noise, 0.3 for noisy labels, None to switch it off.",
     ),
     "learning_rate": (
-        "a finite float, a LearningRateSchedule, or a callable without arguments",
+        "a number that is finite in the precision of the weights, a "
+        "LearningRateSchedule, or a callable without arguments",
         "Use 0.01, say, or an object of `keras.optimizers.schedules` for a function of "
         "the number of updates.",
     ),
@@ -164,3 +168,42 @@ def shown(value: Any) -> str:
     except Exception:  # an int of 5,000 digits raises, too
         text = f"<{type(value).__name__}>"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...{text[-1]}"
+
+
+def as_call(optimizer: Any, derived_seed: int | None) -> str:
+    """The call that makes such an optimizer, with what differs from the defaults.
+
+    Args:
+        optimizer: the SGDPlus.
+        derived_seed: its seed if that was derived, or None.
+    """
+    parts = []
+    for name, parameter in inspect.signature(type(optimizer)).parameters.items():
+        value = getattr(optimizer, name, parameter.default)
+        if name == "learning_rate":
+            value = _rate(optimizer)
+        is_derived = (name == "seed" and value == derived_seed) or (
+            name == "name" and _DERIVED_NAME.fullmatch(str(value))
+        )
+        if value != parameter.default and not is_derived:
+            parts.append(f"{name}={shown(value)}")
+    return f"{type(optimizer).__name__}({', '.join(parts)})"
+
+
+_DERIVED_NAME = re.compile(r"sgd_plus(_\d+)?")
+
+
+class _Shown(str):
+    # A text whose repr has no quotes.
+    __repr__ = str.__str__
+
+
+def _rate(optimizer: Any) -> Any:
+    try:
+        found = keras_optimizer.schedule(optimizer)
+    except RuntimeError:  # `__init__` has not ended
+        return _Shown("?")
+    if found is not None:
+        name = getattr(found, "__name__", type(found).__name__)
+        return _Shown(f"<{name}>")
+    return float(f"{float(optimizer.learning_rate.numpy()):.7g}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec
 
 from keras_sgd_plus._optimizer.arguments import shown
 
@@ -29,6 +31,41 @@ _NO_SUCH_THING = {  # the line to write where no argument has that meaning
         "gradients of several examples"
     ),
 }
+
+
+_P = ParamSpec("_P")
+# Methods of other optimizers -> what to do here.
+_NO_SUCH_METHOD = {
+    "minimize": "Write model.fit(x, y), or optimizer.train_step(model, (x, y))",
+    "step": "Write model.fit(x, y), or optimizer.train_step(model, (x, y))",
+    "zero_grad": "Leave it out: gradients are made anew for each example",
+}
+
+
+def refused(init: Callable[_P, None]) -> Callable[_P, None]:
+    """An `__init__` that first refuses keyword arguments that it does not have.
+
+    Editors, type checkers and `inspect` go on to see the arguments of the original.
+    """
+    names = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        refuse({k: v for k, v in kwargs.items() if k not in names}, names)
+        init(*args, **kwargs)
+
+    return checked
+
+
+def no_attribute(name: str) -> AttributeError:
+    """The error for an attribute that SGDPlus does not have."""
+    text = f"'SGDPlus' object has no attribute {name!r}"
+    if name in _NO_SUCH_METHOD:
+        text = (
+            f"SGDPlus must be called as an optimizer of Keras. Received: .{name}. "
+            f"{_NO_SUCH_METHOD[name]}."
+        )
+    return AttributeError(text)
 
 
 def refuse(unknown: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -19,23 +19,39 @@ from keras_sgd_plus._optimizer.arguments import MAX_INT, int_in, message
 
 _OF_TENSORFLOW = (tf.Tensor, tf.Variable, keras.Variable)
 _CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
+
+
+def _largest() -> float:
+    # Weights are of this type, and larger numbers are infinite in it.
+    return float(tf.as_dtype(keras.config.floatx()).max)
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) <= _largest()
+
+
 _TRAINS: dict[str, Callable[[float], bool]] = {  # with others there is only NaN
-    "weight_decay": math.isfinite,
-    "clipnorm": lambda x: x != math.inf,
+    "weight_decay": _is_finite,
+    "clipnorm": lambda x: not x > _largest(),
     "clipvalue": lambda x: True,
-    "global_clipnorm": lambda x: x != math.inf,
+    "global_clipnorm": lambda x: not x > _largest(),
     "ema_momentum": lambda x: not math.isnan(x),
-    "loss_scale_factor": lambda x: x != 0 and math.isfinite(x),
+    "loss_scale_factor": lambda x: x != 0 and _is_finite(x),
 }
 
 
-def learning_rate(value: Any) -> None:
-    """Raises for a float that is not finite, and a callable that takes arguments."""
+def learning_rate(value: Any) -> Any:
+    """Gives it, ints and NumPy's numbers as floats.
+
+    Raises for one that is not finite, and for a callable that takes arguments.
+    """
     schedule = isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
-    if isinstance(value, float) and not math.isfinite(value):
+    found = _as_float(value)
+    if isinstance(found, float) and not _is_finite(found):
         raise ValueError(message(learning_rate=value))
     if callable(value) and not schedule and not _takes_nothing(value):
         raise TypeError(message(learning_rate=value))
+    return found
 
 
 def live_learning_rate(value: Any) -> None:
@@ -55,14 +71,16 @@ def live_learning_rate(value: Any) -> None:
         raise TypeError(message(learning_rate=value)) from None
     if np.ndim(value):
         raise TypeError(message(learning_rate=value))
-    if not math.isfinite(found):
+    if not _is_finite(found):
         raise ValueError(message(learning_rate=value))
 
 
-def momentum(value: Any) -> None:
-    """Raises for NaN."""
+def momentum(value: Any) -> Any:
+    """Gives it, ints and NumPy's numbers as floats; raises for NaN."""
+    value = _as_float(value)
     if isinstance(value, float) and math.isnan(value):
         raise ValueError(message(momentum=value))
+    return value
 
 
 def assigned_momentum(value: Any) -> float:
@@ -86,14 +104,16 @@ def of_sgd(**given: Any) -> dict[str, Any]:
 
     Out-of-range values that Keras refuses itself are left to it.
     """
-    learning_rate(given["learning_rate"])
-    momentum(given["momentum"])
+    own = {
+        "learning_rate": learning_rate(given["learning_rate"]),
+        "momentum": momentum(given["momentum"]),
+    }
     flags, counts = ["nesterov", "use_ema"], ["gradient_accumulation_steps"]
     numbers = [name for name in _TRAINS if name != "ema_momentum"]
     if flag(use_ema=given["use_ema"]):  # else Keras does not look at these
         numbers.append("ema_momentum")
         counts.append("ema_overwrite_frequency")
-    checked = dict(given)
+    checked = {**given, **own}
     for names, check in ((flags, flag), (numbers, number), (counts, count)):
         checked.update({name: check(**{name: given[name]}) for name in names})
     return checked
@@ -153,6 +173,17 @@ def _float(value: Any) -> float:
     if isinstance(scalar, (str, bytes)):
         raise TypeError
     return float(scalar)
+
+
+def _as_float(value: Any) -> Any:
+    # Keras takes no other numbers for these two.
+    is_number = isinstance(value, (int, np.integer, np.floating))
+    if not is_number or isinstance(value, (bool, float)):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _is_false(value: Any) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
+from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_sgd_plus import _rule, _step, _trainer
 from keras_sgd_plus._distribute import strategy
@@ -51,7 +52,6 @@ def _check_average(optimizer: Optimizer) -> None:
     _step.refresh_numbers(optimizer)
 
 
-@keras.saving.register_keras_serializable(package="keras_sgd_plus")
 class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     """Updates the weights after every example of every batch, in random order.
 
@@ -216,6 +216,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     learning_rate = checked_property(
         keras.optimizers.SGD.learning_rate, sgd_arguments.live_learning_rate
     )
+    _derived_seed: int | None = None
     lr = misspelt.OldName("learning_rate")
     examples_per_update = Setting(arguments.examples_per_update, _check_together)
     order = Setting(arguments.order, _check_together)
@@ -235,9 +236,10 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     max_loss_fraction = Setting(arguments.max_loss_fraction, _check_fraction)
     ema_momentum = Setting(lambda value: value, _check_average)
 
+    @misspelt.refused
     def __init__(
         self,
-        learning_rate: Any = 0.01,
+        learning_rate: float | LearningRateSchedule | Callable[[], Any] = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,
@@ -252,15 +254,13 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         name: str | None = None,
         *,
         examples_per_update: int | None = 1,
-        order: str = "reshuffle",
+        order: Literal["reshuffle", "given"] = "reshuffle",
         seed: int | None = None,
-        nonfinite: str = "propagate",
-        jit_compile: bool | str = "auto",
+        nonfinite: Literal["propagate", "skip", "raise"] = "propagate",
+        jit_compile: bool | Literal["auto"] = "auto",
         max_loss_fraction: float | None = None,
-        **kwargs: Any,
     ) -> None:
         arguments.backend("SGDPlus")
-        misspelt.refuse(kwargs, list(inspect.signature(SGDPlus).parameters)[:-1])
         checked = sgd_arguments.of_sgd(
             learning_rate=learning_rate,
             momentum=momentum,
@@ -282,8 +282,17 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         self.nonfinite = nonfinite
         self.jit_compile = jit_compile
         self.max_loss_fraction = max_loss_fraction
+        self._derived_seed = self.seed if seed is None else None
         if examples_per_update is not None and jit_compile is not False:
             _step.raise_small_loop_threshold()
+
+    def __repr__(self) -> str:
+        return arguments.as_call(self, self._derived_seed)
+
+    if not TYPE_CHECKING:  # else any attribute would do
+
+        def __getattr__(self, name: str) -> Any:
+            raise misspelt.no_attribute(name)
 
     def build(self, variables: list[Variable]) -> None:
         """Makes the optimizer's state, once: first that of `keras.optimizers.SGD`.
@@ -374,3 +383,12 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             "jit_compile": self.jit_compile,
             "max_loss_fraction": self.max_loss_fraction,
         }
+
+
+def _register() -> None:
+    """Registers the class with Keras, and as the "sgd_plus" of `compile`."""
+    keras.saving.register_keras_serializable(package="keras_sgd_plus")(SGDPlus)
+    keras.saving.get_custom_objects()["sgd_plus"] = SGDPlus
+
+
+_trainer.install_loading(_register)

@@ -44,9 +44,9 @@ def trainer_methods() -> dict[str, type]:
     return {name: _definer(name) for name in _METHODS if not _objection(name)}
 
 
-def owner_of_fit() -> type:
-    """The class that defines `fit`."""
-    return _definer("fit")
+def owner_of(method: str) -> type:
+    """The class that defines a method of every model, such as `fit`."""
+    return _definer(method)
 
 
 def need(name: str) -> None:

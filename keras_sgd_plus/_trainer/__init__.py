@@ -15,6 +15,7 @@ from keras_sgd_plus._trainer.optimizers import (
 from keras_sgd_plus._trainer.patches import (
     install,
     install_fit,
+    install_loading,
     stock_train_step,
     uninstall,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "fits",
     "install",
     "install_fit",
+    "install_loading",
     "is_ours",
     "per_example",
     "stock_train_step",

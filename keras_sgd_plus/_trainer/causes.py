@@ -85,7 +85,7 @@ def _of_rate(optimizer: Optimizer, of_data: float) -> Cause:
         )
     if keras_optimizer.schedule(optimizer) is not None:
         return Cause(1, f"{reason}: try rates divided by {factor}")
-    usual = USUAL_RATE * max(1 - optimizer.momentum, 0.01)
+    usual = USUAL_RATE * size * max(1 - optimizer.momentum, 0.01)
     times = abs(_rate(optimizer)) / usual
     if of_data > max(times, 1):
         return Cause(times, reason)

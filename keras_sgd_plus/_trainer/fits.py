@@ -116,8 +116,7 @@ class Run:
             self._arguments.get("initial_epoch") or 0
         )
         updates = _iterations(self._optimizer)
-        batches = params.get("steps")
-        _say(schedules.report(self._optimizer, updates, batches, epochs))
+        _say(schedules.report(self._optimizer, updates, epochs))
 
 
 class Watcher(keras.callbacks.Callback):

@@ -109,7 +109,8 @@ class Watch:
         gradient = moved / (rate * math.sqrt(last.count))
         weights = [tf.cast(w.value, tf.float64) for w in self._trained()]
         size = math.sqrt(sum(float(tf.reduce_sum(w * w)) for w in weights))
-        return gradient * size < _STUCK * abs(last.mean)
+        # Weights that begin at zero may go to one.
+        return gradient * max(size, 1) < _STUCK * abs(last.mean)
 
     def _trained(self) -> list[Any]:
         return list(self._model.trainable_variables)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -51,7 +52,20 @@ def install() -> None:
 
 def install_fit() -> None:
     """Wraps `fit` alone, for callbacks that work with other optimizers, too."""
-    _wrap("fit", keras_trainer.owner_of_fit())
+    _wrap("fit", keras_trainer.owner_of("fit"))
+
+
+def install_loading(register: Callable[[], None]) -> None:
+    """Registers with Keras now, and again before each model that is loaded.
+
+    A program may clear `keras.saving.get_custom_objects()`, as a guide of Keras does.
+    """
+    _registers.append(register)
+    register()
+    _wrap("compile_from_config", keras_trainer.owner_of("compile_from_config"))
+
+
+_registers: list[Callable[[], None]] = []
 
 
 def _wrap(name: str, owner: type) -> None:
@@ -70,6 +84,8 @@ def _fit(original: Any) -> Any:
         if len(named) < len(args) or named.keys() & kwargs.keys():
             return original(self, *args, **kwargs)  # which says what is wrong
         arguments = {**named, **kwargs}
+        if _trains_ours(self):
+            _need_whole_batches(arguments.get("batch_size"))
         with fits.running(self, arguments) as run:
             if _trains_ours(self):
                 with fits.watched(run, arguments.get("callbacks")) as callbacks:
@@ -80,6 +96,15 @@ def _fit(original: Any) -> Any:
         return history
 
     return fit
+
+
+def _need_whole_batches(batch_size: Any) -> None:
+    # TensorFlow's own error does not name the argument.
+    if isinstance(batch_size, float):
+        raise TypeError(
+            "`batch_size` must be an int, or None. Received: "
+            f"batch_size={batch_size!r}. Write fit(batch_size={int(batch_size)})."
+        )
 
 
 def _train_step(original: Any) -> Any:
@@ -178,6 +203,15 @@ def _maybe_symbolic_build(original: Any) -> Any:
     return build
 
 
+def _compile_from_config(original: Any) -> Any:
+    def compile_from_config(self: Any, config: Any) -> None:
+        for register in _registers:
+            register()
+        original(self, config)
+
+    return compile_from_config
+
+
 def _trains_ours(model: Model) -> bool:
     return is_ours(getattr(model, "optimizer", None))
 
@@ -187,6 +221,7 @@ def _has_workers(model: Model) -> bool:
 
 
 _WRAPPERS = {
+    "compile_from_config": _compile_from_config,
     "fit": _fit,
     "train_step": _train_step,
     "make_train_function": _make_train_function,

@@ -23,10 +23,12 @@ class Length(NamedTuple):
     Attributes:
         updates: after how many it has ended, or its first period has.
         arguments: those that count updates, by name: an int, or a list of them.
+        is_whole: whether `decay_steps` alone is that length.
     """
 
     updates: float
     arguments: dict[str, Any]
+    is_whole: bool = False
 
 
 def length(schedule: Any) -> Length | None:
@@ -43,12 +45,12 @@ def length(schedule: Any) -> Length | None:
     steps: Any = getattr(schedule, "decay_steps", None)
     if isinstance(schedule, kinds.CosineDecay):
         if schedule.warmup_target is None or not schedule.warmup_steps:
-            return Length(steps, {"decay_steps": steps})
+            return Length(steps, {"decay_steps": steps}, is_whole=True)
         warmup = schedule.warmup_steps
         arguments = {"decay_steps": steps, "warmup_steps": warmup}
         return Length(steps + warmup, arguments)
     if isinstance(schedule, kinds.PolynomialDecay):
-        return Length(steps, {"decay_steps": steps})
+        return Length(steps, {"decay_steps": steps}, is_whole=True)
     if isinstance(schedule, kinds.ExponentialDecay):
         rate = float(schedule.decay_rate)
         if not 0 < rate < 1:
@@ -62,15 +64,12 @@ def length(schedule: Any) -> Length | None:
     return None
 
 
-def report(
-    optimizer: Optimizer, updates: int, batches: int | None, epochs: int
-) -> str | None:
+def report(optimizer: Optimizer, updates: int, epochs: int) -> str | None:
     """The warning for a schedule that ended within the first epoch, or None.
 
     Args:
         optimizer: the SGDPlus, which was new.
         updates: made in the first epoch.
-        batches: in the first epoch, or None where that is not known.
         epochs: that `fit` was to make.
     """
     schedule = keras_optimizer.schedule(optimizer)
@@ -83,26 +82,17 @@ def report(
         unit = f"one per {optimizer.examples_per_update} examples"
     if optimizer.gradient_accumulation_steps:
         unit = "of several examples each"
-    per_batch = math.ceil(updates / batches) if batches else None
-    if per_batch is None:
-        advice = "multiply those numbers by the updates that a batch makes"
-    else:
-        times = {k: _times(v, per_batch) for k, v in found.arguments.items()}
-        meant = ", ".join(f"{k}={_shown(v)}" for k, v in times.items())
-        advice = f"use {meant}, for a batch makes {per_batch} updates"
+    every = updates * epochs
+    made = f"An epoch of this fit makes {updates} updates, the whole fit {every}."
+    advice = f"Give {' and '.join(found.arguments)} in updates."
+    if found.is_whole:
+        advice = f"For a decay over the whole fit use decay_steps={every}."
     return (
         "A learning-rate schedule should last longer than the first epoch. Received: "
         f"{type(schedule).__name__}({given}), which counts updates, {unit}. It ended "
         f"after {math.ceil(found.updates)} of the {updates} updates of the first "
-        f"epoch. If it was meant to count batches, {advice}. This fit makes "
-        f"{updates * epochs} updates in all."
+        f"epoch. {made} {advice}"
     )
-
-
-def _times(value: Any, factor: int) -> Any:
-    if isinstance(value, list):
-        return [each * factor for each in value]
-    return value * factor
 
 
 def _shown(value: Any) -> str:

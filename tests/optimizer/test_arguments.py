@@ -93,18 +93,28 @@ ARGUMENTS: list[Argument] = [
         "learning_rate",
         SCHEDULE,
         [inverse_time, keras.optimizers.schedules.ExponentialDecay, str],
-        [NAN, -INF, np.float64(INF)],
+        [NAN, -INF, np.float64(INF), 1e39, -1e39, HUGE],  # infinite in float32
     ),
     *_rows("momentum", "momentum", "Use 0.9, say", [], [NAN]),
-    *_rows("number", "weight_decay", "Use 1e-4", NO_NUMBER, [NAN, INF, -INF, HUGE]),
     *_rows(
-        "number", "clipnorm", "Use 1.0", ["1", {"a": 1}, TWO, tf.Variable(1.0)], [INF]
+        "number", "weight_decay", "Use 1e-4", NO_NUMBER, [NAN, INF, -INF, 1e39, HUGE]
+    ),
+    *_rows(
+        "number",
+        "clipnorm",
+        "Use 1.0",
+        ["1", {"a": 1}, TWO, tf.Variable(1.0)],
+        [INF, 1e39],
     ),
     *_rows("number", "clipvalue", "Use 0.5", ["0.5", b"1", 1j, TWO], [HUGE]),
     *_rows("number", "global_clipnorm", "Use 1.0", ["1", 1j, TWO], [INF, HUGE]),
     *_rows("number", "ema_momentum", "Use 0.99", [None, *NO_NUMBER], [NAN], **EMA),
     *_rows(
-        "number", "loss_scale_factor", "Use 1024.0", NO_NUMBER, [0, False, NAN, INF]
+        "number",
+        "loss_scale_factor",
+        "Use 1024.0",
+        NO_NUMBER,
+        [0, False, NAN, INF, 1e39],
     ),
     *_rows("count", "gradient_accumulation_steps", "Use None", NO_COUNT, [2**63, HUGE]),
     *_rows(
@@ -172,6 +182,8 @@ def test_argument_is_accepted(arguments: dict[str, Any]) -> None:
 SCALARS: dict[str, tuple[Any, Any]] = {
     "examples_per_update": (np.int64(3), 3),
     "seed": (np.uint8(5), 5),
+    "learning_rate": (1, 1.0),
+    "momentum": (np.float32(0.5), 0.5),
     "jit_compile": (np.False_, False),
     "max_loss_fraction": (np.float32(0.5), 0.5),
     "nesterov": (np.True_, True),
@@ -195,6 +207,55 @@ def test_scalar_is_kept_as_a_python_number(name: str) -> None:
     assert type(config[name]) is type(kept)
     assert config[name] == kept
     assert json.loads(json.dumps(config))[name] == kept
+
+
+def test_a_rate_that_float64_holds() -> None:
+    keras.config.set_floatx("float64")
+    assert float(SGDPlus(1e39).learning_rate.numpy()) == 1e39
+
+
+def test_a_live_rate_is_finite_too() -> None:
+    optimizer = SGDPlus(1)
+    for value in (1e39, np.float64(-1e39), tf.constant(1e39, tf.float64)):
+        with pytest.raises(ValueError, match="Use 0.01, say"):
+            optimizer.learning_rate = value
+    assert float(optimizer.learning_rate.numpy()) == 1.0
+
+
+REPRS: dict[str, Any] = {
+    "SGDPlus()": lambda: SGDPlus(),
+    "SGDPlus(learning_rate=1.0, momentum=0.9)": lambda: SGDPlus(1, 0.9),
+    "SGDPlus(learning_rate=0.001, order='given', seed=3)": (
+        lambda: SGDPlus(0.001, order="given", seed=3)
+    ),
+    "SGDPlus(learning_rate=<CosineDecay>, name='mine', examples_per_update=None)": (
+        lambda: SGDPlus(
+            keras.optimizers.schedules.CosineDecay(0.1, 10),
+            name="mine",
+            examples_per_update=None,
+        )
+    ),
+    "SGDPlus(clipnorm=1.0, max_loss_fraction=0.3)": (
+        lambda: SGDPlus(clipnorm=1, max_loss_fraction=0.3)
+    ),
+    "SGDPlus(learning_rate=?)": lambda: SGDPlus.__new__(SGDPlus),
+}
+
+
+@pytest.mark.parametrize("shown", REPRS)
+def test_repr_shows_what_differs_from_the_defaults(shown: str) -> None:
+    optimizer = REPRS[shown]()
+    assert repr(optimizer) == shown
+    if "<" not in shown and "?" not in shown:
+        again = eval(shown, {"SGDPlus": SGDPlus})
+        config, other = optimizer.get_config(), again.get_config()
+        assert {**config, "name": ""} == {**other, "name": ""}
+
+
+def test_repr_of_a_live_optimizer() -> None:
+    optimizer = SGDPlus()
+    optimizer.learning_rate, optimizer.momentum = 0.5, 0.25
+    assert repr(optimizer) == "SGDPlus(learning_rate=0.5, momentum=0.25)"
 
 
 @pytest.mark.parametrize("name", ["weight_decay", "loss_scale_factor"])
@@ -224,9 +285,10 @@ def test_new_arguments_are_keyword_only() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"learning_rate": 1},
+        {"learning_rate": True},
         {"learning_rate": None},
-        {"momentum": 1},
+        {"momentum": 2},
+        {"momentum": True},
         {"momentum": -0.1},
         {"momentum": 1.1},
         {"clipnorm": 1.0, "clipvalue": 1.0},

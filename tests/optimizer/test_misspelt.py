@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from typing import Any
+import typing
+from typing import Any, Literal
 
 import pytest
 
@@ -50,3 +52,33 @@ def test_old_name_of_a_setting() -> None:
         optimizer.lr = 0.2
     assert not hasattr(optimizer, "lr")
     assert float(optimizer.learning_rate) == pytest.approx(0.1)
+
+
+METHODS = {
+    "minimize": "Write model.fit(x, y), or optimizer.train_step(model, (x, y)).",
+    "step": "Write model.fit(x, y), or optimizer.train_step(model, (x, y)).",
+    "zero_grad": "Leave it out: gradients are made anew for each example.",
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_of_other_optimizers(name: str) -> None:
+    text = f"Received: .{name}. {METHODS[name]}"
+    with pytest.raises(AttributeError, match=re.escape(text)):
+        getattr(SGDPlus(), name)
+    assert not hasattr(SGDPlus(), name)
+    assert name not in dir(SGDPlus())
+
+
+def test_other_attributes_have_the_usual_error() -> None:
+    with pytest.raises(AttributeError, match="'SGDPlus' object has no attribute 'foo'"):
+        getattr(SGDPlus(), "foo")  # noqa: B009
+
+
+def test_tools_see_the_arguments() -> None:
+    parameters = inspect.signature(SGDPlus).parameters
+    assert "kwargs" not in parameters
+    hints = typing.get_type_hints(SGDPlus.__init__)
+    assert hints["order"] == Literal["reshuffle", "given"]
+    assert hints["nonfinite"] == Literal["propagate", "skip", "raise"]
+    assert hints["jit_compile"] == bool | Literal["auto"]

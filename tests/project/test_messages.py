@@ -22,7 +22,12 @@ from tests.distribute import test_refused, test_use, test_workers
 from tests.loop import test_direct, test_uneven_groups
 from tests.lowering import test_installed_forms
 from tests.nonfinite import test_raise, test_reports, test_rows
-from tests.optimizer import test_arguments, test_live_settings, test_misspelt
+from tests.optimizer import (
+    test_arguments,
+    test_live_settings,
+    test_misspelt,
+    test_registered,
+)
 from tests.pending import test_whole_tables
 from tests.rule import test_capped_runs, test_overrides
 from tests.step import (
@@ -39,6 +44,7 @@ from tests.trainer import (
     test_divergence,
     test_first_call,
     test_installation,
+    test_no_progress,
     test_schedules,
     test_two_optimizers,
 )
@@ -147,6 +153,22 @@ MESSAGES: dict[str, Any] = {
     ),
     "Look the numbers up in the data pipeline:": REFUSALS["strings"],
     "Pad them in the data pipeline:": REFUSALS["ragged"],
+    "SGDPlus must be called as an optimizer of Keras.": (
+        test_misspelt.test_methods_of_other_optimizers
+    ),
+    "`batch_size` must be an int, or None.": (
+        test_registered.test_a_batch_size_that_is_no_int
+    ),
+    "The loss should fall while a new model learns.": (
+        test_no_progress.test_a_model_that_is_stuck
+    ),
+    "targets that are not scaled: y has numbers up to": (
+        test_no_progress.test_a_model_that_is_stuck
+    ),
+    "an output that is stuck: {} passes hardly any gradient back": (
+        test_no_progress.test_a_model_that_is_stuck
+    ),
+    "a number that is finite in the precision of the weights,": ARGUMENTS,
     'Give the layers around it dtype="float32". Bilinear resizing, for one,': (
         test_xla_choice.test_what_xla_refuses_while_it_compiles_runs_without_it
     ),

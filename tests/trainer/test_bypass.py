@@ -58,7 +58,7 @@ def test_bypass_warns_exactly_once(run_eagerly: bool, engagements: list[str]) ->
     assert engagements == []
 
 
-def test_bypass_warns_at_the_end_of_fit_and_users_step_wins(
+def test_bypass_warns_after_the_first_batch_and_users_step_wins(
     per_batch: list[np.ndarray],
 ) -> None:
     optimizer = SGDPlus(**GIVEN)
@@ -67,10 +67,13 @@ def test_bypass_warns_at_the_end_of_fit_and_users_step_wins(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         note = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: during.append(len(caught))
+            on_train_batch_begin=lambda batch, logs: during.append(len(caught)),
+            on_train_batch_end=lambda batch, logs: during.append(len(caught)),
         )
         history = fit(model, callbacks=[note])
-    assert (during, len(caught)) == ([0], 1)
+    # Nothing before the second batch begins; it is said once.
+    assert during[:3] == [0, 0, 0] and during[3:] == [1] * len(during[3:])
+    assert during[3:] and len(caught) == 1
     assert list(history.history) == ["mine"]
     assert_close(state_of(model, optimizer), per_batch)
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from keras_sgd_plus import SGDPlus
@@ -74,6 +75,19 @@ def test_a_short_first_batch_leaves_no_thread_behind() -> None:
     assert caught_by(lambda: _fit(model), "") == []
     time.sleep(0.1)  # a timer that was cancelled ends at once
     assert threading.active_count() <= before
+
+
+@pytest.mark.usefixtures("_soon")
+def test_does_not_contradict_a_refusal_of_xla() -> None:
+    inputs = keras.Input((4, 4, 1))
+    hidden = _SlowToTrace()(keras.layers.RandomZoom(0.2)(inputs))
+    outputs = keras.layers.Dense(1)(keras.layers.Flatten()(hidden))
+    model = keras.Model(inputs, outputs)
+    model.compile(SGDPlus(0.01), "mse")
+    refused, slow = caught_by(lambda: model.fit(np.ones((4, 4, 4, 1)), np.ones(4)), "")
+    assert "Training goes on without XLA" in refused
+    assert "TensorFlow traces the loop over examples, without XLA. " in slow
+    assert "XLA compiles it" not in slow and "jit_compile" not in slow
 
 
 @pytest.mark.usefixtures("_soon")
