@@ -13,10 +13,23 @@ Leaf = Any  # tf.Tensor, tf.SparseTensor or tf.RaggedTensor with a batch axis
 
 
 def unpack(data: Structure) -> tuple[Any, Any, Any]:
-    """Splits the data of a train step into x, y and sample_weight, as tensors."""
+    """Splits the data of a train step into x, y and sample_weight, as tensors.
+
+    A single weight for the whole batch becomes one per example, as Keras broadcasts it.
+    """
     parts: Any = keras.utils.unpack_x_y_sample_weight(data)
     x, y, sample_weight = (keras.tree.map_structure(_as_tensor, p) for p in parts)
-    return x, y, sample_weight
+    first = next(iter(flat(x)), None)
+    if first is None or not first.shape.rank:
+        return x, y, sample_weight
+    num_examples = count(first)
+
+    def per_example(weight: Tensor) -> Any:
+        if weight is None or weight.shape.rank != 0:
+            return weight
+        return tf.broadcast_to(weight, [num_examples])
+
+    return x, y, keras.tree.map_structure(per_example, sample_weight)
 
 
 def named_leaves(batch: tuple[Any, Any, Any]) -> list[tuple[str, Leaf]]:

@@ -74,9 +74,7 @@ def train_step(
     checks.batched(model, data)
     checks.kinds(model, data)
     batch = examples.unpack(data)
-    # A replica may have no examples in the last batch.
-    named, may_be_empty = examples.named_leaves(batch), num_replicas > 1
-    num_examples, assertions = checks.batch(named, may_be_empty)
+    num_examples, assertions = checks.batch(examples.named_leaves(batch))
     model_checks.batch_size(model, optimizer.examples_per_update)
     record_batch.check(model, optimizer, batch)
     batch = examples.waiting_for(assertions, batch)

@@ -84,10 +84,10 @@ def kinds(model: Model, data: Structure) -> None:
         _refuse_text("sample_weight", sample_weight)
 
 
-def batch(
-    named_leaves: Sequence[tuple[str, Any]], may_be_empty: bool
-) -> tuple[Any, list[Any]]:
+def batch(named_leaves: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:
     """The number of examples, an int or () int32, and the assertions it rests on.
+
+    A batch may be empty: pipelines that filter rows in batches make such.
 
     Tracing raises ValueError for sizes that it knows; the running graph asserts the
     others (`tf.errors.InvalidArgumentError`). The caller makes the batch wait for it.
@@ -113,12 +113,6 @@ def batch(
             checks.append(_asserted(tf.equal(size, num_examples), pieces))
         elif is_known[i] and size != num_examples:
             raise ValueError("".join(map(str, pieces)))
-    if may_be_empty:
-        return num_examples, checks
-    if not is_known[first]:
-        checks.append(_asserted(num_examples > 0, [_empty(name)]))
-    elif num_examples == 0:
-        raise ValueError(_empty(name))
     return num_examples, checks
 
 
@@ -190,13 +184,6 @@ def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> list[Any]:
         other[1],
         ". Give every example its target (and weight), or drop what has none.",
     ]
-
-
-def _empty(name: str) -> str:
-    return (
-        f"A batch must have at least one example. Received: {name} with 0. Drop "
-        "empty batches, with dataset.filter for example."
-    )
 
 
 def _size(leaf: Any) -> Any:

@@ -127,8 +127,9 @@ def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
     recorder = _recorder(model)
     seen = tf.cast(tf.convert_to_tensor(tracker.count.value), tf.int64)
     size = tf.cast(num_examples, tf.int64)
-    too_small = tf.logical_and(tf.equal(seen, 0), size < group_size)
+    too_small = tf.equal(seen, 0) & (size < group_size)
     uneven: Any = tf.where(too_small, size, seen)
+    uneven = tf.where(size > 0, uneven, 0)  # nothing follows yet
 
     def warn() -> Any:
         arguments = [tf.constant(group_size), uneven]

@@ -25,7 +25,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(TypeError):
         SGDPlus(momemtum=0.9)  # pyright: ignore[reportCallIssue]
     with pytest.raises(TypeError):
-        SGDPlus("0.1", lr=0.1)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        SGDPlus("0.1", lr=0.1)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError):
         SGDPlus(order="shuffled")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError):
@@ -33,4 +33,4 @@ def test_wrong_arguments() -> None:
     with pytest.raises(ValueError):
         SGDPlus(jit_compile="yes")  # pyright: ignore[reportArgumentType]
     with pytest.raises(AttributeError):
-        SGDPlus().minimize()  # pyright: ignore[reportAttributeAccessIssue]
+        SGDPlus().minimize()

@@ -110,7 +110,6 @@ MESSAGES: dict[str, Any] = {
     "x, y and sample_weight must have the same number of examples in a batch.": (
         BATCHES["y_shorter"]
     ),
-    "A batch must have at least one example.": BATCHES["empty"],
     "The examples of a batch must be numbers of one shape.": BATCHES["ragged_rows"],
     "`{}` must be numbers.": BATCHES["text_x"],
     "`y` must be given where compile() was given a loss.": BATCHES["no_target"],

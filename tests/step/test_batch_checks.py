@@ -23,7 +23,6 @@ from tests.support.messages import (
 )
 
 NOT_ALIKE = "Give every example its target"
-EMPTY = "Drop empty batches"
 
 
 def _counted(one: str, its_size: int, other: str, size: int) -> str:
@@ -38,12 +37,6 @@ BATCHES: dict[str, Row] = {
     "nothing": ("batch", lambda m: step(m, None), ValueError, "Pass x as arrays"),
     "no_axis_x": ("batch", lambda m: step(m, 1.0), ValueError, r"x\[None\]"),
     "no_axis_y": ("batch", lambda m: step(m, X, 1.0), ValueError, r"x\[None\]"),
-    "no_axis_weight": (
-        "batch",
-        lambda m: step(m, X, Y, 1.0),
-        ValueError,
-        r"sample_weight of shape \(\).*x\[None\]",
-    ),
     "unbatched_dataset": (
         "batched",
         lambda m: stream(m, tf.data.Dataset.from_tensor_slices((X, Y))),
@@ -157,19 +150,6 @@ BATCHES: dict[str, Row] = {
         ValueError,
         "Received: x with 6 and y with 3",
     ),
-    "empty": ("batch", lambda m: step(m, X[:0], Y[:0]), ValueError, EMPTY),
-    "empty_static_in_fit": (
-        "batch",
-        lambda m: stream(m, tf.data.Dataset.from_tensors((X[:0], Y[:0]))),
-        ValueError,
-        EMPTY,
-    ),
-    "empty_dynamic": (
-        "batch",
-        lambda m: stream(m, streamed_empty()),
-        INVALID,
-        EMPTY,
-    ),
     "rank_unknown": (
         "batch",
         lambda m: stream(m, streamed_without_rank()),
@@ -182,16 +162,6 @@ BATCHES: dict[str, Row] = {
 def train_step_of_eager(model: Any, *data: Any) -> Any:
     model.run_eagerly = True
     return step(model, *data)
-
-
-def streamed_empty() -> Any:
-    signature = (
-        tf.TensorSpec((None, 5), tf.float32),
-        tf.TensorSpec((None, 2), tf.float32),
-    )
-    return tf.data.Dataset.from_generator(
-        lambda: iter([(X[:0], Y[:0])]), output_signature=signature
-    )
 
 
 def streamed_without_rank() -> Any:
@@ -221,7 +191,7 @@ def test_batch(row: Row, jit_compile: Any) -> None:
         np.testing.assert_array_equal(a, b.numpy())
 
 
-@pytest.mark.parametrize("row", ["y_shorter", "weight_shorter", "empty"])
+@pytest.mark.parametrize("row", ["y_shorter", "weight_shorter"])
 def test_batch_of_an_eager_model(row: str) -> None:
     _, trigger, error, fix = BATCHES[row]
     model = compiled(run_eagerly=True)
