@@ -25,7 +25,7 @@ def unpack(data: Structure) -> tuple[Any, Any, Any]:
     num_examples = count(first)
 
     def per_example(weight: Tensor) -> Any:
-        if weight is None or weight.shape.rank != 0:
+        if weight is None or weight.shape.rank != 0 or weight.dtype == tf.string:
             return weight
         return tf.broadcast_to(weight, [num_examples])
 
