@@ -68,8 +68,15 @@ def _build_model(model: Model, specs: tuple[Any, Any, Any]) -> None:
         if builds_metrics:
             model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    backend = names.module("keras.src.backend.tensorflow.core")
+    backend = names.module(*_CORE)
     names.call(backend, "compute_output_spec", step, y_pred)
+
+
+# Since Keras 3.16, and before.
+_CORE = (
+    "keras.src.backend.tensorflow.ops.core",
+    "keras.src.backend.tensorflow.core",
+)
 
 
 def _placeholders(specs: Structure) -> Any:

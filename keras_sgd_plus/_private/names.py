@@ -75,15 +75,15 @@ def modules(*places: str) -> list[ModuleType]:
     return found
 
 
-def module(place: str) -> ModuleType:
-    """A private module.
+def module(*places: str) -> ModuleType:
+    """A private module: the first that exists of the places where it may be.
 
     Raises:
         RuntimeError: it is missing.
     """
-    found = modules(place)
+    found = modules(*places)
     if not found:
-        raise unusable(place, "do not have it")
+        raise unusable(places[-1], "do not have it")
     return found[0]
 
 

@@ -71,7 +71,7 @@ MOVED = _rows(
     Row((f"{BACKEND}.random", f"{BACKEND}.gone.random"), "images", SLOWER),
     Row(("keras.src.random.seed_generator", "keras.gone.seeds"), "images", SLOWER),
     Row(("keras.src.backend.common.global_state", "keras.gone.state"), "seeds", RIGHT),
-    Row((f"{BACKEND}.core", f"{BACKEND}.gone.core"), "plain", ERROR),
+    Row((f"{BACKEND}.core", f"{BACKEND}.ops.core"), "plain", RIGHT),
     Row(
         ("tensorflow.python.ops.resource_variable_ops", f"{_GONE}.resource"),
         "skip",
