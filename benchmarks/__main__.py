@@ -17,6 +17,7 @@ STUDIES = {  # in the room of its question
     "quick": "speed",
     "threshold": "cost",
     "speed": "speed",
+    "on_jax": "speed",
     "growth": "scaling",
     "extremes": "speed",
     "ablation": "cost",
@@ -41,7 +42,7 @@ STUDIES = {  # in the room of its question
 KEPT = (  # studies whose findings are stored one by one
     *("equality", "quick", "threshold", "ablation", "profile", "nonfinite"),
     *("clipping", "averages", "records", "capped", "firstcall", "applications"),
-    *("blocks", "overflow", "growth"),
+    *("blocks", "overflow", "growth", "on_jax"),
 )
 REPORTS = {"figures": "report.figures.draw", "readme": "report.readme"}
 

@@ -11,7 +11,7 @@ from keras_sgd_plus._nonfinite import Skipped as Skipped
 from keras_sgd_plus._optimizer import SGDPlus
 from keras_sgd_plus._private import former_modules
 
-__version__ = "0.2.0"
+__version__ = "0.2.1"
 
 __all__ = [
     "AverageWeights",

@@ -15,6 +15,7 @@ from benchmarks.shared.machine import ROOT
 FILES = (
     ROOT / "README.md",
     ROOT / "benchmarks" / "README.md",
+    ROOT / "docs" / "jax.md",
     ROOT / "docs" / "recipes.md",
     ROOT / "docs" / "tips.md",
 )

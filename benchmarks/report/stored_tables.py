@@ -36,6 +36,7 @@ from benchmarks.scaling.growth import Curve
 from benchmarks.shared import kept, machine, storage
 from benchmarks.shared.finding import Finding
 from benchmarks.speed import stored as stored_speed
+from benchmarks.speed.on_jax import OnJax
 from benchmarks.speed.quick import Compared
 from benchmarks.speed.targets import medians
 
@@ -241,5 +242,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "applications": _kept("applications", cost.applications, Application),
     "threshold": _kept("threshold", cost.threshold, Thresholds, Order),
     "equality": _kept("equality", equality.equality, Model),
+    "on-jax": _kept("on_jax", speed.on_jax, OnJax),
     "quick": _kept("quick", speed.quick, Compared),
 }

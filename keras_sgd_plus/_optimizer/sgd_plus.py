@@ -349,7 +349,16 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             raise
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
-        """Applies gradients computed elsewhere: one plain SGD update, as in Keras."""
+        """Applies gradients computed elsewhere: one plain SGD update, as in Keras.
+
+        So `apply_gradients` does, too. For one update per example call `train_step`.
+        `fit` warns of a model whose own `train_step` comes here; a loop by hand does
+        not, for nothing tells whether it means something else.
+
+        Args:
+            grads: a list of gradients, one per variable.
+            trainable_variables: the variables, if the optimizer is not built.
+        """
         _trainer.bypass.applied(self, _trainer.fits.models())
         return super().apply(grads, trainable_variables)
 
@@ -365,7 +374,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         """The groups that `nonfinite="skip"` left out in the last `fit`, in order.
 
         Returns:
-            Named tuples: `batch`, its number in the epoch; `iterations`, the raw number
+            Named tuples: `epoch` of `fit`, None for a batch of a callback; `batch`, its
+            number in the epoch; `iterations`, the raw number
             of updates before that batch; `positions` of the group's examples in the
             batch as handed over; `cause`, "loss" or the path of the variable whose
             gradient was not finite. The first 1,000 of them; the logs have the count.
@@ -386,9 +396,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
 
 
 def _register() -> None:
-    """Registers the class with Keras, and as the "sgd_plus" of `compile`."""
+    """Registers the class with Keras."""
     keras.saving.register_keras_serializable(package="keras_sgd_plus")(SGDPlus)
-    keras.saving.get_custom_objects()["sgd_plus"] = SGDPlus
 
 
 _trainer.install_loading(_register)

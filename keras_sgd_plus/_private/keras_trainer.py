@@ -197,6 +197,16 @@ def is_stock_train_function(function: Any) -> bool:
     return getattr(python, "__module__", None) == _definer("train_step").__module__
 
 
+def hands_over_batches(steps_per_execution: int) -> bool:
+    """Whether Keras takes batches out of a `tf.data` iterator outside of any graph.
+
+    Keras 3.16 does so where a call of the train function is one step. Then the step is
+    traced with the shapes of its first batch. Goes with the support of Keras 3.15.
+    """
+    version = tuple(map(int, keras.__version__.split(".")[:2]))
+    return version >= (3, 16) and steps_per_execution == 1
+
+
 def has_default_metrics(model: Model) -> bool:
     """Whether `compute_metrics` is Keras's own, whose logs need only the metrics."""
     stock = _definer("compute_metrics").compute_metrics

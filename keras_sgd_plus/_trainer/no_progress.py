@@ -54,7 +54,9 @@ class Watch:
 
     def _note(self) -> None:
         latest, self._first = progress.take(self._optimizer)
-        if latest.count:
+        if latest.count and not self._first.count:
+            self._is_done = True  # a callback has taken up an earlier run
+        elif latest.count:
             has_fallen = self._first.is_above(latest)
             projections = None if has_fallen else self._projections()
             count = self._notes[-1].count + latest.count
@@ -70,7 +72,7 @@ class Watch:
             return None
         self._note()
         count, first = self._notes[-1].count, self._first
-        if count < MIN_UPDATES:
+        if self._is_done or count < MIN_UPDATES:
             return None
         earlier = [n for n in self._notes if n.count <= (1 - _LAST) * count]
         last = progress.NONE

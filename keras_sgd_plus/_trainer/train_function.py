@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_sgd_plus import _lowering
 from keras_sgd_plus._distribute import strategy
 from keras_sgd_plus._nonfinite import ledgers, places
-from keras_sgd_plus._private import xla
+from keras_sgd_plus._private import keras_trainer, xla
 from keras_sgd_plus._private.types import Model, Optimizer, Structure
 from keras_sgd_plus._records import recorders
 from keras_sgd_plus._rule import compiled_for, overrides
@@ -116,16 +116,19 @@ class TrainFunction:
         # XLA may refuse the loop only when it compiles it, in the first call. Then that
         # call is made again without XLA, on the same batches.
         model = self._model
-        may_choose = self.optimizer.jit_compile == "auto" and not model.run_eagerly
+        steps = model.steps_per_execution
+        hands_over = keras_trainer.hands_over_batches(steps)
+        may_choose = self.optimizer.jit_compile == "auto" and not model.jit_compile
         is_shared = isinstance(iterator, tf.distribute.DistributedIterator)
-        if not may_choose or model.jit_compile or is_shared:
+        if model.run_eagerly or is_shared or not (may_choose or hands_over):
             return self.of_keras(iterator)
-        batches = _Batches(iterator, model.steps_per_execution)
+        batches = _Batches(iterator, steps, hands_over)
         with xla.functions_traced() as seen:
             try:
                 return batches.given_to(self.of_keras)
             except xla.MAYBE_OF_XLA:
-                if (text := xla.error_of_any(seen)) is None:
+                text = xla.error_of_any(seen) if may_choose else None
+                if text is None:
                     raise
         xla.refuse(model, text)
         model.make_train_function(force=True)
@@ -147,10 +150,12 @@ class _Batches:
     Args:
         iterator: over batches, as Keras gives it to a train function.
         most: batches that a call takes.
+        are_handed_over: whether Keras takes them out of the iterator by itself, and
+            hands them to the train step one by one.
     """
 
-    def __init__(self, iterator: Any, most: int) -> None:
-        self._iterator = iterator
+    def __init__(self, iterator: Any, most: int, are_handed_over: bool) -> None:
+        self._iterator, self._are_handed_over = iterator, are_handed_over
         self._batches = list(itertools.islice(iterator, most))
 
     def given_to(self, function: Any) -> Any:
@@ -159,9 +164,16 @@ class _Batches:
             return function(iter(self._batches))
         if not self._batches:
             return function(self._iterator)  # which says that the data have ended
+        if not self._are_handed_over:
+            # An iterator of the same type: later calls run the same trace.
+            spec, batches = self._iterator.element_spec, self._batches
+            data = tf.data.Dataset.from_generator(
+                lambda: iter(batches), output_signature=spec
+            )
+            return function(iter(data))
 
-        # Traced with the shapes that the data set promises, as in later calls, not with
-        # those of the first batch.
+        # Traced with the shapes that the data set promises, not with those of the first
+        # batch: one of another size would be traced and compiled anew.
         def step(batch: Structure) -> Any:
             return function(iter([batch]))
 

@@ -1,4 +1,4 @@
-"""Keras finds the class by its registered name, and as "sgd_plus"."""
+"""Keras finds the class of a saved optimizer; `fit` names a batch size that is none."""
 
 from __future__ import annotations
 
@@ -40,18 +40,9 @@ def test_a_registry_that_was_cleared(clears: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-def test_a_string_names_it() -> None:
-    model = linear_model()
-    model.compile("sgd_plus", "mse")
-    model.fit(X, Y, verbose=0)
-    assert type(model.optimizer) is SGDPlus
-    assert int(model.optimizer.iterations) == 6
-    assert keras.saving.get_registered_name(SGDPlus) == "keras_sgd_plus>SGDPlus"
-
-
 def test_a_batch_size_that_is_no_int() -> None:
     model = linear_model()
-    model.compile("sgd_plus", "mse")
+    model.compile(SGDPlus(), "mse")
     fix = r"Received: batch_size=1000000.0. Write fit\(batch_size=1000000\)."
     with pytest.raises(TypeError, match=fix):
         model.fit(X, Y, batch_size=1e6)

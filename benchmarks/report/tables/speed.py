@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from benchmarks.arms.names import FIT, JAX, KERAS_32, LOOP, REFERENCE, TORCH
 from benchmarks.report.tables import markdown
 from benchmarks.shared.finding import Finding, Verdict, Verdicts
+from benchmarks.speed.on_jax import ARRAYS, DATASET, OURS, STEPS, OnJax
+from benchmarks.speed.on_jax import REPEATS as REPEATS_ON_JAX
 from benchmarks.speed.quick import REPEATS, TARGET, Compared
 from benchmarks.speed.speed import Rows, Run
 from benchmarks.speed.targets import Medians, medians
@@ -27,6 +29,30 @@ def speed(findings: Iterable[Finding]) -> Iterator[str]:
                 f"\nMedians of {found.repeats} passes, compilation apart; "
                 f"{found.minutes:.0f} minutes."
             )
+
+
+def on_jax(findings: Iterable[OnJax]) -> Iterator[str]:
+    """A row per workload: the time of each arm, and in times of ours."""
+    versions: dict[str, str] = {}
+    rows = []
+    for found in findings:
+        versions |= found.versions
+        ours = found.times[OURS]
+        rows.append(
+            [
+                found.workload,
+                *(f"{us:.3g}" for us in found.times.values()),
+                f"{found.times[DATASET] / ours:.2f}",
+            ]
+        )
+    head = ["workload", OURS, DATASET, ARRAYS, "tf.data, times SGDPlus"]
+    yield from markdown.lines(head, rows)
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield (
+        "\nMicroseconds of CPU time per example of a later `fit` of one epoch, medians "
+        f"of {REPEATS_ON_JAX}; Keras on JAX at batch size 1 with {STEPS:,} steps per "
+        f"execution, {named}."
+    )
 
 
 def extremes(findings: Iterable[Verdicts]) -> Iterator[str]:
