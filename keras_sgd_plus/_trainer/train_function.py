@@ -120,7 +120,8 @@ class TrainFunction:
         hands_over = keras_trainer.hands_over_batches(steps)
         may_choose = self.optimizer.jit_compile == "auto" and not model.jit_compile
         is_shared = isinstance(iterator, tf.distribute.DistributedIterator)
-        if model.run_eagerly or is_shared or not (may_choose or hands_over):
+        may_choose = may_choose and not is_shared
+        if model.run_eagerly or not (may_choose or hands_over):
             return self.of_keras(iterator)
         batches = _Batches(iterator, steps, hands_over)
         with xla.functions_traced() as seen:
@@ -160,7 +161,8 @@ class _Batches:
 
     def given_to(self, function: Any) -> Any:
         """Calls Keras's train function with these batches; gives the last logs."""
-        if not isinstance(self._iterator, tf.data.Iterator):
+        kinds = (tf.data.Iterator, tf.distribute.DistributedIterator)
+        if not isinstance(self._iterator, kinds):
             return function(iter(self._batches))
         if not self._batches:
             return function(self._iterator)  # which says that the data have ended
