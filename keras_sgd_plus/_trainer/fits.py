@@ -51,7 +51,7 @@ class Run:
         self._watch = None
         if self._is_new:
             self._watch = no_progress.Watch(model, self._optimizer)
-        self._has_begun = False
+        self._num_begun = 0  # batches
         self._was_recorded = self._is_recorded()
         self._at_end: list[Callable[[], None]] = []
 
@@ -61,11 +61,11 @@ class Run:
 
     def begin_batch(self, epoch: int, batch: int) -> None:
         """Notes that the next call of the train function is one of this `fit`."""
-        if self._has_begun:
+        self._num_begun += 1
+        if self._num_begun == 2:
             bypass.warn_of(self._model)  # after the first batch, and not after all
         if self._watch is not None:
             self._watch.begin_batch()
-        self._has_begun = True
         self._place = epoch, batch
 
     def take_place(self) -> tuple[int, int, int] | None:

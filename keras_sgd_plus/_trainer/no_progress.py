@@ -10,10 +10,10 @@ changes any more.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import tensorflow as tf
+import numpy as np
 
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer
@@ -25,7 +25,7 @@ MIN_UPDATES = 1_000
 _LAST = 0.1  # part of the updates that is compared with the first ones
 _MOST = 0.25  # part that it may be where a batch is that large
 _STUCK = 1e-3  # part of the loss that a change of all weights would change
-_GROWTH = 1.05  # from one batch that is noted to the next
+_GROWTH = 1.1  # from one batch that is noted to the next
 
 
 class Watch:
@@ -43,6 +43,7 @@ class Watch:
         self._notes = [_Note(0, progress.NONE, None)]
         self._first = progress.NONE
         self._num_batches, self._next = 0, 1.0
+        self._direction = np.zeros(0)
         progress.reset(optimizer)
 
     def begin_batch(self) -> None:
@@ -109,23 +110,24 @@ class Watch:
         if any(getattr(optimizer, name) is not None for name in names):
             return not moved  # steps say nothing of the sizes of gradients
         gradient = moved / (rate * math.sqrt(last.count))
-        weights = [tf.cast(w.value, tf.float64) for w in self._trained()]
-        size = math.sqrt(sum(float(tf.reduce_sum(w * w)) for w in weights))
+        size = math.sqrt(sum(float(np.sum(w * w)) for w in self._weights()))
         # Weights that begin at zero may go to one.
         return gradient * max(size, 1) < _STUCK * abs(last.mean)
 
-    def _trained(self) -> list[Any]:
-        return list(self._model.trainable_variables)
+    def _weights(self) -> Iterator[np.ndarray]:
+        for variable in self._model.trainable_variables:
+            yield np.asarray(variable.numpy()).ravel().astype("float64")
 
     def _projections(self) -> list[float]:
         # Of each variable on a fixed vector: two of them tell how far it has moved,
         # without a copy. Not on ones: the gradients of a softmax add up to zero.
         found = []
-        for variable in self._trained():
-            flat = tf.cast(tf.reshape(variable.value, (-1,)), tf.float64)
-            numbers = tf.range(tf.size(flat), dtype=tf.int64)
-            direction = tf.cos(1 + tf.cast(numbers, tf.float64))
-            found.append(math.sqrt(2) * float(tf.reduce_sum(flat * direction)))
+        for flat in self._weights():
+            if flat.size > self._direction.size:
+                self._direction = math.sqrt(2) * np.cos(1 + np.arange(flat.size))
+            # No product of matrices: the threads of BLAS go on to spin after it.
+            with np.errstate(all="ignore"):  # of weights that are NaN
+                found.append(float(np.sum(flat * self._direction[: flat.size])))
         return found
 
 
