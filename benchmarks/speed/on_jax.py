@@ -103,7 +103,7 @@ def _asked(process: Any) -> dict[str, Any]:
 
 
 def _answer(name: str, arm: str) -> None:
-    # The other side: an epoch for each line that comes in.
+    # The other side: one `fit`, an epoch for each line that comes in.
     import keras
 
     from benchmarks.arms import keras_networks
@@ -127,12 +127,24 @@ def _answer(name: str, arm: str) -> None:
 
             found = tf.data.Dataset.from_tensor_slices((x, y)).batch(1)
             data = {"x": found.prefetch(tf.data.AUTOTUNE)}
-    for _ in sys.stdin:
-        start = time.process_time()
-        history = model.fit(**data, shuffle=False, verbose=0).history
-        microseconds = (time.process_time() - start) * 1e6 / count
-        answer = {"microseconds": microseconds, "loss": float(history["loss"][-1])}
-        print(json.dumps(answer | {"versions": _versions()}), flush=True)
+
+    class Turns(keras.callbacks.Callback):
+        """Waits for a line before each epoch, and answers at its end."""
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            del epoch, logs
+            if not sys.stdin.readline():
+                sys.exit()
+            self.start = time.process_time()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            del epoch
+            microseconds = (time.process_time() - self.start) * 1e6 / count
+            answer = {"microseconds": microseconds, "loss": float((logs or {})["loss"])}
+            print(json.dumps(answer | {"versions": _versions()}), flush=True)
+
+    turns = {"epochs": REPEATS + 2, "callbacks": [Turns()]}
+    model.fit(**data, **turns, shuffle=False, verbose=0)
 
 
 def _versions() -> dict[str, str]:
