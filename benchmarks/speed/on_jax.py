@@ -125,7 +125,9 @@ def _answer(name: str, arm: str) -> None:
         if arm == DATASET:
             import tensorflow as tf
 
-            found = tf.data.Dataset.from_tensor_slices((x, y)).batch(1)
+            found = tf.data.Dataset.from_tensor_slices((x, y))
+            # Without a known size of the batches Keras dispatches each step by itself.
+            found = found.batch(1, drop_remainder=True)
             data = {"x": found.prefetch(tf.data.AUTOTUNE)}
 
     class Turns(keras.callbacks.Callback):
