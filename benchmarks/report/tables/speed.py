@@ -50,8 +50,8 @@ def on_jax(findings: Iterable[OnJax]) -> Iterator[str]:
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     yield (
         "\nMicroseconds of CPU time per example of an epoch of `fit` after the first, "
-        f"medians of {REPEATS_ON_JAX}; Keras on JAX at batch size 1 with {STEPS:,} steps "
-        f"per execution, {named}."
+        f"medians of {REPEATS_ON_JAX}; Keras on JAX at batch size 1 with "
+        f"{STEPS:,} steps per execution, {named}."
     )
 
 
