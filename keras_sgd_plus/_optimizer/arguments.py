@@ -18,7 +18,8 @@ NONFINITE = ("propagate", "skip", "raise")
 MAX_INT = 2**63 - 1  # of the counters in which Keras and TensorFlow hold them
 
 # Per argument: the values that it may have, and one to use instead.
-_CLIP = "a number below infinity, or None"
+_CLIP = "a number below infinity in the precision of the weights, or None"
+_FINITE = "a number that is finite in the precision of the weights"
 _OFF = "Use None to switch it off."
 _FLAG = "True or False", "Use True or False."
 _ARGUMENTS = {
@@ -50,14 +51,13 @@ _ARGUMENTS = {
         "Use 1.0 for data without noise, 0.3 for noisy labels, None to switch it off.",
     ),
     "learning_rate": (
-        "a number that is finite in the precision of the weights, a "
-        "LearningRateSchedule, or a callable without arguments",
+        f"{_FINITE}, a LearningRateSchedule, or a callable without arguments",
         "Use 0.01, say, or an object of `keras.optimizers.schedules` for a function of "
         "the number of updates.",
     ),
     "momentum": ("a float from 0 to 1", "Use 0.9, say."),
     "nesterov": _FLAG,
-    "weight_decay": ("a finite number, or None", "Use 1e-4, say."),
+    "weight_decay": (f"{_FINITE}, or None", "Use 1e-4, say."),
     "clipnorm": (_CLIP, "Use 1.0, say."),
     "clipvalue": ("a number, or None", "Use 0.5, say."),
     "global_clipnorm": (_CLIP, "Use 1.0, say."),
@@ -65,7 +65,7 @@ _ARGUMENTS = {
     "ema_momentum": ("a number from 0 to 1", "Use 0.99, say."),
     "ema_overwrite_frequency": ("an int from 1 to 2**63 - 1, or None", _OFF),
     "loss_scale_factor": (
-        "a finite number other than 0, or None",
+        f"{_FINITE} and other than 0, or None",
         "Use 1024.0, say.",
     ),
     "gradient_accumulation_steps": ("an int from 2 to 2**63 - 1, or None", _OFF),
@@ -185,7 +185,10 @@ def as_call(optimizer: Any, derived_seed: int | None) -> str:
         is_derived = (name == "seed" and value == derived_seed) or (
             name == "name" and _DERIVED_NAME.fullmatch(str(value))
         )
-        if value != parameter.default and not is_derived:
+        is_default = value is parameter.default or (
+            isinstance(value, (int, float, str)) and value == parameter.default
+        )
+        if not (is_default or is_derived):
             parts.append(f"{name}={shown(value)}")
     return f"{type(optimizer).__name__}({', '.join(parts)})"
 
@@ -201,9 +204,9 @@ class _Shown(str):
 def _rate(optimizer: Any) -> Any:
     try:
         found = keras_optimizer.schedule(optimizer)
-    except RuntimeError:  # `__init__` has not ended
+        if found is not None:
+            name = getattr(found, "__name__", type(found).__name__)
+            return _Shown(f"<{name}>")
+        return float(f"{float(optimizer.learning_rate.numpy()):.7g}")
+    except Exception:  # `__init__` has not ended, or a graph is traced
         return _Shown("?")
-    if found is not None:
-        name = getattr(found, "__name__", type(found).__name__)
-        return _Shown(f"<{name}>")
-    return float(f"{float(optimizer.learning_rate.numpy()):.7g}")

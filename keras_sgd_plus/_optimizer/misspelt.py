@@ -57,9 +57,9 @@ def refused(init: Callable[_P, None]) -> Callable[_P, None]:
     return checked
 
 
-def no_attribute(name: str) -> AttributeError:
-    """The error for an attribute that SGDPlus does not have."""
-    text = f"'SGDPlus' object has no attribute {name!r}"
+def no_attribute(owner: str, name: str) -> AttributeError:
+    """The error for an attribute that SGDPlus, or a class made from it, lacks."""
+    text = f"{owner!r} object has no attribute {name!r}"
     if name in _NO_SUCH_METHOD:
         text = (
             f"SGDPlus must be called as an optimizer of Keras. Received: .{name}. "

@@ -292,7 +292,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     if not TYPE_CHECKING:  # else any attribute would do
 
         def __getattr__(self, name: str) -> Any:
-            raise misspelt.no_attribute(name)
+            raise misspelt.no_attribute(type(self).__name__, name)
 
     def build(self, variables: list[Variable]) -> None:
         """Makes the optimizer's state, once: first that of `keras.optimizers.SGD`.

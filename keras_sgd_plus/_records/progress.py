@@ -1,7 +1,8 @@
 """Sums of the losses of an optimizer's updates: of the latest, and of the first ones.
 
 They are a variable that the loop carries. It is none of the optimizer's variables:
-nothing here is saved with it. Python reads it when an epoch of `fit` ends.
+nothing here is saved with it. Python reads it before some batches of `fit`, and when an
+epoch ends.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Losses(NamedTuple):
     @property
     def variance(self) -> float:
         """Their variance, at least 0 in spite of rounding."""
-        return max(0.0, self.squares / self.count - self.mean**2)
+        return max(0.0, self.squares / self.count - self.mean * self.mean)
 
     def plus(self, others: Losses) -> Losses:
         """Those of these updates and of others."""
@@ -47,9 +48,12 @@ class Losses(NamedTuple):
     def is_above(self, other: Losses) -> bool:
         """Whether the mean is above another by more than two standard errors.
 
-        Both have the larger variance: a hundred losses may happen to be all alike.
+        Both have the larger variance: a hundred losses may happen to be all alike. Of
+        means and variances that are not finite nothing is said.
         """
         variance = max(self.variance, other.variance)
+        if not math.isfinite(self.mean + variance):
+            return False
         error = math.sqrt(variance * (1 / self.count + 1 / other.count))
         return self.mean - other.mean > 2 * error
 
@@ -76,11 +80,11 @@ def added(before: Tensor, loss: Tensor, iterations: Tensor, applies: Any) -> Any
 
     Args:
         before: the sums before it.
-        loss: () float, of the update.
+        loss: () float, of the update. Of a loss of another shape it is the mean.
         iterations: () int64, the raw number of updates before it.
         applies: () bool, whether the update is made, or None where each one is.
     """
-    loss = tf.cast(loss, before.dtype)
+    loss = tf.reduce_mean(tf.cast(loss, before.dtype))
     is_first = tf.cast(iterations < FIRST, before.dtype)
     columns = [tf.ones_like(loss), loss, loss * loss]
     new = tf.stack([*columns, *(is_first * each for each in columns)])

@@ -18,6 +18,11 @@ from keras_sgd_plus._private.types import Model, Optimizer
 USUAL_BATCH = 32  # of `fit`: the batch size for which most rates were chosen
 LARGE = 10.0  # inputs and targets above this are called large
 USUAL_RATE = 0.01  # of one example, without momentum
+_SCALING = (  # layers that may scale inputs
+    keras.layers.Rescaling,
+    keras.layers.Normalization,
+    keras.layers.BatchNormalization,
+)
 _STUCK = ("exponential", "relu", "softplus")  # have a slope of 0 on one side
 
 
@@ -65,11 +70,13 @@ def setting(optimizer: Optimizer) -> str:
     momentum = f" and momentum={optimizer.momentum:g}" if optimizer.momentum else ""
     if keras_optimizer.schedule(optimizer) is not None:
         return f"a learning_rate that changes{momentum}"
-    return f"learning_rate={_rate(optimizer):g}{momentum}"
+    return f"learning_rate={rate(optimizer):g}{momentum}"
 
 
-def _rate(optimizer: Optimizer) -> float:
-    return float(optimizer.learning_rate.numpy())
+def rate(optimizer: Optimizer) -> float:
+    """The learning rate as it is now; a schedule or a callable may give it."""
+    found = optimizer.learning_rate
+    return float(found.numpy() if hasattr(found, "numpy") else found)
 
 
 def _of_rate(optimizer: Optimizer, of_data: float) -> Cause:
@@ -86,10 +93,10 @@ def _of_rate(optimizer: Optimizer, of_data: float) -> Cause:
     if keras_optimizer.schedule(optimizer) is not None:
         return Cause(1, f"{reason}: try rates divided by {factor}")
     usual = USUAL_RATE * size * max(1 - optimizer.momentum, 0.01)
-    times = abs(_rate(optimizer)) / usual
+    times = abs(rate(optimizer)) / usual
     if of_data > max(times, 1):
         return Cause(times, reason)
-    better = min(_rate(optimizer) / factor, usual)
+    better = min(rate(optimizer) / factor, usual)
     return Cause(max(times, 1), f"{reason}: try learning_rate={better:.1g}")
 
 
@@ -106,7 +113,7 @@ def _of_inputs(model: Model, x: Any) -> Cause:
         elif has_ids:
             continue
         largest = max(largest, _size(array))
-    if largest > LARGE:
+    if largest > LARGE and not any(isinstance(x, _SCALING) for x in layers):
         text = (
             f"inputs that are not scaled: x has numbers up to {largest:.4g} in size; "
             "bring each feature to about -1 to 1 (keras.layers.Normalization, say)"
@@ -121,7 +128,9 @@ def _of_targets(model: Model, y: Any) -> list[Cause]:
     if len(losses) != 1 or len(arrays) != 1:
         return [general]
     if all(keras_model.takes_class_numbers(loss) for loss in losses):
-        return [_of_labels(model, arrays[0])]
+        ignored = [getattr(loss, "ignore_class", None) for loss in losses]
+        labels = arrays[0][~np.isin(arrays[0], [i for i in ignored if i is not None])]
+        return [_of_labels(model, labels)] if labels.size else [general]
     if not np.isfinite(arrays[0]).all():
         row = int(np.isfinite(arrays[0]).reshape(len(arrays[0]), -1).all(1).argmin())
         return [Cause(math.inf, f"targets that are not finite: row {row} of y")]
@@ -148,8 +157,10 @@ def _of_labels(model: Model, labels: np.ndarray) -> Cause:
 
 
 def _of_activation(model: Model) -> list[Cause]:
-    layers = keras_model.layers(model)
-    name = getattr(getattr(layers[-1], "activation", None), "__name__", "")
+    last = model
+    while isinstance(last, keras.Sequential) and last.layers:
+        last = last.layers[-1]
+    name = getattr(getattr(last, "activation", None), "__name__", "")
     if name not in _STUCK:
         return []
     text = (

@@ -27,6 +27,8 @@ def report(model: Model, optimizer: Optimizer, data: Mapping[str, Any]) -> str |
     """
     if optimizer.nonfinite != "propagate":  # which has said it already
         return None
+    if optimizer.examples_per_update is None:  # since a callback has set it
+        return None
     loss = _last_loss(model)
     if loss is None or math.isfinite(loss):
         return None

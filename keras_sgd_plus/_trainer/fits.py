@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 
+from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Model, Optimizer
 from keras_sgd_plus._records import recorders
 from keras_sgd_plus._trainer import bypass, divergence, no_progress, schedules
@@ -201,7 +202,7 @@ def models() -> list[Model]:
 
 
 def _iterations(optimizer: Any) -> int:
-    return int(optimizer.iterations.numpy())
+    return int(keras_optimizer.raw_iterations(optimizer).numpy())
 
 
 def _say(text: str | None) -> None:

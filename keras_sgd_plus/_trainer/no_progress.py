@@ -9,11 +9,13 @@ changes any more.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer
@@ -40,10 +42,9 @@ class Watch:
         self._model, self._optimizer = model, optimizer
         # A model with a train step of its own may mean its loss to rise, as a GAN does.
         self._is_done = not keras_trainer.has_stock_train_step(model)
-        self._notes = [_Note(0, progress.NONE, None)]
+        self._notes = [_Note(0, progress.NONE, (), 0.0)]
         self._first = progress.NONE
         self._num_batches, self._next = 0, 1.0
-        self._direction = np.zeros(0)
         progress.reset(optimizer)
 
     def begin_batch(self) -> None:
@@ -59,9 +60,10 @@ class Watch:
             self._is_done = True  # a callback has taken up an earlier run
         elif latest.count:
             has_fallen = self._first.is_above(latest)
-            projections = None if has_fallen else self._projections()
+            weights = () if has_fallen else self._weights()
             count = self._notes[-1].count + latest.count
-            self._notes.append(_Note(count, latest, projections))
+            rate = causes.rate(self._optimizer)
+            self._notes.append(_Note(count, latest, weights, rate))
 
     def report(self, data: Mapping[str, Any]) -> str | None:
         """The warning at the end of an epoch, once, or None.
@@ -69,7 +71,7 @@ class Watch:
         Args:
             data: the arguments of `fit`.
         """
-        if self._is_done:
+        if self._is_done or self._optimizer.examples_per_update is None:
             return None
         self._note()
         count, first = self._notes[-1].count, self._first
@@ -90,49 +92,70 @@ class Watch:
             return None
         seen = causes.seen(self._model, self._optimizer, data, may_be_stuck=True)
         return (
-            "The loss should fall while a new model learns. Received: a mean loss of "
-            f"{last.mean:.4g} over the last {last.count:.0f} updates, {state} the "
+            "The loss should fall while a new optimizer trains. Received: a mean loss "
+            f"of {last.mean:.4g} over the last {last.count:.0f} updates, {state} the "
             f"{first.mean:.4g} of the first {first.count:.0f}, with "
-            f"{causes.setting(self._optimizer)}. Make the model anew before you train "
-            f"again. Likely causes, in this order: {causes.listed(seen)}."
+            f"{causes.setting(self._optimizer)}. Begin again with the weights of "
+            f"before. Likely causes, in this order: {causes.listed(seen)}. With data "
+            "in the order of time or of classes it may be as it should."
         )
 
     def _is_stuck(self, note: _Note, last: Losses) -> bool:
         # Whether weights that change by their own size would hardly change the loss, to
         # first order. At an optimum the gradients of single examples are not small.
-        optimizer, now = self._optimizer, self._projections()
-        rate = abs(float(optimizer.learning_rate.numpy()))
-        if not rate or note.projections is None or not now:
+        optimizer, now = self._optimizer, self._weights()
+        rate = min(note.rate, causes.rate(optimizer))
+        if not rate or len(now) != len(note.weights) or not now:
             return False
-        pairs = zip(now, note.projections, strict=True)
-        moved = math.sqrt(sum((a - b) ** 2 for a, b in pairs))
-        names = ("max_loss_fraction", "clipnorm", "clipvalue", "global_clipnorm")
-        if any(getattr(optimizer, name) is not None for name in names):
+        pairs = zip(now, note.weights, strict=True)
+        moved = math.sqrt(sum((a.projection - b.projection) ** 2 for a, b in pairs))
+        if any(getattr(optimizer, name) is not None for name in _OTHER_STEPS):
             return not moved  # steps say nothing of the sizes of gradients
         gradient = moved / (rate * math.sqrt(last.count))
-        size = math.sqrt(sum(float(np.sum(w * w)) for w in self._weights()))
+        size = math.sqrt(sum(weight.squares for weight in now))
         # Weights that begin at zero may go to one.
         return gradient * max(size, 1) < _STUCK * abs(last.mean)
 
-    def _weights(self) -> Iterator[np.ndarray]:
-        for variable in self._model.trainable_variables:
-            yield np.asarray(variable.numpy()).ravel().astype("float64")
+    def _weights(self) -> list[_Weight]:
+        return [_Weight.of(v) for v in self._model.trainable_variables]
 
-    def _projections(self) -> list[float]:
-        # Of each variable on a fixed vector: two of them tell how far it has moved,
-        # without a copy. Not on ones: the gradients of a softmax add up to zero.
-        found = []
-        for flat in self._weights():
-            if flat.size > self._direction.size:
-                self._direction = math.sqrt(2) * np.cos(1 + np.arange(flat.size))
-            # No product of matrices: the threads of BLAS go on to spin after it.
-            with np.errstate(all="ignore"):  # of weights that are NaN
-                found.append(float(np.sum(flat * self._direction[: flat.size])))
-        return found
+
+# Settings with which a step is not the rate times the gradient of an example.
+_OTHER_STEPS = (
+    *("max_loss_fraction", "clipnorm", "clipvalue", "global_clipnorm"),
+    "gradient_accumulation_steps",
+)
+_MOST_ENTRIES = 1 << 16  # of a variable that are looked at
+
+
+class _Weight(NamedTuple):
+    # Of a variable: its projection on a fixed direction, and its squares. Two of the
+    # first tell how far it has moved, without a copy. The direction is not that of
+    # ones, for the gradients of a softmax add up to zero.
+    projection: float
+    squares: float
+
+    @classmethod
+    def of(cls, variable: Any) -> _Weight:
+        flat = tf.reshape(variable.value, (-1,))
+        step = max(1, -(-math.prod(variable.shape) // _MOST_ENTRIES))
+        sample = np.asarray(flat[::step]).astype("float64")
+        # No product of matrices: the threads of BLAS go on to spin after it.
+        with np.errstate(all="ignore"):  # of weights that are NaN
+            projection = np.sum(sample * _direction()[: sample.size])
+            squares = np.sum(sample * sample)
+        return cls(math.sqrt(2 * step) * float(projection), step * float(squares))
+
+
+@functools.cache
+def _direction() -> np.ndarray:
+    return np.cos(1 + np.arange(_MOST_ENTRIES))
 
 
 class _Note(NamedTuple):
     count: float  # of the updates so far
     latest: Losses  # since the note before
-    # Of the weights; None if the latest losses are below the first ones.
-    projections: list[float] | None
+    # The weights and the rate. Without weights if the latest losses are below the
+    # first.
+    weights: Sequence[_Weight]
+    rate: float

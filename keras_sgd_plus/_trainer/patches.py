@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,9 +102,11 @@ def _fit(original: Any) -> Any:
 def _need_whole_batches(batch_size: Any) -> None:
     # TensorFlow's own error does not name the argument.
     if isinstance(batch_size, float):
+        is_size = math.isfinite(batch_size) and batch_size >= 1
+        meant = int(batch_size) if is_size else 1000
         raise TypeError(
             "`batch_size` must be an int, or None. Received: "
-            f"batch_size={batch_size!r}. Write fit(batch_size={int(batch_size)})."
+            f"batch_size={batch_size!r}. Write fit(batch_size={meant})."
         )
 
 
@@ -232,7 +235,10 @@ _WRAPPERS = {
 
 
 def uninstall() -> None:
-    """Restores Keras's own functions. The next SGDPlus made installs ours again."""
+    """Restores Keras's own functions. The next SGDPlus made installs ours again.
+
+    `compile_from_config` stays wrapped: it only registers the class.
+    """
     for name, owner in keras_trainer.trainer_methods().items():
         original = getattr(vars(owner)[name], _MARK, None)
         if original is not None:

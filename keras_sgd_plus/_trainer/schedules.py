@@ -69,7 +69,7 @@ def report(optimizer: Optimizer, updates: int, epochs: int) -> str | None:
 
     Args:
         optimizer: the SGDPlus, which was new.
-        updates: made in the first epoch.
+        updates: made in the first epoch, as a schedule counts them: raw.
         epochs: that `fit` was to make.
     """
     schedule = keras_optimizer.schedule(optimizer)
@@ -80,8 +80,6 @@ def report(optimizer: Optimizer, updates: int, epochs: int) -> str | None:
     unit = "one per example"
     if optimizer.examples_per_update > 1:
         unit = f"one per {optimizer.examples_per_update} examples"
-    if optimizer.gradient_accumulation_steps:
-        unit = "of several examples each"
     every = updates * epochs
     made = f"An epoch of this fit makes {updates} updates, the whole fit {every}."
     advice = f"Give {' and '.join(found.arguments)} in updates."

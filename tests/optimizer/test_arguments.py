@@ -252,6 +252,13 @@ def test_repr_shows_what_differs_from_the_defaults(shown: str) -> None:
         assert {**config, "name": ""} == {**other, "name": ""}
 
 
+def test_repr_never_raises() -> None:
+    assert "weight_decay=<" in repr(SGDPlus(weight_decay=tf.Variable(0.5)))
+    shown: list[str] = []
+    tf.function(lambda: shown.append(repr(SGDPlus(0.5))))()
+    assert shown == ["SGDPlus(learning_rate=?)"]
+
+
 def test_repr_of_a_live_optimizer() -> None:
     optimizer = SGDPlus()
     optimizer.learning_rate, optimizer.momentum = 0.5, 0.25

@@ -48,3 +48,11 @@ def test_a_batch_size_that_is_no_int() -> None:
         model.fit(X, Y, batch_size=1e6)
     model.fit(X, Y, batch_size=int(1e6), verbose=0)
     assert int(model.optimizer.iterations) == 6
+
+
+@pytest.mark.parametrize("size", [float("inf"), float("nan"), 0.5])
+def test_a_batch_size_that_is_no_number_of_examples(size: float) -> None:
+    model = linear_model()
+    model.compile(SGDPlus(), "mse")
+    with pytest.raises(TypeError, match=r"Write fit\(batch_size=1000\)."):
+        model.fit(X, Y, batch_size=size)

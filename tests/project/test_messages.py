@@ -158,7 +158,7 @@ MESSAGES: dict[str, Any] = {
     "`batch_size` must be an int, or None.": (
         test_registered.test_a_batch_size_that_is_no_int
     ),
-    "The loss should fall while a new model learns.": (
+    "The loss should fall while a new optimizer trains.": (
         test_no_progress.test_a_model_that_is_stuck
     ),
     "targets that are not scaled: y has numbers up to": (
@@ -167,7 +167,7 @@ MESSAGES: dict[str, Any] = {
     "an output that is stuck: {} passes hardly any gradient back": (
         test_no_progress.test_a_model_that_is_stuck
     ),
-    "a number that is finite in the precision of the weights,": ARGUMENTS,
+    "a number below infinity in the precision of the weights,": ARGUMENTS,
     'Give the layers around it dtype="float32". Bilinear resizing, for one,': (
         test_xla_choice.test_what_xla_refuses_while_it_compiles_runs_without_it
     ),

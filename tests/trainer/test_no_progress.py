@@ -15,7 +15,7 @@ from keras_sgd_plus import SGDPlus
 from tests.support.messages import caught_by
 from tests.support.tiers import matrix
 
-FALL = "The loss should fall while a new model learns"
+FALL = "The loss should fall while a new optimizer trains"
 N = 3_000
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N, 8)).astype("float32")
@@ -36,7 +36,7 @@ def linear() -> keras.Model:
     )
 
 
-def compiled(model: Any, rate: float = 0.01, loss: str = "mse", **plus: Any) -> Any:
+def compiled(model: Any, rate: Any = 0.01, loss: str = "mse", **plus: Any) -> Any:
     model.compile(SGDPlus(rate, **plus), loss)
     return model
 
@@ -136,6 +136,14 @@ def imbalanced() -> keras.Model:
     return compiled(model, 0.01, "binary_crossentropy")
 
 
+class Freeze(keras.callbacks.Callback):
+    """Freezes a layer in mid-epoch; the compiled step goes on with it."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch == 5:
+            self.model.layers[0].trainable = False
+
+
 RARE = (np.random.default_rng(1).random((N, 1)) < 0.01).astype("float32")
 SILENT: dict[str, Any] = {
     "learns": (lambda: compiled(network()), X[:, :1] * X[:, 1:2], {}),
@@ -143,6 +151,23 @@ SILENT: dict[str, Any] = {
     "imbalanced": (imbalanced, RARE, {}),
     "noise_at_its_optimum": (lambda: compiled(linear()), NOISE, {}),
     "noise_that_small_steps_leave": (lambda: compiled(linear(), 1e-6), NOISE, {}),
+    "callable": (lambda: compiled(linear(), lambda: 1e-6), NOISE, {}),
+    "schedule": (
+        lambda: compiled(linear(), keras.optimizers.schedules.CosineDecay(1e-4, 2 * N)),
+        NOISE,
+        {},
+    ),
+    "momentum": (lambda: compiled(linear(), 1e-5, momentum=0.9), NOISE, {}),
+    "accumulation": (
+        lambda: compiled(linear(), 1e-4, gradient_accumulation_steps=100),
+        NOISE,
+        {},
+    ),
+    "frozen_midway": (
+        lambda: compiled(network(), 1e-6),
+        NOISE,
+        {"callbacks": [Freeze()]},
+    ),
     "rate_of_zero": (lambda: compiled(linear(), 0.0), NOISE, {}),
     "no_loss_left": (
         lambda: compiled(linear(), 0.01, "hinge"),
@@ -224,7 +249,8 @@ RATES = {
 
 @pytest.mark.parametrize("name", RATES)
 def test_the_rate_that_is_suggested_trains(name: str) -> None:
-    make, y, loss, plus = RATES[name]
+    make, y, loss, given = RATES[name]
+    plus = dict(given)
     keras.utils.set_random_seed(0)
     model = make()
     before = model.get_weights()
@@ -243,3 +269,44 @@ def test_the_rate_that_is_suggested_trains(name: str) -> None:
     end = model.evaluate(X, y, verbose=0)
     constant = np.mean((y - y.mean()) ** 2) if loss == "mse" else start
     assert end < min(start, constant) * 0.9 if loss == "mse" else end < start
+
+
+def test_losses_that_no_float_holds() -> None:
+    """In float64 they pass 1e200, whose square Python does not hold."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    model = compiled(linear(), 1e3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, NOISE, batch_size=5, verbose=0)
+    assert len(caught) == 1 and "finite at the end of fit" in str(caught[0].message)
+
+
+class Unreduced(keras.Sequential):
+    """A model whose loss has an axis of length one."""
+
+    def compute_loss(self, x: Any, y: Any, y_pred: Any, *_: Any, **named: Any) -> Any:
+        return keras.ops.mean(keras.ops.square(y - y_pred), axis=-1)
+
+
+def test_a_loss_with_an_axis() -> None:
+    model = compiled(Unreduced([keras.Input((8,)), *linear().layers]), 0.001)
+    model.fit(X, NOISE, batch_size=300, verbose=0)
+    assert int(model.optimizer.iterations) == N
+
+
+def test_what_layers_and_losses_take_is_no_cause() -> None:
+    """Images of 0 to 255 behind Rescaling; a class that the loss leaves out."""
+    x = np.abs(X) * 50
+    hidden = [keras.layers.Rescaling(1 / 255), keras.layers.Dense(8, "relu")]
+    model = keras.Sequential([keras.Input((8,)), *hidden, keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=255)
+    model.compile(SGDPlus(1e30), loss)
+    labels = np.where(np.arange(N) % 9, np.arange(N) % 3, 255)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(x, labels, batch_size=300, verbose=0)
+    (text,) = [str(w.message) for w in caught]
+    assert "(1) the rate is per example" in text and "try learning_rate=0.01" in text
+    assert "numbers up to" not in text
+    assert "labels from 0 to 2, and the model has 3 outputs" in text

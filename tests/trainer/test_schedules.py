@@ -133,7 +133,7 @@ def test_short_schedule_counts_what_the_optimizer_counts() -> None:
     assert "one per 2 examples. It ended after 10 of the 12 updates" in text
     assert text.endswith("decay_steps=12.")
     (text,) = _fit(_compiled(SHORT["cosine"][0](), gradient_accumulation_steps=2))
-    assert "of several examples each. It ended after 10 of the 12 updates" in text
+    assert "one per example. It ended after 10 of the 24 updates" in text
     stock = _compiled(schedules.CosineDecay(0.01, 1), examples_per_update=None)
     assert _fit(stock) == []
 
