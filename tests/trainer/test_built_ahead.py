@@ -11,7 +11,6 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
-from tests.support import collectives
 from tests.support.twins import assert_engaged, assert_same, dense_data, train_pair
 
 N = 12
@@ -71,7 +70,6 @@ def test_a_loss_that_makes_variables_sees_the_outputs_of_a_call(
 
 @pytest.mark.matrix
 def test_one_output_in_a_list_on_several_replicas(engagements: list[str]) -> None:
-    collectives.need()
     strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
     with strategy.scope():
         model = one_output_in_a_list()

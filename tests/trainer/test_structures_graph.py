@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.support import collectives
 from tests.support.structures import (
     CONTAINERS,
     MODELS,
@@ -81,6 +80,5 @@ def test_crossed_row(
 def test_four_crossed_rows_of_five_train(trained: dict[str, bool]) -> None:
     if len(trained) < len(CROSSED):
         pytest.skip("not all rows were run")
-    collectives.need()
     assert len(trained) > 100
     assert sum(trained.values()) >= 0.8 * len(trained)
