@@ -74,7 +74,14 @@ def test_one_output_in_a_list_on_several_replicas(engagements: list[str]) -> Non
     with strategy.scope():
         model = one_output_in_a_list()
         model.compile(SGDPlus(0.0, **WITHOUT_XLA), "mse", metrics=["mae"])
-    logs = model.fit(X, Y, batch_size=4, verbose=0, validation_data=(X, Y)).history
+    try:
+        history = model.fit(X, Y, batch_size=4, verbose=0, validation_data=(X, Y))
+    except tf.errors.OpError as error:
+        # Of TensorFlow, for the rest of a process in which an earlier test met it.
+        if "Restart your program" not in str(error):
+            raise
+        pytest.skip("TensorFlow's collectives were aborted in this process")
+    logs = history.history
     assert engagements
     error = model.predict(X, verbose=0) - Y
     expected = [np.mean(error**2), np.mean(np.abs(error))]
