@@ -1,9 +1,9 @@
 """The mathematics of an update: pure functions of tensors.
 
 A `Rule` is a chain of `Part`s; `GRADIENT_PARTS` and `WEIGHT_PARTS` in `rule.py` list
-them in order. A
-part names the settings that it is made from and the state that it keeps per weight
-(`Slot`). A gradient is dense, rows of a table, or an outer product (`gradient.py`).
+them in order. A part names the settings that it is made from and the state that it
+keeps per weight (`Slot`). A gradient is dense, rows of a table, or an outer product
+(`gradient.py`).
 """
 
 from keras_sgd_plus._rule import capped_share, capped_step, overrides
@@ -17,7 +17,6 @@ from keras_sgd_plus._rule.gradient import (
     as_gradient,
     norm_of,
     outer,
-    power_of_two,
 )
 from keras_sgd_plus._rule.inner import inner, norm
 from keras_sgd_plus._rule.loss_scale import LossScale, apply_scaled
@@ -68,7 +67,6 @@ __all__ = [
     "on_host",
     "outer",
     "overrides",
-    "power_of_two",
     "select",
     "slots",
     "window_ends",

@@ -85,10 +85,11 @@ def _fit(original: Any) -> Any:
         if len(named) < len(args) or named.keys() & kwargs.keys():
             return original(self, *args, **kwargs)  # which says what is wrong
         arguments = {**named, **kwargs}
-        if _trains_ours(self):
-            _need_whole_batches(arguments.get("batch_size"))
+        is_ours = _trains_ours(self)
+        if is_ours:
+            _need_int(arguments.get("batch_size"))
         with fits.running(self, arguments) as run:
-            if _trains_ours(self):
+            if is_ours:
                 with fits.watched(run, arguments.get("callbacks")) as callbacks:
                     history = original(self, **{**arguments, "callbacks": callbacks})
             else:
@@ -99,7 +100,7 @@ def _fit(original: Any) -> Any:
     return fit
 
 
-def _need_whole_batches(batch_size: Any) -> None:
+def _need_int(batch_size: Any) -> None:
     # TensorFlow's own error does not name the argument.
     if isinstance(batch_size, float):
         is_size = math.isfinite(batch_size) and batch_size >= 1

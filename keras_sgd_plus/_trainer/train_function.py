@@ -118,9 +118,11 @@ class TrainFunction:
         model = self._model
         steps = model.steps_per_execution
         hands_over = keras_trainer.hands_over_batches(steps)
-        may_choose = self.optimizer.jit_compile == "auto" and not model.jit_compile
-        is_shared = isinstance(iterator, tf.distribute.DistributedIterator)
-        may_choose = may_choose and not is_shared
+        may_choose = (
+            self.optimizer.jit_compile == "auto"
+            and not model.jit_compile
+            and not isinstance(iterator, tf.distribute.DistributedIterator)
+        )
         if model.run_eagerly or not (may_choose or hands_over):
             return self.of_keras(iterator)
         batches = _Batches(iterator, steps, hands_over)

@@ -255,7 +255,8 @@ def test_repr_shows_what_differs_from_the_defaults(shown: str) -> None:
 def test_repr_never_raises() -> None:
     assert "weight_decay=<" in repr(SGDPlus(weight_decay=tf.Variable(0.5)))
     shown: list[str] = []
-    tf.function(lambda: shown.append(repr(SGDPlus(0.5))))()
+    optimizer = SGDPlus(0.5)
+    tf.function(lambda: shown.append(repr(optimizer)))()
     assert shown == ["SGDPlus(learning_rate=?)"]
 
 

@@ -63,6 +63,9 @@ class Row:
         return "-".join(str(getattr(self, field.name)) for field in fields(self))
 
 
+# Keras warns of these programs, and trains them. Where warnings are errors both
+# optimizers would raise, and nothing would be compared.
+keras_warns = pytest.mark.filterwarnings("ignore:(?s).*structure of `inputs` doesn't")
 MODELS = ("functional", "subclass", "sequential", "nested", "caller")
 _NUMBERED = (*(f"{c}1" for c in CONTAINERS), *(f"{c}2" for c in CONTAINERS[1:]))
 VALUES: dict[str, tuple[Any, ...]] = {

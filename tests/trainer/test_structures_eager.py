@@ -13,9 +13,12 @@ from tests.support.structures import (
     VALUES,
     Row,
     check,
+    keras_warns,
     pairwise,
     put_back_the_old_fault,
 )
+
+pytestmark = keras_warns
 
 # Public programs give models their one output in a list, and y as an array.
 COMMON = [

@@ -18,7 +18,10 @@ from tests.support.structures import (
     Row,
     check,
     is_possible,
+    keras_warns,
 )
+
+pytestmark = keras_warns
 
 GRAPH = [
     Row(outputs="list1", y="tensor", mode="graph", data="arrays"),
@@ -77,9 +80,8 @@ def test_crossed_row(
 
 
 @pytest.mark.matrix
-def test_two_crossed_rows_of_three_train(trained: dict[str, bool]) -> None:
+def test_four_crossed_rows_of_five_train(trained: dict[str, bool]) -> None:
     if len(trained) < len(CROSSED):
         pytest.skip("not all rows were run")
     assert len(trained) > 100
-    # The others are structures that Keras refuses, and so do we.
-    assert sum(trained.values()) >= 2 / 3 * len(trained)
+    assert sum(trained.values()) >= 0.8 * len(trained)
