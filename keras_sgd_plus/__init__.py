@@ -1,15 +1,11 @@
 """True per-example SGD for Keras 3, compiled into one XLA loop."""
 
-from keras_sgd_plus import _callbacks, _nonfinite
-from keras_sgd_plus._callbacks import (
-    AverageWeights,
-    ExactResume,
-    ExampleLog,
-    SeededArrays,
-)
-from keras_sgd_plus._nonfinite import Skipped as Skipped
-from keras_sgd_plus._optimizer import SGDPlus
-from keras_sgd_plus._private import former_modules
+from keras_sgd_plus._callbacks.average_weights import AverageWeights
+from keras_sgd_plus._callbacks.exact_resume import ExactResume
+from keras_sgd_plus._callbacks.example_log import ExampleLog
+from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
+from keras_sgd_plus._optimizer.sgd_plus import SGDPlus
+from keras_sgd_plus._report.bad_examples import Skipped as Skipped
 
 __version__ = "0.2.1"
 
@@ -21,7 +17,3 @@ __all__ = [
     "SeededArrays",
     "__version__",
 ]
-
-former_modules.answer_to(
-    {"_arrays": _callbacks, "_resume": _callbacks, "_ledger": _nonfinite}
-)
