@@ -16,7 +16,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import batch, first_call
+from tests.support.internals import notices, step
 
 # Hypothesis keeps its cache there instead of in the repository.
 hypothesis.configuration.set_hypothesis_home_dir(
@@ -24,7 +24,7 @@ hypothesis.configuration.set_hypothesis_home_dir(
 )
 
 # A busy machine may compile for long; tests/trainer/test_first_call.py has the warning.
-first_call.SECONDS = 3600.0
+notices.SECONDS = 3600.0
 tf.config.threading.set_inter_op_parallelism_threads(2)
 tf.config.threading.set_intra_op_parallelism_threads(2)
 # Tests of several replicas use all of them; all others stay on the first.
@@ -71,13 +71,13 @@ def engagements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asserts that the loop engaged.
     """
     engaged: list[str] = []
-    run = batch.train_step
+    run = step.train_step
 
     def counted(optimizer, outer, model, data):
         engaged.append(model.name)
         return run(optimizer, outer, model, data)
 
-    monkeypatch.setattr(batch, "train_step", counted)
+    monkeypatch.setattr(step, "train_step", counted)
     return engaged
 
 

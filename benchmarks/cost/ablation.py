@@ -124,10 +124,9 @@ def _without(form: str) -> Iterator[None]:
         with mock.patch.object(_part(path), name, substitute):
             yield
         return
-    from keras_sgd_plus._lowering import keras_functions
 
     try:
-        lowerings, name = keras_functions.LOWERINGS, _LAYERS[form][0]
+        lowerings, name = installation.LOWERINGS, _LAYERS[form][0]
         with mock.patch.dict(lowerings, {name: _declining(lowerings[name])}):
             _patch_keras_again()
             yield
@@ -153,9 +152,9 @@ def _declining(lowering: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _patch_keras_again() -> None:
-    from keras_sgd_plus import SGDPlus, _trainer
+    from keras_sgd_plus import SGDPlus
 
     # Keras's functions keep the forms that were there when they were patched, and the
     # first optimizer patches them.
-    _trainer.uninstall()
+    hooks.uninstall()
     SGDPlus()

@@ -148,9 +148,9 @@ def _loop(
     num_inputs: int, num_outputs: int, count: int, length: int | None, momentum: float
 ) -> loops.Loop:
     import tensorflow as tf
+    from keras_sgd_plus._pending import block_plan
 
     from keras_sgd_plus import SGDPlus
-    from keras_sgd_plus._pending import block_plan
 
     model = _model(num_inputs, num_outputs)
     optimizer = SGDPlus(1e-4 / num_inputs, momentum, order="given")

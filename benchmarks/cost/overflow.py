@@ -78,12 +78,12 @@ def _turn(plain: loops.Pass, checked: loops.Pass, number: int) -> tuple[float, f
 @contextlib.contextmanager
 def _whole_blocks() -> Iterator[None]:
     # While a loop is traced: each block is walked to its end, whatever is in it.
-    from keras_sgd_plus._pending import block_products, blocks
+    from keras_sgd_plus._pending import blocks
 
     whole = property(lambda product: product.gram.shape[0])
     with (
-        mock.patch.object(block_products.Product, "num_rows", whole),
-        mock.patch.object(block_products, "walked", lambda rows, num_walked: rows),
+        mock.patch.object(blocks.Product, "num_rows", whole),
+        mock.patch.object(blocks, "walked", lambda rows, num_walked: rows),
         mock.patch.object(blocks, "share", lambda factor, outputs: factor * outputs),
     ):
         yield

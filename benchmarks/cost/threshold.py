@@ -93,7 +93,6 @@ def times_of_loops() -> dict[str, float]:
 
 def _order_cost(batch_size: int, jit_compile: bool) -> float:
     import tensorflow as tf
-
     from keras_sgd_plus._step import visiting_order
 
     order = tf.function(

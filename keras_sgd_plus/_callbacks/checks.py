@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._optimizer import arguments
+from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer
-from keras_sgd_plus._trainer import is_ours, per_example, unwrap
+from keras_sgd_plus._rule.ours import is_ours, per_example, unwrap
 
 
 def positive_int(name: str, value: Any) -> None:
     """Raises unless an int >= 1."""
-    received = f"{name}={arguments.shown(value)}"
+    received = f"{name}={settings.shown(value)}"
     text = f"`{name}` must be an int >= 1. Received: {received}. Use 1 or more."
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(text)
@@ -28,7 +28,7 @@ def directory(value: Any) -> None:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise TypeError(
             "`directory` must be a str or a path. Received: "
-            f"directory={arguments.shown(value)}. Name one for this run alone."
+            f"directory={settings.shown(value)}. Name one for this run alone."
         )
 
 
@@ -39,14 +39,14 @@ def seed(value: Any) -> int:
             "`seed` must be an int from 0 to 2**63 - 1. Received: seed=None. Use "
             "seed=0, say: a derived seed would give another order in the next process."
         )
-    return arguments.seed(value)
+    return settings.seed(value)
 
 
 def start_epoch(value: Any) -> int | None:
     """Gives None or a Python int; raises for others."""
     text = (
         "`start_epoch` must be an int >= 0, or None. Received: "
-        f"start_epoch={arguments.shown(value)}. Use None for polynomial decay."
+        f"start_epoch={settings.shown(value)}. Use None for polynomial decay."
     )
     if isinstance(value, bool) or not isinstance(value, (int, type(None))):
         raise TypeError(text)
@@ -133,14 +133,14 @@ def log_arguments(gradient_norm: Any, prediction: Any, id: Any, path: Any) -> No
     }.items():
         if not isinstance(value, bool):
             raise TypeError(
-                f"`{name}` must be a bool. Received: {name}={arguments.shown(value)}. "
+                f"`{name}` must be a bool. Received: {name}={settings.shown(value)}. "
                 f"Use ExampleLog({name}=True) to keep that quantity."
             )
     is_id = isinstance(id, (str, int)) and not isinstance(id, bool) and id != ""
     if id is not None and not is_id:
         raise TypeError(
             "`id` must be a key of the inputs, the number of a column, or None. "
-            f'Received: id={arguments.shown(id)}. Use id="row" for '
+            f'Received: id={settings.shown(id)}. Use id="row" for '
             'x={..., "row": rows}, or id=0 if the first column of x has the rows.'
         )
     if path is not None and (
@@ -148,7 +148,7 @@ def log_arguments(gradient_norm: Any, prediction: Any, id: Any, path: Any) -> No
     ):
         raise TypeError(
             "`path` must be a str or a path, or None. Received: "
-            f"path={arguments.shown(path)}. Name a directory for this log alone."
+            f"path={settings.shown(path)}. Name a directory for this log alone."
         )
 
 

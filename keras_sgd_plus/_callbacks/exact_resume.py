@@ -1,4 +1,7 @@
-"""ExactResume: a callback with which a restarted run ends with the same bits."""
+"""How `ExactResume` saves the records of an `ExampleLog`.
+
+ExactResume: a callback with which a restarted run ends with the same bits.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,70 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._callbacks import checks
 from keras_sgd_plus._callbacks.average_weights import averages_in
-from keras_sgd_plus._callbacks.log_state import LogState, log_in
-from keras_sgd_plus._callbacks.run_identity import (
+from keras_sgd_plus._callbacks.example_log import ExampleLog
+from keras_sgd_plus._callbacks.log_records import packed, unpacked
+from keras_sgd_plus._callbacks.saves import (
+    NAME,
     RunState,
+    Saves,
     differences,
     identity_of,
     saved_identity,
 )
-from keras_sgd_plus._callbacks.saves import NAME, Saves
 from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
-from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._fit.train_function import FastForward, TrainFunction
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._nonfinite import ledgers
-from keras_sgd_plus._private import keras_backend, keras_model, keras_trainer
+from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Structure
-from keras_sgd_plus._rule import capped_share
-from keras_sgd_plus._trainer import FastForward, TrainFunction, unwrap
+from keras_sgd_plus._report import bad_examples, running_sums
+from keras_sgd_plus._rule.ours import unwrap
+
+
+class LogState(tf.train.experimental.PythonState):
+    """A part of a `tf.train.Checkpoint`.
+
+    One worker writes the save, so it holds the records of all.
+
+    Args:
+        log: whose records are saved, and restored.
+    """
+
+    def __init__(self, log: ExampleLog) -> None:
+        self._log = log
+        self._saved = b""
+
+    def collect(self) -> None:
+        """Called by all workers, at the same place, before a save."""
+        parts = replicas.gathered_bytes(_strategy(self._log), self._log.records.saved())
+        named = {str(i): np.frombuffer(p, np.uint8) for i, p in enumerate(parts)}
+        self._saved = packed(named)
+
+    def serialize(self) -> Any:
+        """Called by TensorFlow for each save."""
+        return self._saved
+
+    def deserialize(self, string_value: Any) -> None:
+        """Called by TensorFlow with what `serialize` gave."""
+        parts, current = unpacked(string_value), _strategy(self._log)
+        num_workers = len(replicas.gathered(current, 0))
+        if len(parts) != num_workers:
+            raise ValueError(f"{len(parts)} workers there, {num_workers} here")
+        self._log.records.restore(parts[str(replicas.worker(current))].tobytes())
+
+
+def log_in(callbacks: Any) -> ExampleLog | None:
+    """The `ExampleLog` in the `CallbackList` of a `fit`, if there is one."""
+    found = [c for c in callbacks.callbacks if isinstance(c, ExampleLog)]
+    return found[0] if found else None
+
+
+def _strategy(log: ExampleLog) -> Any:
+    model: Any = log.model
+    return model.distribute_strategy
+
 
 _AVERAGES = "averages"  # the part of a save that AverageWeights needs
 _LOG = "log"  # that of ExampleLog
@@ -136,9 +185,9 @@ class ExactResume(keras.callbacks.Callback):
         self._number = saves.last + 1
         current = model.distribute_strategy
         newest = saves.complete[-1] if saves.complete else 0
-        checks.same_saves(strategy.gathered(current, newest))
+        checks.same_saves(replicas.gathered(current, newest))
         # Reading metrics takes all workers, so all save, but one save counts.
-        self._is_chief = strategy.is_chief(current)
+        self._is_chief = replicas.is_chief(current)
         self._written = self.directory
         if not self._is_chief:
             self._temporary = tempfile.TemporaryDirectory()
@@ -182,8 +231,8 @@ class ExactResume(keras.callbacks.Callback):
             self._temporary.cleanup()
 
     def _parts(self) -> dict[str, Any]:
-        states = [v for v in self._model.variables if keras_backend.is_seed(v)]
-        shared = keras_backend.global_seed_state()
+        states = [v for v in self._model.variables if keras_optimizer.is_seed(v)]
+        shared = keras_optimizer.global_seed_state()
         if shared is not None:
             states.append(shared)
         parts = {
@@ -210,12 +259,12 @@ class ExactResume(keras.callbacks.Callback):
                 max_to_keep=self.max_to_keep if self._is_chief else 1,
                 checkpoint_name=NAME,
             )
-        ledger, seed = ledgers.of(self._optimizer), self._optimizer.seed
+        ledger, seed = bad_examples.ledger_of(self._optimizer), self._optimizer.seed
         skipped = 0 if ledger is None else int(ledger.in_epoch.numpy())
         self._position.assign([epoch, batch, seed, self._steps, skipped])
         averages = self._averages
         hidden = contextlib.nullcontext() if averages is None else averages.hidden()
-        with hidden, strategy.lost_workers(self._model.distribute_strategy):
+        with hidden, replicas.lost_workers(self._model.distribute_strategy):
             if self._log_state is not None:
                 self._log_state.collect()
             try:
@@ -250,7 +299,7 @@ class ExactResume(keras.callbacks.Callback):
 
         def begin(data: Structure) -> None:
             self._restore_metrics(path, data)
-            ledger = ledgers.of(self._optimizer)
+            ledger = bad_examples.ledger_of(self._optimizer)
             if ledger is not None:
                 ledger.in_epoch.assign(skipped)
 
@@ -319,7 +368,7 @@ class ExactResume(keras.callbacks.Callback):
             variable.assign(np.asarray(reader.get_tensor(name)))
 
     def _metrics_variables(self) -> list[Any]:
-        counts = capped_share.variables(self._optimizer)
+        counts = running_sums.capped_variables(self._optimizer)
         return [*self._model.metrics_variables, *counts]
 
 

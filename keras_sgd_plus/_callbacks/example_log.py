@@ -8,15 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._callbacks import checks
-from keras_sgd_plus._callbacks.epoch_record import PREDICTION
-from keras_sgd_plus._callbacks.log_records import LogRecords
-from keras_sgd_plus._callbacks.rows import Rows
-from keras_sgd_plus._distribute import strategy
+from keras_sgd_plus._callbacks.log_records import PREDICTION, LogRecords, Rows
+from keras_sgd_plus._fit import fits
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model
-from keras_sgd_plus._records import BatchRecord, Wanted, recorders
-from keras_sgd_plus._trainer import fits, unwrap
+from keras_sgd_plus._report import records
+from keras_sgd_plus._report.records import BatchRecord, Wanted
+from keras_sgd_plus._rule.ours import unwrap
 
 
 class ExampleLog(keras.callbacks.Callback):
@@ -161,7 +161,7 @@ class ExampleLog(keras.callbacks.Callback):
         """Ends what `start` began."""
         self._take()
         if self._optimizer is not None:
-            recorders.stop(self._optimizer)
+            records.stop_recording(self._optimizer)
         self._forget_run()
 
     def last_batch(self) -> dict[str, Any]:
@@ -230,9 +230,9 @@ class ExampleLog(keras.callbacks.Callback):
             RuntimeError: a worker that cannot be reached.
         """
         current = self._strategy()
-        if current is not None and strategy.has_workers(current):
-            with strategy.lost_workers(current):
-                self.records.gather(lambda part: strategy.gathered_bytes(current, part))
+        if current is not None and replicas.has_workers(current):
+            with replicas.lost_workers(current):
+                self.records.gather(lambda part: replicas.gathered_bytes(current, part))
 
     def to_dataframe(self) -> Any:
         """A `pandas.DataFrame` with one row per epoch and example.
@@ -284,7 +284,7 @@ class ExampleLog(keras.callbacks.Callback):
     def _start(self, model: Model) -> None:
         optimizer = unwrap(getattr(model, "optimizer", None))
         checks.can_record(optimizer)
-        self._recorder = recorders.start(optimizer, self._wanted, self._receive)
+        self._recorder = records.start_recording(optimizer, self._wanted, self._receive)
         self._optimizer = optimizer
 
     def _strategy(self) -> Any:
@@ -294,14 +294,14 @@ class ExampleLog(keras.callbacks.Callback):
 
     def _folder(self) -> str | None:
         current = self._strategy()
-        if self._path is None or current is None or not strategy.has_workers(current):
+        if self._path is None or current is None or not replicas.has_workers(current):
             return self._path
-        return os.path.join(self._path, f"worker_{strategy.worker(current)}")
+        return os.path.join(self._path, f"worker_{replicas.worker(current)}")
 
     def _take(self) -> None:
         # What is still in the variables of the recorder.
         if self._optimizer is not None:
-            recorders.hand_on(self._optimizer)
+            records.hand_on(self._optimizer)
 
     def _receive(self, batch: BatchRecord) -> None:
         self._last = batch

@@ -1,16 +1,453 @@
-"""The records of one run of `fit`: finished epochs, and the one that runs."""
+"""The records of one epoch, in the order of the data set.
+
+The records of finished epochs: in memory, or in one `.npy` file per quantity.
+
+Arrays as bytes, for saves and other workers; the rows of several workers as one.
+
+Which rows of the data of `fit` the examples of a batch are.
+
+The records of one run of `fit`: finished epochs, and the one that runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_sgd_plus._callbacks.epoch_record import EpochRecord
-from keras_sgd_plus._callbacks.epochs import EpochsInFiles, EpochsInMemory
-from keras_sgd_plus._callbacks.packing import merged, packed, unpacked, visited_part
-from keras_sgd_plus._callbacks.rows import Rows
-from keras_sgd_plus._records import BatchRecord
+from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._private import keras_trainer
+from keras_sgd_plus._private.types import Strategy
+from keras_sgd_plus._report.bad_examples import KnownRows
+from keras_sgd_plus._report.records import BatchRecord
+
+UNVISITED = -1
+PREDICTION = "prediction_{}"  # of one output of the model
+
+
+class EpochRecord:
+    """Arrays with one row per example; those not visited are NaN.
+
+    Args:
+        epoch: its number, as `fit` counts.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.num_batches = 0
+        self.num_examples = 0  # visited so far, by all workers
+        self._num_rows = 0
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def put(self, rows: np.ndarray, batch: BatchRecord) -> None:
+        """Adds a batch.
+
+        Args:
+            rows: (num_examples,) int64, in the order of visits.
+            batch: its records.
+        """
+        num_rows = int(rows.max(initial=-1)) + 1
+        for name, new in batch.values.items():
+            self._array(name, new, num_rows)[rows] = new
+        for name, new in named_outputs(batch.outputs).items():
+            self._array(name, new, num_rows)[rows] = new
+        self._num_rows = max(self._num_rows, num_rows)
+        self.num_batches += 1
+        self.num_examples += batch.size
+
+    def visited_before(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows that have been visited in this epoch, or come twice."""
+        known = self._arrays.get("visited", np.zeros(0, np.int64))
+        again = rows[rows < len(known)]
+        again = again[known[again] != UNVISITED]
+        unique, counts = np.unique(rows, return_counts=True)
+        return np.concatenate([again, unique[counts > 1]])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By name, (num_rows, ...); with rows for the examples of other workers."""
+        num_rows = max(self._num_rows, self.num_examples)
+        arrays = {n: self._array(n, a, num_rows) for n, a in self._arrays.items()}
+        return {name: array[:num_rows] for name, array in arrays.items()}
+
+    def restore(
+        self, batches: int, examples: int, arrays: dict[str, np.ndarray]
+    ) -> None:
+        """Takes the state of another epoch's record."""
+        self.num_batches, self.num_examples = batches, examples
+        self._arrays = {name: array.copy() for name, array in arrays.items()}
+        self._num_rows = len(next(iter(arrays.values()))) if arrays else 0
+
+    def _array(self, name: str, like: np.ndarray, num_rows: int) -> np.ndarray:
+        known = self._arrays.get(name)
+        if known is None or len(known) < num_rows:
+            # Twice as many, so that an epoch copies each row about once.
+            size = max(num_rows, 2 * self._num_rows)
+            made = blank(name, (size, *like.shape[1:]), like.dtype)
+            if known is not None:
+                made[: len(known)] = known
+            self._arrays[name] = made
+        return self._arrays[name]
+
+
+def blank(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array of rows that were not visited."""
+    return np.full(shape, blank_value(name, dtype), dtype)
+
+
+def blank_value(name: str, dtype: np.dtype) -> float | int:
+    """What stands for an example that was not visited."""
+    if name == "visited":
+        return UNVISITED
+    return float("nan") if dtype.kind == "f" else 0
+
+
+def named_outputs(outputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs of a model by the names of their arrays."""
+    names = [PREDICTION.format(i) for i in range(len(outputs))]
+    return dict(zip(names, outputs, strict=True))
+
+
+Arrays = dict[str, np.ndarray]
+
+
+class EpochsInMemory:
+    """Keeps the arrays of each epoch."""
+
+    def __init__(self) -> None:
+        self._epochs: list[Arrays] = []
+
+    def __len__(self) -> int:
+        return len(self._epochs)
+
+    def add(self, arrays: Arrays, num_epochs: int) -> None:
+        """Adds an epoch.
+
+        Args:
+            arrays: by name, (num_rows, ...).
+            num_epochs: that the run is to have in the end.
+        """
+        del num_epochs
+        self._epochs.append({name: array.copy() for name, array in arrays.items()})
+
+    def names(self) -> list[str]:
+        """Names of the arrays."""
+        return list(self._epochs[0]) if self._epochs else []
+
+    def array(self, name: str) -> np.ndarray:
+        """(epochs, num_rows, ...); rows that an epoch lacks were not visited in it."""
+        parts = [epoch[name] for epoch in self._epochs]
+        num_rows = max(len(part) for part in parts)
+        like = parts[0]
+        shape = (len(parts), num_rows, *like.shape[1:])
+        found = blank(name, shape, like.dtype)
+        for row, part in zip(found, parts, strict=True):
+            row[: len(part)] = part
+        return found
+
+    def state(self) -> Arrays:
+        """Arrays from which `restore` makes the same epochs."""
+        return {name: self.array(name) for name in self.names()}
+
+    def restore(self, num_epochs: int, arrays: Arrays) -> None:
+        """Takes epochs from `state` of another."""
+        names = arrays.items()
+        self._epochs = [{n: a[i].copy() for n, a in names} for i in range(num_epochs)]
+
+
+class EpochsInFiles:
+    """Writes each epoch to files, and keeps none.
+
+    Args:
+        path: a directory, made if it is missing.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._num_epochs = 0
+        self._files: dict[str, np.memmap[Any, Any]] = {}
+
+    def __len__(self) -> int:
+        return self._num_epochs
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy opens the files anew."""
+        return {**vars(self), "_files": list(self._files)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Opens the files of a copy."""
+        vars(self).update(state)
+        self.restore(self._num_epochs, dict.fromkeys(state["_files"]))
+
+    def add(self, arrays: Arrays, num_epochs: int) -> None:
+        """As for `EpochsInMemory`; the files get their size with the first epoch.
+
+        Raises:
+            ValueError: an epoch with a row beyond those of the first.
+        """
+        for name, array in arrays.items():
+            file = self._files.get(name)
+            if file is None or len(file) <= self._num_epochs:
+                file = self._files[name] = self._opened(name, array, num_epochs)
+            if len(array) > file.shape[1]:
+                raise ValueError(
+                    "With ExampleLog(path=...) the first epoch must visit the last row "
+                    f"of the data, which gives the files their size. Received: row "
+                    f"{len(array) - 1} in epoch {self._num_epochs}, and "
+                    f"{file.shape[1]} rows before. Leave path out."
+                )
+            file[self._num_epochs, : len(array)] = array
+            file.flush()
+        self._num_epochs += 1
+
+    def names(self) -> list[str]:
+        """As for `EpochsInMemory`."""
+        return list(self._files)
+
+    def array(self, name: str) -> np.ndarray:
+        """As for `EpochsInMemory`; a part of the file, read where it is looked at."""
+        return self._files[name][: self._num_epochs]
+
+    def state(self) -> Arrays:
+        """The names alone: the values are in the files already."""
+        return {name: np.zeros(0) for name in self._files}
+
+    def restore(self, num_epochs: int, arrays: Iterable[str]) -> None:
+        """Goes on after so many epochs of the files with these names."""
+        self._num_epochs = num_epochs
+        opened = np.lib.format.open_memmap
+        self._files = {n: opened(self._file(n), mode="r+") for n in arrays}
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self._path, f"{name}.npy")
+
+    def _opened(self, name: str, like: np.ndarray, num_epochs: int) -> Any:
+        # A file for all epochs of the run; those that are there already are kept.
+        os.makedirs(self._path, exist_ok=True)
+        file = self._file(name)
+        if os.path.exists(file):  # arrays that a user has of it stay as they are
+            os.remove(file)
+        known = self._files.pop(name, None)
+        before = None if known is None else np.array(known[: self._num_epochs])
+        num_rows = len(like) if before is None else before.shape[1]
+        size = max(num_epochs, self._num_epochs + 1)
+        shape = (size, num_rows, *like.shape[1:])
+        made = np.lib.format.open_memmap(file, "w+", dtype=like.dtype, shape=shape)
+        made[...] = blank_value(name, like.dtype)
+        if before is not None:
+            made[: len(before)] = before
+        return made
+
+
+_Packed = dict[str, np.ndarray]
+_ROWS = "rows"  # beside the records of an epoch
+
+
+def packed(arrays: _Packed) -> bytes:
+    """Named arrays as bytes."""
+    file = io.BytesIO()
+    # NumPy before 2.1 would store `allow_pickle=False` as one more array.
+    named: dict[str, Any] = {**arrays}
+    np.savez(file, **named)
+    return file.getvalue()
+
+
+def unpacked(data: bytes) -> _Packed:
+    """The arrays that `packed` took."""
+    with np.load(io.BytesIO(data)) as found:
+        return {name: found[name] for name in found.files}
+
+
+def visited_part(arrays: _Packed) -> bytes:
+    """The rows of an epoch that were visited, and which they are.
+
+    Args:
+        arrays: by name, (num_rows, ...).
+    """
+    rows = np.nonzero(arrays["visited"] != UNVISITED)[0]
+    return packed({_ROWS: rows, **{name: a[rows] for name, a in arrays.items()}})
+
+
+def merged(parts: Sequence[_Packed]) -> _Packed:
+    """An epoch from the visited rows of each worker.
+
+    Raises:
+        ValueError: a row that two workers have visited.
+    """
+    rows = np.concatenate([part[_ROWS] for part in parts])
+    unique, counts = np.unique(rows, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            "Each row must be visited by one worker. Received: row "
+            f"{int(unique[counts > 1][0])}, which two workers have visited. Let them "
+            "share the data: arrays, or a tf.data.Dataset whose options have "
+            "experimental_distribute.auto_shard_policy = "
+            "tf.data.experimental.AutoShardPolicy.DATA."
+        )
+    found = {}
+    for name in parts[0]:
+        values = np.concatenate([part[name] for part in parts])
+        shape = (int(rows.max(initial=-1)) + 1, *values.shape[1:])
+        found[name] = blank(name, shape, values.dtype)
+        found[name][rows] = values
+    del found[_ROWS]
+    return found
+
+
+_LARGEST = 2**31  # ids are numbers of rows, and arrays have room for all of them
+# Bits of the integers that a type of numbers has without gaps.
+_EXACT_BITS = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+
+
+class Rows:
+    """Finds rows for batches of one `fit`.
+
+    Args:
+        fit: the running `fit`, or None where it is not found.
+        by_id: whether the batches tell rows themselves.
+        current: the `tf.distribute` strategy of the model.
+        number: of the `fit`, as batches tell it; None where it is not found.
+
+    Raises:
+        ValueError: the data come in an order that is not known, or workers get parts
+            that are not known.
+    """
+
+    def __init__(
+        self,
+        fit: keras_trainer.Fit | None,
+        by_id: bool,
+        current: Strategy,
+        number: int | None,
+    ) -> None:
+        self._by_id, self._fit = by_id, number
+        self._data: Any = None if fit is None else fit.dataset
+        if not by_id and (fit is None or not _is_known(fit)):
+            raise ValueError(_unknown(fit))
+        if not by_id and replicas.has_workers(current):
+            _check_parts(self._data, replicas.num_replicas_per_worker(current))
+
+    def has(self, batch: BatchRecord, epoch: EpochRecord) -> bool:
+        """Whether a batch is one of that epoch, and not one that a callback brought."""
+        if self._fit is None:
+            return True
+        return (batch.fit, batch.epoch) == (self._fit, epoch.epoch)
+
+    def of(self, batch: BatchRecord, epoch: EpochRecord) -> np.ndarray:
+        """(num_examples,) int64: the rows of a batch, in the order of visits.
+
+        Args:
+            batch: its records.
+            epoch: the records of the epoch before it.
+
+        Raises:
+            ValueError: an id that is no row, or was visited before in this epoch; data
+                that hand over other batches than they know of.
+        """
+        if self._by_id:
+            return _checked_ids(batch.ids, epoch)
+        if not isinstance(self._data, KnownRows):
+            return epoch.num_examples + batch.positions
+        known = np.asarray(self._data.rows_of(batch.number), np.int64)
+        if len(known) != batch.size:
+            raise ValueError(
+                "ExampleLog must get the batches whose rows the data tell. Received: "
+                f"{batch.size} examples in batch {batch.number}, for "
+                f"which rows_of gives {len(known)} rows. Override rows_of with "
+                "__getitem__, or use ExampleLog(id=...)."
+            )
+        return known[batch.positions]
+
+
+def _is_known(fit: keras_trainer.Fit) -> bool:
+    if fit.shuffles or fit.steps_per_epoch:
+        return False
+    if isinstance(fit.dataset, tf.data.Dataset):
+        return not keras_trainer.shuffles_differently(fit.dataset)
+    if isinstance(fit.dataset, keras.utils.PyDataset):
+        return isinstance(fit.dataset, KnownRows) or not _changes(fit.dataset)
+    return fit.array_batch_size is not None
+
+
+def _changes(data: keras.utils.PyDataset) -> bool:
+    # Whether it may hand over its batches in another order in each epoch.
+    base, kind = keras.utils.PyDataset, type(data)
+    hooks = ("on_epoch_begin", "on_epoch_end")
+    return any(getattr(kind, h) is not getattr(base, h) for h in hooks)
+
+
+def _unknown(fit: keras_trainer.Fit | None) -> str:
+    if fit is None:
+        received = "no fit that runs"
+    elif fit.shuffles:
+        received = "fit(shuffle=True), which draws the order anew"
+    elif fit.steps_per_epoch:
+        received = f"steps_per_epoch={fit.steps_per_epoch}"
+    else:
+        kind = "other data" if fit.dataset is None else type(fit.dataset).__name__
+        received = f"{kind} that may come in another order in each epoch"
+    return (
+        "ExampleLog must know which row of the data each example is. Received: "
+        f"{received}. Use fit(shuffle=False) with arrays, with SeededArrays(x, y), "
+        "which has a fresh order in each epoch, or with a dataset that does not "
+        'shuffle; or hand rows along, ExampleLog(id="row") with x={..., "row": '
+        "np.arange(num_examples)}, whatever shuffles them."
+    )
+
+
+def _check_parts(data: Any, num_replicas: int) -> None:
+    # The first worker must get the first part of each batch, and so on. For arrays and
+    # a `PyDataset` TensorFlow shares them so.
+    received = ""
+    if num_replicas > 1:
+        received = f"{num_replicas} replicas on each worker"
+    elif isinstance(data, tf.data.Dataset):
+        policy = data.options().experimental_distribute.auto_shard_policy
+        policy = tf.data.experimental.AutoShardPolicy(policy)
+        if policy != tf.data.experimental.AutoShardPolicy.DATA:
+            received = f"a tf.data.Dataset with AutoShardPolicy.{policy.name}"
+    if received:
+        raise ValueError(
+            "On several workers ExampleLog must know who gets which part of a batch. "
+            f"Received: {received}. Use one replica per worker, and arrays, "
+            "SeededArrays, or a dataset whose options have experimental_distribute."
+            "auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA; or hand "
+            "rows along, ExampleLog(id=...)."
+        )
+
+
+def _checked_ids(ids: np.ndarray, epoch: EpochRecord) -> np.ndarray:
+    # (num_examples,) int64. A wrong id is named as it was given.
+    is_float = ids.dtype.name in _EXACT_BITS
+    limit = min(2 ** _EXACT_BITS[ids.dtype.name], _LARGEST) if is_float else _LARGEST
+    is_row = (ids >= 0) & (ids < limit)
+    if is_float:
+        is_row &= ids == np.floor(ids)
+    wrong = ids[~is_row]
+    rows = np.where(is_row, ids, 0).astype(np.int64)
+    received = ""
+    if wrong.size:
+        received = f"{wrong[0]}, which is no row"
+        if is_float and wrong[0] >= limit and limit < _LARGEST:
+            received = (
+                f"{wrong[0]:.0f}, too large to be exact in a column of {ids.dtype.name}"
+            )
+    else:
+        again = epoch.visited_before(rows)
+        if again.size:
+            received = f"row {int(again[0])} twice in epoch {epoch.epoch}"
+    if received:
+        raise ValueError(
+            "The ids of ExampleLog must be rows of the data, from 0, each at most once "
+            f"in an epoch. Received: {received}. Use np.arange(num_examples), and end "
+            "an epoch (steps_per_epoch) where the data begin again."
+        )
+    return rows
+
 
 _PART, _DONE = "part/", "done/"  # of names in a save
 

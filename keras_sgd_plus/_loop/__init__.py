@@ -8,31 +8,3 @@
 from one update to the next. *Group*: the examples of one update, one or more. No
 variable is written in here.
 """
-
-from keras_sgd_plus._loop import examples
-from keras_sgd_plus._loop.carry import Carry
-from keras_sgd_plus._loop.example_update import ExampleUpdate
-from keras_sgd_plus._loop.trace_again import TraceAgain
-from keras_sgd_plus._loop.walk import (
-    Before,
-    Specs,
-    WalkMemory,
-    WalkResult,
-    first_specs,
-    walk,
-    walk_group,
-)
-
-__all__ = [
-    "Before",
-    "Carry",
-    "ExampleUpdate",
-    "Specs",
-    "TraceAgain",
-    "WalkMemory",
-    "WalkResult",
-    "examples",
-    "first_specs",
-    "walk",
-    "walk_group",
-]

@@ -1,31 +1,95 @@
-"""The objects that an update works with, found once per trace."""
+"""The variables in which an optimizer keeps weights and the state of its rule.
+
+The objects that an update works with, found once per trace.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
-from keras_sgd_plus import _lowering, _rule
-from keras_sgd_plus._distribute import strategy
-from keras_sgd_plus._loop.carry import Carry
-from keras_sgd_plus._loop.direct import refuse as refuse_direct
-from keras_sgd_plus._loop.rule_variables import RuleVariables
-from keras_sgd_plus._lowering import layout
-from keras_sgd_plus._nonfinite import Skips, no_skips
-from keras_sgd_plus._pending import (
-    BlockPlan,
-    Pending,
-    Tables,
-    plan_blocks,
-    plan_tables,
-)
-from keras_sgd_plus._private import keras_backend, keras_optimizer, keras_trainer
+from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._forms import layout, tracing
+from keras_sgd_plus._lazy.block_plan import BlockPlan, plan_blocks
+from keras_sgd_plus._lazy.pending import Pending
+from keras_sgd_plus._lazy.tables import Tables, plan_tables
+from keras_sgd_plus._loop.scope import Carry, Scope, refuse_direct
+from keras_sgd_plus._private import keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
-from keras_sgd_plus._records import Recorder, no_records, progress, recorders
-from keras_sgd_plus._rule import AVERAGES, Numbers, Rule
+from keras_sgd_plus._report import records, running_sums
+from keras_sgd_plus._report.guard import Skips, no_skips
+from keras_sgd_plus._report.records import Recorder, no_records
+from keras_sgd_plus._rule.part import Numbers, Slot, State, as_vector, by_name, on_host
+from keras_sgd_plus._rule.parts import AVERAGES
+from keras_sgd_plus._rule.rule import Rule, all_numbers, all_slots
+
+
+@dataclass(frozen=True)
+class RuleVariables:
+    """The variables of an update rule, found once per trace, outside any scope.
+
+    Attributes:
+        weights: that the optimizer was built with.
+        slots: by name, a variable or None per weight.
+        iterations: the raw counter of updates.
+    """
+
+    weights: list[Any]
+    slots: Mapping[str, Sequence[Any]]
+    iterations: Variable
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, weights: list[Any]) -> RuleVariables:
+        """The variables of an SGDPlus that is built with `weights`.
+
+        Raises:
+            ValueError: a setting that needs variables was made after that.
+        """
+        slots = {
+            s.name: _variables(optimizer, s, len(weights)) for s in all_slots(optimizer)
+        }
+        return cls(weights, slots, keras_optimizer.raw_iterations(optimizer))
+
+    @property
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Per weight, that weight and its slots; None where there is no slot."""
+        return list(zip(self.weights, *self.slots.values(), strict=True))
+
+    def read(self, scope: Scope) -> State:
+        """The values that the rule works on."""
+        slots = {name: scope.values(column) for name, column in self.slots.items()}
+        iterations = scope.in_loop_layout(self.iterations)
+        return State(scope.values(self.weights), slots, iterations)
+
+    def write(self, scope: Scope, state: State) -> None:
+        """Puts new values in the scope, if they are new."""
+        pairs = [(self.iterations, state.iterations)]
+        columns = [(self.weights, state.weights)]
+        columns += [(self.slots[name], state.slots[name]) for name in self.slots]
+        for variables, values in columns:
+            pairs += zip(variables, values, strict=True)
+        for variable, value in pairs:
+            if variable is not None and value is not scope.in_loop_layout(variable):
+                scope.put(variable, value)
+
+
+def _variables(optimizer: Optimizer, slot: Slot, num_weights: int) -> Sequence[Any]:
+    # They are made in `build`, and never after.
+    found = list(getattr(optimizer, slot.attribute, ()))
+    if len(found) != num_weights:
+        if slot.is_made_by_keras:
+            keras_optimizer.need_slot(slot.attribute)
+        value = getattr(optimizer, slot.setting, None)
+        raise ValueError(
+            f"`{slot.setting}` must be set before the optimizer is built, for it needs "
+            f"variables. Received: {slot.setting}={value!r}, set later. Make a new "
+            f"SGDPlus(..., {slot.setting}={value!r}) and compile the model with it."
+        )
+    return found
+
 
 Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
 
@@ -97,7 +161,7 @@ class ExampleUpdate:
             kernels: facts that they have found about kernels of Dense layers.
             direct: variables that the model read past the scope in earlier traces.
         """
-        if strategy.is_open():
+        if replicas.is_open():
             refuse_direct(model, direct)
         weights = keras_optimizer.built_variables(optimizer)
         rule = Rule.of(optimizer, weights)
@@ -119,7 +183,7 @@ class ExampleUpdate:
             _changing(model, carry),
             kernels,
             # Neither beside tables nor where the model reads weights past the scope.
-            _lowering.is_on() and not (plan.places or direct),
+            tracing.is_on() and not (plan.places or direct),
         )
         transposed = layout.transposed(model, carry.variables, variables.rows)
         transposed -= blocks.positions
@@ -139,8 +203,8 @@ class ExampleUpdate:
             blocks=blocks,
             keeps_logs=keeps_logs,
             numbers={},
-            recorder=recorders.of(optimizer),
-            counts=_rule.capped_share.of(optimizer),
+            recorder=records.recorder_of(optimizer),
+            counts=running_sums.capped_of(optimizer),
             progress=_progress(optimizer),
         )
 
@@ -150,11 +214,11 @@ class ExampleUpdate:
         Where forms are switched off they are constants, as Keras has them: the
         processor rounds products with a constant in another order.
         """
-        named = _rule.all_numbers()
-        if _lowering.is_switched_off():
-            plain = tf.constant(_rule.on_host(self.optimizer, named), tf.float64)
-            numbers = _rule.as_vector(self.optimizer, named, plain)
-        return replace(self, numbers=_rule.by_name(named, numbers))
+        named = all_numbers()
+        if tracing.is_switched_off():
+            plain = tf.constant(on_host(self.optimizer, named), tf.float64)
+            numbers = as_vector(self.optimizer, named, plain)
+        return replace(self, numbers=by_name(named, numbers))
 
     @property
     def group_size(self) -> int:
@@ -203,11 +267,11 @@ def _changing(model: Model, carry: Carry) -> set[int]:
     # Positions of all values but those of variables that the model does not train. Of
     # these a trace finds whether the model writes them.
     known = {
-        id(v) for v in model.non_trainable_variables if not keras_backend.is_seed(v)
+        id(v) for v in model.non_trainable_variables if not keras_optimizer.is_seed(v)
     }
     return {i for i, v in enumerate(carry.variables) if id(v) not in known}
 
 
 def _progress(optimizer: Optimizer) -> Any:
     # Averages over replicas are no sums.
-    return None if strategy.num_replicas() > 1 else progress.of(optimizer)
+    return None if replicas.num_replicas() > 1 else running_sums.losses_of(optimizer)

@@ -1,4 +1,13 @@
-"""The walk over one batch: a pure loop, carry in, carry out.
+"""One turn of the loop: one update, and the list of bad groups.
+
+The inputs of a Dense layer, for all examples of a block before its updates begin.
+
+The model is traced forward on one example until the layer multiplies its inputs: what
+comes before that product depends on nothing that the block changes.
+
+A walk in blocks: in each, the updates of some kernels wait until its end.
+
+The walk over one batch: a pure loop, carry in, carry out.
 
 The carry is committed when the whole batch is done, by the compiled function at its end
 or by the step, so a batch is a transaction.
@@ -6,20 +15,306 @@ or by the step, so a batch is a transaction.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _lowering, _rule
+from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._forms import one_kernel, tracing
+from keras_sgd_plus._lazy.block_plan import BlockPlace, takes
+from keras_sgd_plus._lazy.blocks import Buffers, EnteredBlock, new_buffers
+from keras_sgd_plus._lazy.pending import Entered, Shown
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._loop.block_walk import block_body, new_memory
 from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
-from keras_sgd_plus._loop.one_update import Logs, update_once
-from keras_sgd_plus._loop.turn import Loop, Turn, update_and_list
-from keras_sgd_plus._lowering import one_kernel
+from keras_sgd_plus._loop.scope import Scope, TraceAgain
+from keras_sgd_plus._loop.update import Logs, UpdateResult, update_once
+from keras_sgd_plus._private import keras_model, xla
+from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._records import Record, with_record
+from keras_sgd_plus._report.guard import Skips, with_group
+from keras_sgd_plus._report.records import Record, with_record
+from keras_sgd_plus._rule.rule import all_numbers
+
+
+class Turn(NamedTuple):
+    """Facts that the trace of one turn of the loop has found.
+
+    Attributes:
+        changed: positions in the carry of values that may be new.
+        surely_compiles: whether XLA is known to take the body.
+    """
+
+    changed: frozenset[int]
+    surely_compiles: bool
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The objects that stay the same from turn to turn.
+
+    Attributes:
+        update: given its numbers.
+        leaves: tensors of the batch, (num_examples or more, ...).
+        order: positions to visit, (num_examples or more,) int32, or None.
+        compiled: whether XLA compiles the loop.
+        lowered: whether forms that suit XLA are used.
+        one: () int32 that is 1, which XLA cannot know.
+        entered: weights whose updates wait, or None.
+    """
+
+    update: ExampleUpdate
+    leaves: Sequence[Tensor]
+    order: Tensor
+    compiled: bool
+    lowered: bool
+    one: Tensor
+    entered: Entered | None
+
+    def body(self, turns: list[Turn]) -> Callable[..., tuple[Any, ...]]:
+        """The body of `tf.while_loop`; `turns` gets the facts of each trace."""
+
+        def body_fn(*carry: Any) -> tuple[Any, ...]:
+            carry, turn = self._turn(*carry)
+            turns.append(turn)
+            return carry
+
+        return body_fn
+
+    def _turn(
+        self,
+        i: Any,
+        values: Values,
+        logs: Logs,
+        skips: Any,
+        records: Any,
+        fence: Tensor,
+        pending: Any,
+    ) -> tuple[tuple[Any, ...], Turn]:
+        # The loop's carry after group number i.
+        positions = self.positions(i)
+        group = self.group_at(positions)
+        with self.forms():
+            entered = self.entered
+            shown = None if entered is None else entered.show(values, pending)
+            result, skips = update_and_list(
+                self.update, values, group, positions, logs, skips, self.lowered, shown
+            )
+        records = with_record(records, i, result.record)
+        surely_compiles = False
+        if self.compiled:
+            graph = tf.compat.v1.get_default_graph()
+            surely_compiles = xla.surely_takes(graph)
+            fence = one_kernel.fenced(graph, fence)
+        done = (result.values, result.logs, skips, records, fence, result.pending)
+        carry = (i + 1, *done)
+        return carry, Turn(result.changed, surely_compiles)
+
+    def positions(self, i: Any) -> Any:
+        """(k,) int32: where the examples of group number i are in the batch."""
+        size = self.update.group_size
+        if size == 1:  # fewer operations, which are traced and compiled
+            positions = tf.reshape(i, (1,))
+        else:
+            positions = i * size + tf.range(size, dtype=tf.int32)
+        return positions if self.order is None else tf.gather(self.order, positions)
+
+    def group_at(self, positions: Tensor) -> list[Any]:
+        """The tensors of the examples at these positions."""
+        return [examples.gather_examples(leaf, positions) for leaf in self.leaves]
+
+    def forms(self) -> contextlib.AbstractContextManager[None]:
+        """While it is open, Keras's functions take the forms that suit XLA, if any."""
+        return tracing.active(self.one) if self.lowered else contextlib.nullcontext()
+
+
+def update_and_list(
+    update: ExampleUpdate,
+    values: Values,
+    group: Sequence[Tensor],
+    positions: Tensor,
+    logs: Logs,
+    skips: Any,
+    lowered: bool = False,
+    pending: Shown | None = None,
+) -> tuple[UpdateResult, Skips | tuple[()]]:
+    """One update; a bad group is listed, and the logs stay those of the group before.
+
+    Arguments are those of `update_once`, and `positions`, (k or fewer,) int32, of the
+    examples in the batch.
+    """
+    result = update_once(update, values, group, lowered, skips or None, pending)
+    guard = result.guard
+    if guard is not None:
+        result = result._replace(logs=guard.logs(result.logs, logs))
+        skips = with_group(skips, guard.cause, positions, result.has_started)
+    return result, skips
+
+
+put: Any = keras.ops.slice_update  # its annotations name tensors of every backend
+
+
+class _Met(BaseException):
+    # The product is reached; Keras and models catch `Exception`.
+    def __init__(self, inputs: Tensor) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+
+def block_inputs(
+    update: ExampleUpdate,
+    values: Values,
+    examples_at: Callable[[Tensor], list[Tensor]],
+    first: Tensor,
+    num_groups: Tensor,
+    memory: Sequence[Tensor],
+) -> list[Tensor]:
+    """Per kernel that waits, the inputs of its layer, (k, n); zeros past the batch.
+
+    Args:
+        update: the update.
+        values: the carry's.
+        examples_at: gives the tensors of the examples of some numbers, (j,) int32, in
+            the order of visits.
+        first: () int32, the number of the block's first example.
+        num_groups: () int32, the examples of the batch.
+        memory: per kernel, (k, n), to be overwritten; () where it takes none.
+    """
+    size = update.blocks.size
+
+    def inputs_at(numbers: Tensor, place: BlockPlace) -> Tensor:
+        rows = _inputs_of(update, values, examples_at(numbers), place.variable)
+        in_batch = tf.expand_dims(numbers < num_groups, 1)
+        return tf.where(in_batch, rows, tf.zeros_like(rows))
+
+    found = []
+    for place, rows in zip(update.blocks.places, memory, strict=True):
+        if place.of_data:
+            found.append(inputs_at(first + tf.range(size), place))
+            continue
+
+        def body(r: Any, rows: Tensor, place: BlockPlace = place) -> Any:
+            row = inputs_at(tf.reshape(first + r, (1,)), place)
+            return r + 1, put(rows, tf.stack([r, 0]), row)
+
+        _, rows = tf.while_loop(
+            lambda r, _: r < size,
+            body,
+            (tf.constant(0), rows),
+            parallel_iterations=1,
+            name=xla.TAKEN,
+        )
+        found.append(rows)
+    return found
+
+
+def _inputs_of(
+    update: ExampleUpdate, values: Values, group: Sequence[Tensor], kernel: Any
+) -> Tensor:
+    # (k, n), of k examples.
+    waiting = {id(place.variable) for place in update.blocks.places}
+
+    def multiply(variable: Any, inputs: Tensor) -> Any:
+        if variable is kernel:
+            raise _Met(inputs)
+        if id(variable) not in waiting:
+            return None
+        rows = (inputs.shape[0], variable.shape[1])
+        return tf.zeros(rows, inputs.dtype)  # leads nowhere here
+
+    x, _, _ = examples.pack(update.batch, list(group))
+    with (
+        replicas.alone(),
+        private_tensorflow.inlined_functions(),
+        Scope(update.carry, values, update.transposed),
+        tracing.answering_products(multiply),
+    ):
+        try:
+            keras_model.forward(update.model, x)
+        except _Met as met:
+            if takes(kernel, met.inputs, examples.count(group[0])):
+                return met.inputs
+    # What was expected of the model is not so.
+    raise TraceAgain(kernels={id(kernel): None})
+
+
+class Memory(NamedTuple):
+    """What the loop over blocks carries beside the carry."""
+
+    fence: Tensor  # of the loop over the examples of a block
+    buffers: Buffers
+
+
+def block_body(
+    loop: Loop, num_groups: Tensor, skips_bad: bool, turns: list[Turn]
+) -> Callable[..., tuple[Any, ...]]:
+    """The body of a loop over blocks; its first argument is the first group's number.
+
+    Args:
+        loop: without pending weights.
+        num_groups: () int32, in the batch.
+        skips_bad: whether groups that are not finite are left out.
+        turns: gets the facts that each trace of a turn finds.
+    """
+    update = loop.update
+
+    def examples_at(numbers: Tensor) -> list[Any]:
+        order = loop.order
+        return loop.group_at(numbers if order is None else tf.gather(order, numbers))
+
+    def body(
+        first: Any,
+        values: Any,
+        logs: Any,
+        skips: Any,
+        records: Any,
+        fence: Any,
+        memory: Memory,
+    ) -> tuple[Any, ...]:
+        buffers = memory.buffers
+        with loop.forms():
+            inputs = block_inputs(
+                update, values, examples_at, first, num_groups, buffers.inputs
+            )
+            filled = buffers._replace(inputs=inputs)
+            entered = EnteredBlock.of(
+                update.blocks, values, filled, update.numbers, skips_bad
+            )
+        end = tf.minimum(first + entered.num_rows, num_groups)
+        start = (first, entered.without(values), logs, skips, records, memory.fence)
+        _, rest, logs, skips, records, inner_fence, state = tf.while_loop(
+            lambda i, *_: i < end,
+            replace(loop, entered=entered).body(turns),
+            (*start, entered.start),
+            parallel_iterations=1,
+            name=xla.TAKEN,
+        )
+        spoiled = update.blocks.spoiled(turns[-1].changed)
+        if spoiled:
+            raise TraceAgain(kernels=spoiled)
+        values = entered.finish(rest, state)
+        graph = tf.compat.v1.get_default_graph()
+        fence = one_kernel.fenced(graph, fence)
+        if loop.compiled:
+            surely = xla.surely_takes(graph) and turns[-1].surely_compiles
+            turns[-1] = turns[-1]._replace(surely_compiles=surely)
+        kept = [
+            () if place.of_data else rows
+            for place, rows in zip(update.blocks.places, inputs, strict=True)
+        ]
+        buffers = Buffers(kept, state.changes, buffers.zeros)
+        memory = Memory(inner_fence, buffers)
+        return end, values, logs, skips, records, fence, memory
+
+    return body
+
+
+def new_memory(update: ExampleUpdate) -> Memory:
+    """The memory before the first block."""
+    return Memory(one_kernel.new_fence(), new_buffers(update.blocks))
 
 
 class Specs(NamedTuple):
@@ -97,7 +392,7 @@ class WalkMemory(NamedTuple):
 
 
 def _lowered(compiled: bool) -> bool:
-    return compiled and _lowering.is_on()
+    return compiled and tracing.is_on()
 
 
 def walk(
@@ -209,7 +504,7 @@ def first_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Specs:
     def first(values: Values, leaves: Sequence[Tensor]) -> Any:
         positions = tf.zeros((update.group_size,), tf.int32)
         group = [examples.gather_examples(leaf, positions) for leaf in leaves]
-        given = update.given(tf.zeros((len(_rule.all_numbers()),), tf.float64))
+        given = update.given(tf.zeros((len(all_numbers()),), tf.float64))
         result = update_once(given, values, group)
         record = result.record
         return result.logs, record.outputs if isinstance(record, Record) else ()

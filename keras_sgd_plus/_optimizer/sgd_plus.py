@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_sgd_plus import _rule, _step, _trainer
-from keras_sgd_plus._distribute import strategy
-from keras_sgd_plus._nonfinite import Skipped, ledgers
-from keras_sgd_plus._optimizer import arguments, misspelt, sgd_arguments
-from keras_sgd_plus._optimizer.setting import Setting, checked_property
+from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._advice import notices
+from keras_sgd_plus._batch import checks, compiled, step
+from keras_sgd_plus._fit import fits, hooks
+from keras_sgd_plus._optimizer import settings
+from keras_sgd_plus._optimizer.settings import Setting, checked_property
 from keras_sgd_plus._private.types import Optimizer, Variable
-from keras_sgd_plus._step import checks
+from keras_sgd_plus._report import bad_examples
+from keras_sgd_plus._report.bad_examples import Skipped
+from keras_sgd_plus._rule import ours, parts, rule
+from keras_sgd_plus._rule.rule import make_slots
 
 
 def _check_together(optimizer: Optimizer) -> None:
@@ -24,13 +28,13 @@ def _check_together(optimizer: Optimizer) -> None:
     Called by each `Setting`, also before the later ones have a value.
     """
     if getattr(optimizer, "max_loss_fraction", None) is not None:
-        _rule.capped_step.refuse(optimizer)
+        parts.refuse_with_fraction(optimizer)
     per_example = optimizer.examples_per_update is not None
-    if per_example or strategy.is_open():
-        _trainer.install()
+    if per_example or replicas.is_open():
+        hooks.install()
     nonfinite = getattr(optimizer, "nonfinite", None)
     if per_example:
-        strategy.check()
+        replicas.check()
     elif nonfinite in ("skip", "raise"):
         raise ValueError(
             '`nonfinite` must be "propagate" with examples_per_update=None. Received: '
@@ -42,17 +46,17 @@ def _check_together(optimizer: Optimizer) -> None:
 def _check_fraction(optimizer: Optimizer) -> None:
     """As `_check_together`, for a setting that is a number of compiled steps, too."""
     _check_together(optimizer)
-    _step.refresh_numbers(optimizer)
+    rule.refresh_numbers(optimizer)
 
 
 def _check_average(optimizer: Optimizer) -> None:
     """Raises TypeError or ValueError for an `ema_momentum` that would be used."""
     if optimizer.use_ema:  # else Keras does not look at it
-        sgd_arguments.number(ema_momentum=optimizer.ema_momentum)
-    _step.refresh_numbers(optimizer)
+        settings.number(ema_momentum=optimizer.ema_momentum)
+    rule.refresh_numbers(optimizer)
 
 
-class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
+class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
     """Updates the weights after every example of every batch, in random order.
 
     Use it where small-batch quality matters and `batch_size=1` is too slow: small data,
@@ -214,29 +218,27 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
     __module__ = "keras_sgd_plus"  # files and pickles name it, wherever it stands
 
     learning_rate = checked_property(
-        keras.optimizers.SGD.learning_rate, sgd_arguments.live_learning_rate
+        keras.optimizers.SGD.learning_rate, settings.live_learning_rate
     )
     _derived_seed: int | None = None
-    lr = misspelt.OldName("learning_rate")
-    examples_per_update = Setting(arguments.examples_per_update, _check_together)
-    order = Setting(arguments.order, _check_together)
-    seed = Setting(arguments.seed, _check_together)
-    nonfinite = Setting(arguments.nonfinite, _check_together)
-    jit_compile = Setting(arguments.jit_compile, _check_together)
+    lr = settings.OldName("learning_rate")
+    examples_per_update = Setting(settings.examples_per_update, _check_together)
+    order = Setting(settings.order, _check_together)
+    seed = Setting(settings.seed, _check_together)
+    nonfinite = Setting(settings.nonfinite, _check_together)
+    jit_compile = Setting(settings.jit_compile, _check_together)
     # These are numbers of compiled steps: a new one compiles nothing.
-    momentum = Setting(sgd_arguments.assigned_momentum, _step.refresh_numbers)
-    weight_decay = Setting(
-        sgd_arguments.assigned("weight_decay"), _step.refresh_numbers
-    )
-    clipnorm = Setting(sgd_arguments.assigned("clipnorm"), _step.refresh_numbers)
-    clipvalue = Setting(sgd_arguments.assigned("clipvalue"), _step.refresh_numbers)
+    momentum = Setting(settings.assigned_momentum, rule.refresh_numbers)
+    weight_decay = Setting(settings.assigned("weight_decay"), rule.refresh_numbers)
+    clipnorm = Setting(settings.assigned("clipnorm"), rule.refresh_numbers)
+    clipvalue = Setting(settings.assigned("clipvalue"), rule.refresh_numbers)
     global_clipnorm = Setting(
-        sgd_arguments.assigned("global_clipnorm"), _step.refresh_numbers
+        settings.assigned("global_clipnorm"), rule.refresh_numbers
     )
-    max_loss_fraction = Setting(arguments.max_loss_fraction, _check_fraction)
+    max_loss_fraction = Setting(settings.max_loss_fraction, _check_fraction)
     ema_momentum = Setting(lambda value: value, _check_average)
 
-    @misspelt.refused
+    @settings.refused
     def __init__(
         self,
         learning_rate: float | LearningRateSchedule | Callable[[], Any] = 0.01,
@@ -260,8 +262,8 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         jit_compile: bool | Literal["auto"] = "auto",
         max_loss_fraction: float | None = None,
     ) -> None:
-        arguments.backend("SGDPlus")
-        checked = sgd_arguments.of_sgd(
+        settings.backend("SGDPlus")
+        checked = settings.of_sgd(
             learning_rate=learning_rate,
             momentum=momentum,
             nesterov=nesterov,
@@ -284,15 +286,15 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         self.max_loss_fraction = max_loss_fraction
         self._derived_seed = self.seed if seed is None else None
         if examples_per_update is not None and jit_compile is not False:
-            _step.raise_small_loop_threshold()
+            compiled.raise_small_loop_threshold()
 
     def __repr__(self) -> str:
-        return arguments.as_call(self, self._derived_seed)
+        return settings.as_call(self, self._derived_seed)
 
     if not TYPE_CHECKING:  # else any attribute would do
 
         def __getattr__(self, name: str) -> Any:
-            raise misspelt.no_attribute(type(self).__name__, name)
+            raise settings.no_attribute(type(self).__name__, name)
 
     def build(self, variables: list[Variable]) -> None:
         """Makes the optimizer's state, once: first that of `keras.optimizers.SGD`.
@@ -303,7 +305,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
         if self.built:
             return
         super().build(variables)
-        _rule.make_slots(self, variables)
+        make_slots(self, variables)
 
     def train_step(self, model: keras.Model, data: Any) -> Any:
         """Trains `model` on one batch with one update per example.
@@ -336,16 +338,16 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             FloatingPointError: not finite, under `nonfinite="raise"`.
         """
         if self.examples_per_update is None:
-            return _trainer.stock_train_step(model, data)
+            return hooks.stock_train_step(model, data)
         owner = getattr(model, "optimizer", None)
-        wraps = owner is not None and _trainer.unwrap(owner) is self
+        wraps = owner is not None and ours.unwrap(owner) is self
         outer = owner if wraps else self
-        _rule.overrides.refuse(outer)
-        _trainer.bypass.engaged(self)
+        ours.refuse_overrides(outer)
+        notices.note_engaged(self)
         try:
-            return _step.run(self, outer, model, data)
+            return step.run(self, outer, model, data)
         except (TypeError, ValueError) as error:
-            error.add_note(checks.described(data, self.examples_per_update or 1))
+            error.add_note(checks.batch_in_words(data, self.examples_per_update or 1))
             raise
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
@@ -359,13 +361,13 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             grads: a list of gradients, one per variable.
             trainable_variables: the variables, if the optimizer is not built.
         """
-        _trainer.bypass.applied(self, _trainer.fits.models())
+        notices.note_applied(self, fits.models())
         return super().apply(grads, trainable_variables)
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """Writes final values (averages under `use_ema`); Keras's `fit` calls it."""
-        if not _trainer.fits.is_nested(self):
-            skipped = ledgers.report(self)
+        if not fits.is_nested(self):
+            skipped = bad_examples.report_skips(self)
             if skipped:
                 warnings.warn(skipped, stacklevel=2)
         super().finalize_variable_values(var_list)
@@ -380,7 +382,7 @@ class SGDPlus(keras.optimizers.SGD, _trainer.PerExampleOptimizer):
             batch as handed over; `cause`, "loss" or the path of the variable whose
             gradient was not finite. The first 1,000 of them; the logs have the count.
         """
-        return ledgers.skipped_examples(self)
+        return bad_examples.skipped_examples(self)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; a derived seed is among them."""
@@ -400,4 +402,4 @@ def _register() -> None:
     keras.saving.register_keras_serializable(package="keras_sgd_plus")(SGDPlus)
 
 
-_trainer.install_loading(_register)
+hooks.install_loading(_register)

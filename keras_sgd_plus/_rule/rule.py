@@ -2,23 +2,57 @@
 
 The algebra and its order are those of `keras.optimizers.SGD` (Keras 3.15), so that a
 run agrees with Keras at `batch_size=1`.
+
+Which settings of an optimizer are fixed in a compiled loop.
+
+The trainer and the step both ask; the rule names most of these settings.
+
+Dynamic loss scaling, as `keras.optimizers.LossScaleOptimizer` has it.
+
+Numbers of a live optimizer, in a variable that compiled steps read.
+
+So a callback may assign `momentum` for each batch: nothing is traced or compiled anew.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Optimizer, Tensor
-from keras_sgd_plus._rule.accumulate import Accumulate, Overwrite, Unscale
-from keras_sgd_plus._rule.average import Average, Constrain
-from keras_sgd_plus._rule.capped_step import CapStep
-from keras_sgd_plus._rule.clip import Clip
-from keras_sgd_plus._rule.descent import Decay, Descent
 from keras_sgd_plus._rule.gradient import Gradient
-from keras_sgd_plus._rule.numbers import Number
-from keras_sgd_plus._rule.part import Condition, Part, Slot, State, Update
+from keras_sgd_plus._rule.part import (
+    Condition,
+    Number,
+    Part,
+    Slot,
+    State,
+    Tensor,
+    Update,
+    as_vector,
+    both,
+    on_host,
+    select,
+    switch,
+)
+from keras_sgd_plus._rule.parts import (
+    Accumulate,
+    Average,
+    CapStep,
+    Clip,
+    Constrain,
+    Decay,
+    Descent,
+    Overwrite,
+    Unscale,
+)
 
 P = TypeVar("P", bound=Part)
 
@@ -148,7 +182,7 @@ def all_numbers() -> tuple[Number, ...]:
     return tuple(number for kind in kinds for number in kind.numbers)
 
 
-def slots(optimizer: Optimizer) -> list[Slot]:
+def all_slots(optimizer: Optimizer) -> list[Slot]:
     """The state that the rule of an SGDPlus keeps per weight."""
     kinds = (*GRADIENT_PARTS, *WEIGHT_PARTS)
     return [slot for kind in kinds for slot in kind.slots(optimizer)]
@@ -161,10 +195,106 @@ def make_slots(optimizer: Optimizer, weights: Sequence[Any]) -> None:
         optimizer: an SGDPlus that is being built.
         weights: its variables.
     """
-    for slot in slots(optimizer):
+    for slot in all_slots(optimizer):
         if not slot.is_made_by_keras:
             made = [
                 optimizer.add_variable_from_reference(v, name=slot.name)
                 for v in weights
             ]
             setattr(optimizer, slot.attribute, made)
+
+
+_OF_THE_LOOP = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
+
+
+def compiled_for(optimizer: Optimizer, with_numbers: bool) -> tuple[Any, ...]:
+    """The values of an SGDPlus that a compiled loop takes as constants.
+
+    Where one of them differs later, the loop has to be traced anew. A learning rate in
+    a variable is read per batch, a schedule is one of the constants.
+
+    Args:
+        optimizer: the SGDPlus.
+        with_numbers: whether numbers of the rule are constants, too. Else only whether
+            they are above zero counts.
+    """
+    names = (*_OF_THE_LOOP, *settings())
+    values = (getattr(optimizer, name) for name in names)
+    numbers = [getattr(optimizer, n.setting) for n in all_numbers()]
+    fixed = numbers if with_numbers else map(switch, numbers)
+    return (keras_optimizer.schedule(optimizer), *values, *fixed)
+
+
+ops: Any = keras.ops  # its annotations name tensors of every backend
+
+
+class LossScale(NamedTuple):
+    """The state of a `LossScaleOptimizer`."""
+
+    step_counter: Tensor  # () int
+    dynamic_scale: Tensor  # () float32
+
+
+def apply_scaled(
+    rule: Rule,
+    update: Update,
+    loss_scale: LossScale,
+    dynamic_growth_steps: int,
+    apart: Any = (),
+) -> tuple[Updated, LossScale]:
+    """One update with gradients of a scaled loss.
+
+    Where a gradient is not finite, nothing changes and the scale is halved.
+
+    Args:
+        rule: the rule.
+        update: as it begins, with scaled gradients.
+        loss_scale: the state before.
+        dynamic_growth_steps: updates in a row after which the scale is doubled.
+        apart: as for `Rule`.
+    """
+    counter, scale = loss_scale
+    # Rows without a gradient are zeros, and finite.
+    finite = ops.all(ops.stack([g.all_finite() for g in update.gradients.values()]))
+    overwrite = rule.find(Overwrite)
+    overwritten = frozenset() if overwrite is None else overwrite.indices
+    unscaled = {
+        i: g if i in overwritten else g.scaled(lambda v: ops.divide(v, scale))
+        for i, g in update.gradients.items()
+    }
+    applied = rule(replace(update, gradients=unscaled), apart)
+    kept = tf.nest.map_structure(
+        lambda new, old: select(finite, new, old), applied.state, update.state
+    )
+    grows = tf.logical_and(finite, tf.equal(counter, dynamic_growth_steps - 1))
+    advanced = tf.where(grows, tf.zeros_like(counter), counter + 1)
+    counter = tf.where(finite, advanced, tf.zeros_like(counter))
+    factor = tf.where(finite, tf.where(grows, 2.0, 1.0), 0.5)
+    updated = applied._replace(state=kept, applies=both(applied.applies, finite))
+    return updated, LossScale(counter, scale * factor)
+
+
+# Per optimizer, (numbers,) float64. It is not on the optimizer because Keras saves the
+# variables of one, and a plain SGDPlus has those of a plain SGD.
+_vectors: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def numbers_of(optimizer: Optimizer) -> Tensor:
+    """The numbers that the rule of an optimizer computes with, (numbers,) float64.
+
+    Read outside the compiled loop, since a replica may compile for another device.
+    """
+    vector = _vectors.get(optimizer)
+    if vector is None:
+        vector = private_tensorflow.variable((len(all_numbers()),), tf.float64)
+        _vectors[optimizer] = vector
+        refresh_numbers(optimizer)
+    return as_vector(optimizer, all_numbers(), vector.read_value())
+
+
+def refresh_numbers(optimizer: Optimizer) -> None:
+    """Lets steps that are compiled already see settings that were just assigned."""
+    vector = _vectors.get(optimizer)
+    if vector is not None:
+        with tf.init_scope():
+            vector.assign(on_host(optimizer, all_numbers()))

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.internals import callback_checks, keras_trainer, packing, rows
-from tests.support.internals import strategy as current
+from tests.support.internals import checks, keras_trainer, log_records, replicas
 from tests.support.paths import ROOT
 from tests.support.record_on_workers import SOURCES, arrays, trained
 from tests.support.replicas import mirrored
@@ -114,9 +113,9 @@ def test_a_killed_worker(killed: int, uninterrupted: str, tmp_path: Path) -> Non
 
 
 def test_workers_must_share_the_directory() -> None:
-    callback_checks.same_saves([3, 3])
+    checks.same_saves([3, 3])
     with pytest.raises(ValueError, match=r"last saves there are \[3, 0\]"):
-        callback_checks.same_saves([3, 0])
+        checks.same_saves([3, 0])
 
 
 def test_only_a_lost_worker_is_translated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,39 +124,41 @@ def test_only_a_lost_worker_is_translated(monkeypatch: pytest.MonkeyPatch) -> No
     strategy = tf.distribute.get_strategy()
     error = tf.errors.UnavailableError(None, None, "Collective ops is aborted by: x")
     with pytest.raises(tf.errors.UnavailableError):
-        with current.lost_workers(strategy):
+        with replicas.lost_workers(strategy):
             raise error
-    monkeypatch.setattr(current, "has_workers", lambda strategy: True)
+    monkeypatch.setattr(replicas, "has_workers", lambda strategy: True)
     with pytest.raises(RuntimeError, match="a worker that is gone .Collective ops"):
-        with current.lost_workers(strategy):
+        with replicas.lost_workers(strategy):
             raise error
     with pytest.raises(tf.errors.InternalError):
-        with current.lost_workers(strategy):
+        with replicas.lost_workers(strategy):
             raise tf.errors.InternalError(None, None, "something else")
 
 
 def test_rows_are_those_of_one_worker() -> None:
     visited = [np.array([0, -1, 1]), np.array([-1, 0, -1])]
-    parts = [packing.visited_part({"visited": v, "loss": v / 2}) for v in visited]
-    found = packing.merged([packing.unpacked(part) for part in parts])
+    parts = [log_records.visited_part({"visited": v, "loss": v / 2}) for v in visited]
+    found = log_records.merged([log_records.unpacked(part) for part in parts])
     assert found["visited"].tolist() == [0, 0, 1]
     assert found["loss"].tolist() == [0, 0, 0.5]
     with pytest.raises(ValueError, match="row 0, which two workers have visited"):
-        packing.merged([packing.unpacked(part) for part in (parts[0], parts[0])])
+        log_records.merged(
+            [log_records.unpacked(part) for part in (parts[0], parts[0])]
+        )
 
 
 def test_workers_whose_parts_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
     strategy = tf.distribute.get_strategy()
-    monkeypatch.setattr(current, "has_workers", lambda strategy: True)
+    monkeypatch.setattr(replicas, "has_workers", lambda strategy: True)
 
     def known(dataset: Any, num_replicas: int) -> None:
         monkeypatch.setattr(
-            current, "num_replicas_per_worker", lambda strategy: num_replicas
+            replicas, "num_replicas_per_worker", lambda strategy: num_replicas
         )
         fit = keras_trainer.Fit(dataset, False, 3, None, 0, None)
-        rows.Rows(fit, False, strategy, 0)
+        log_records.Rows(fit, False, strategy, 0)
 
     data = tf.data.Dataset.range(6).batch(2)
     with pytest.raises(ValueError, match="AutoShardPolicy.AUTO. Use one replica"):

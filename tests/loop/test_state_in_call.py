@@ -47,9 +47,8 @@ class Noisy(keras.Model):
 
 
 def _global_seed_state() -> np.ndarray:
-    from tests.support.internals import keras_backend
 
-    return np.array(keras_backend.global_seed_state().value)
+    return np.array(keras_optimizer.global_seed_state().value)
 
 
 def test_unseeded_random_numbers(engagements: list[str]) -> None:

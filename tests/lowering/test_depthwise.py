@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import depthwise, scope
+from tests.support.internals import convolution, tracing
 from tests.support.tiers import matrix
 from tests.support.twins import assert_engaged, assert_same, train_pair
 
@@ -34,7 +34,7 @@ def _traced(
 
     @tf.function(jit_compile=True, autograph=False)
     def run(one: Any, *arguments: Any) -> list[Any]:
-        with scope.active(one if lowered else None):
+        with tracing.active(one if lowered else None):
             with tf.GradientTape() as outer:
                 outer.watch(arguments)
                 with tf.GradientTape() as tape:
@@ -177,15 +177,21 @@ def test_unequal_strides_and_sizes(strides: Any) -> None:
 def test_others_keep_the_native_form(
     shape: Any, window: int, stride: int, dilation: int
 ) -> None:
-    with tf.Graph().as_default(), scope.active(tf.constant(1)):
+    with tf.Graph().as_default(), tracing.active(tf.constant(1)):
         x, kernel = _random_(1, *shape, 2), _random_(window, window, 2, 1)
-        assert depthwise.conv(x, kernel, stride, "valid", True, dilation) is None
+        assert (
+            convolution.depthwise_conv(x, kernel, stride, "valid", True, dilation)
+            is None
+        )
 
 
 def test_an_unknown_batch_size_keeps_the_native_form() -> None:
-    with tf.Graph().as_default(), scope.active(tf.constant(1)):
+    with tf.Graph().as_default(), tracing.active(tf.constant(1)):
         x = tf.compat.v1.placeholder(tf.float64, (None, 9, 9, 2))
-        assert depthwise.conv(x, _random_(3, 3, 2, 1), 1, "valid", True, 1) is None
+        assert (
+            convolution.depthwise_conv(x, _random_(3, 3, 2, 1), 1, "valid", True, 1)
+            is None
+        )
 
 
 def _network() -> Any:
@@ -213,7 +219,7 @@ def test_training_equals_sgd(engagements: list[str]) -> None:
 
 
 def test_switched_off_the_native_form_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(scope.SWITCH, "0")
+    monkeypatch.setenv(tracing.SWITCH, "0")
     x, kernel = _inputs(2, "channels_last"), _random_(3, 3, CHANNELS, 1)
     ours, ops = _traced(keras.ops.depthwise_conv, x, kernel, lowered=True)
     theirs, _ = _traced(keras.ops.depthwise_conv, x, kernel, lowered=False)

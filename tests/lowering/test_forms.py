@@ -12,13 +12,11 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import (
-    channels,
     convolution,
-    keras_functions,
+    installation,
     layout,
-    random,
-    scope,
-    sums,
+    reductions,
+    tracing,
 )
 from tests.support.tiers import matrix, tiered_keys
 from tests.support.versions import KERAS
@@ -39,7 +37,7 @@ def _traced(
 
     @tf.function(jit_compile=True, autograph=False)
     def run(one: Any, *arguments: Any) -> list[Any]:
-        with scope.active(one if lowered else None):
+        with tracing.active(one if lowered else None):
             with tf.GradientTape() as tape:
                 tape.watch(arguments)
                 result = function(*arguments)
@@ -169,7 +167,7 @@ def test_max_pool_equals_the_native_form(
 
 
 def test_overlapping_windows_keep_the_native_form() -> None:
-    with tf.Graph().as_default(), scope.active(tf.constant(1)):
+    with tf.Graph().as_default(), tracing.active(tf.constant(1)):
         x = _random_(1, 6, 6, 2)
         assert convolution.max_pool(x, 3, 2, "valid", True) is None
         assert convolution.max_pool(x, 2, 2, "valid", True) is not None
@@ -214,7 +212,7 @@ def test_uniform_numbers_are_those_of_tensorflow(size: int, seed: int) -> None:
     @tf.function(jit_compile=True, autograph=False)
     def run(seed: Any) -> Any:
         native = tf.random.stateless_uniform((size,), seed)
-        return random.uniform(seed, tf.TensorShape((size,))), native
+        return reductions.uniform(seed, tf.TensorShape((size,))), native
 
     ours, theirs = run(tf.constant([seed, 3]))
     np.testing.assert_array_equal(ours, theirs)
@@ -248,18 +246,21 @@ def test_batch_normalization_equals_the_native_form(shape: Any, affine: bool) ->
 
 def test_other_axes_keep_the_native_form() -> None:
     x = _random_(2, 3, 4)
-    with scope.active(tf.constant(1)):
-        assert channels.moments(x, [1], False) is None
-        assert channels.moments(x, [1, 2], False) is None
-        assert channels.moments(x, [-3, 1], False) is not None
+    with tracing.active(tf.constant(1)):
+        assert reductions.moments(x, [1], False) is None
+        assert reductions.moments(x, [1, 2], False) is None
+        assert reductions.moments(x, [-3, 1], False) is not None
         mean = tf.zeros(3, tf.float64)
-        norm = keras_functions.LOWERINGS["batch_normalization"]
+        norm = installation.LOWERINGS["batch_normalization"]
         assert norm(x, mean, mean, 1) is None
 
 
 @pytest.mark.parametrize("rows", [3, *matrix(1, 70)])
 def test_a_wide_bias_equals_the_native_form(rows: int) -> None:
-    arguments = _random_(1, rows, sums.MIN_WIDTH), _random_(sums.MIN_WIDTH, seed=1)
+    arguments = (
+        _random_(1, rows, reductions.MIN_WIDTH),
+        _random_(reductions.MIN_WIDTH, seed=1),
+    )
     ours, ops = _traced(keras.ops.add, *arguments, lowered=True)
     theirs, native_ops = _traced(keras.ops.add, *arguments, lowered=False)
     assert "MatMul" in ops and "MatMul" not in native_ops
@@ -274,8 +275,8 @@ def test_sums_and_maxima_of_wide_matrices_equal_numpy(width: int) -> None:
     x[1, 3], x[5, 7] = np.nan, np.inf
     tensor = tf.constant(x)
     pairs = (
-        (sums.of_rows, x.sum(1, keepdims=True)),
-        (sums.of_columns, x.sum(0)),
+        (reductions.sum_of_rows, x.sum(1, keepdims=True)),
+        (reductions.sum_of_columns, x.sum(0)),
     )
     for function, expected in pairs:
         compiled = tf.function(function, jit_compile=True, autograph=False)
@@ -286,16 +287,16 @@ def test_sums_and_maxima_of_wide_matrices_equal_numpy(width: int) -> None:
         assert "MatMul" in ops
         np.testing.assert_allclose(compiled(tensor), expected, rtol=1e-12, atol=1e-12)
     finite = np.nan_to_num(x, nan=-1.0)
-    largest = tf.function(sums.largest_of_rows, jit_compile=True, autograph=False)
+    largest = tf.function(reductions.largest_of_rows, jit_compile=True, autograph=False)
     found = largest(tf.constant(finite))
     np.testing.assert_array_equal(found, finite.max(1, keepdims=True))
 
 
 @pytest.mark.parametrize("dtype", ["float16", *matrix("bfloat16")])
 def test_sums_in_half_precision_keep_the_native_form(dtype: str) -> None:
-    x = _random_(2, sums.MIN_WIDTH, dtype=dtype)
-    np.testing.assert_array_equal(sums.of_rows(x), tf.reduce_sum(x, -1, True))
-    np.testing.assert_array_equal(sums.of_columns(x), tf.reduce_sum(x, 0))
+    x = _random_(2, reductions.MIN_WIDTH, dtype=dtype)
+    np.testing.assert_array_equal(reductions.sum_of_rows(x), tf.reduce_sum(x, -1, True))
+    np.testing.assert_array_equal(reductions.sum_of_columns(x), tf.reduce_sum(x, 0))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -312,7 +313,7 @@ def test_bias_equals_the_native_form(shape: Any, bias: Any) -> None:
     ("x", "bias"), [((2, 3, 4), (3, 4)), ((2, 3, 4), (3, 1)), ((4, 3), (3,))], ids=str
 )
 def test_other_sums_keep_the_native_form(x: Any, bias: Any) -> None:
-    assert channels.add_bias(_random_(*x), _random_(*bias)) is None
+    assert reductions.add_bias(_random_(*x), _random_(*bias)) is None
 
 
 @pytest.mark.parametrize("labels", ["valid", "out_of_range"])

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import installation, keras_backend, keras_functions, scope
+from tests.support.internals import installation, keras_optimizer, tracing
 
 
 def _moments(x: Any, axes: Any, keepdims: bool = True, synchronized: bool = False):
@@ -31,7 +31,7 @@ def other_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras's backend with two functions changed; the old warning is forgotten."""
     monkeypatch.setattr(installation, "_warned", set())
     for name, function in CHANGED.items():
-        for module in keras_backend.lowered_functions()[name]:
+        for module in keras_optimizer.lowered_functions()[name]:
             monkeypatch.setattr(module, name, function)
 
 
@@ -59,8 +59,8 @@ def test_without_forms_nobody_is_warned(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_every_form_is_installed() -> None:
     SGDPlus()
-    assert set(keras_backend.lowered_functions()) == set(keras_functions.LOWERINGS)
-    for name in keras_functions.LOWERINGS:
+    assert set(keras_optimizer.lowered_functions()) == set(installation.LOWERINGS)
+    for name in installation.LOWERINGS:
         assert installation.is_installed(name)
 
 
@@ -68,6 +68,6 @@ def test_forms_are_off_beside_a_gpu_that_tensorflow_uses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """GPUs that the user has hidden are not visible to TensorFlow."""
-    assert scope.is_on()
+    assert tracing.is_on()
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [f"{kind}:0"])
-    assert not scope.is_on()
+    assert not tracing.is_on()

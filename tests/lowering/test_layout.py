@@ -12,13 +12,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.hlo import copies, loop_bodies
-from tests.support.internals import (
-    Carry,
-    RuleVariables,
-    layout,
-    one_kernel,
-    scope,
-)
+from tests.support.internals import Carry, RuleVariables, layout, one_kernel, tracing
 from tests.support.twins import assert_engaged, assert_same, dense_data, train_pair
 
 layers: Any = keras.layers
@@ -166,11 +160,11 @@ def test_only_what_costs_something_is_kept_from_being_repeated() -> None:
     def run(image: Any, kernel: Any, one: Any) -> Any:
         hidden = tf.nn.relu(tf.matmul(tf.reshape(image, (1, -1)), kernel))
         pooled = tf.reduce_max(tf.stack([image, image * 2 + 1, -image]), 0)
-        with scope.active(one):
-            assert not scope.is_costly(tf.reshape(image, (1, -1)))
-            assert not scope.is_costly(hidden)
-            assert scope.is_costly(tf.reshape(pooled, (1, -1)))
-            return scope.computed_once(pooled), pooled
+        with tracing.active(one):
+            assert not tracing.is_costly(tf.reshape(image, (1, -1)))
+            assert not tracing.is_costly(hidden)
+            assert tracing.is_costly(tf.reshape(pooled, (1, -1)))
+            return tracing.computed_once(pooled), pooled
 
     kernel = tf.ones((16, 3))
     once, pooled = run(tf.random.normal((4, 4)), kernel, tf.constant(1))

@@ -11,12 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import (
-    convolution,
-    keras_backend,
-    patches,
-    scope,
-)
+from tests.support.internals import convolution, hooks, keras_optimizer, tracing
 from tests.support.messages import normalises
 from tests.support.tiers import matrix
 from tests.support.twins import assert_engaged, assert_same, train_pair
@@ -33,9 +28,9 @@ def test_only_the_thread_that_traces_a_loop_is_lowered() -> None:
     seen = []
 
     def look() -> None:
-        seen.append(scope.is_active())
+        seen.append(tracing.is_active())
 
-    with scope.active(tf.constant(1)):
+    with tracing.active(tf.constant(1)):
         thread = threading.Thread(target=look)
         thread.start()
         thread.join()
@@ -45,18 +40,18 @@ def test_only_the_thread_that_traces_a_loop_is_lowered() -> None:
 
 
 def test_environment_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(scope.SWITCH, "0")
-    with scope.active(tf.constant(1)):
-        assert not scope.is_active()
+    monkeypatch.setenv(tracing.SWITCH, "0")
+    with tracing.active(tf.constant(1)):
+        assert not tracing.is_active()
 
 
 def test_uninstall_restores_kerass_functions() -> None:
     def functions() -> list[Any]:
-        places = keras_backend.lowered_functions()
+        places = keras_optimizer.lowered_functions()
         return [getattr(module, name) for name in places for module in places[name]]
 
     ours = functions()
-    patches.uninstall()
+    hooks.uninstall()
     theirs = functions()
     SGDPlus()
     again = functions()

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import pooled, scope
+from tests.support.internals import pooled, tracing
 from tests.support.tiers import matrix
 
 # image, window, filters; stride, padding, pool
@@ -54,7 +54,7 @@ def _results(case: str, network: Any, lowered: bool, twice: bool = False) -> lis
                 loss = tf.reduce_sum(tf.sin(outputs))
             return loss, tape.gradient(loss, list(parts))
 
-        with scope.active(one if lowered else None):
+        with tracing.active(one if lowered else None):
             if not twice:
                 loss, found = gradients()
                 return [loss, *found]
@@ -168,7 +168,7 @@ def test_errors_of_another_shape_take_matrix_products(
 
 @pytest.mark.parametrize(("row", "size"), [(15, 8), (16, 1000)])
 def test_short_rows_and_large_images_take_matrix_products(row: int, size: int) -> None:
-    with tf.Graph().as_default(), scope.active(tf.constant(1)):
+    with tf.Graph().as_default(), tracing.active(tf.constant(1)):
         image, kernel = tf.zeros((1, size, size, row)), tf.zeros((1, 1, row, 2))
         outputs = pooled.convolved(image, kernel, (1, 1), (1, 1))
         assert outputs.op.type == "Reshape"  # no gradient of its own

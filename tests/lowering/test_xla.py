@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import refusal, xla
+from tests.support.internals import compiled, xla
 from tests.support.tiers import matrix
 from tests.support.twins import dense_data, dense_model
 
@@ -154,7 +154,7 @@ def test_convolutions_are_surely_taken() -> None:
 def _assert_not_tried(*before: Any) -> None:
     model = keras.Sequential([keras.Input((4,)), *before, layers.Dense(1)])
     model.compile(SGDPlus(0.01), "mse")
-    with mock.patch.object(refusal, "found") as found:
+    with mock.patch.object(compiled, "found") as found:
         model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)
     found.assert_not_called()
 
@@ -181,13 +181,13 @@ def test_only_the_unknown_is_tried(
     layer: str, tried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = []
-    find = refusal.found
+    find = compiled.found_by_xla
 
     def counted(*args: Any) -> Any:
         trials.append(args)
         return find(*args)
 
-    monkeypatch.setattr(refusal, "found", counted)
+    monkeypatch.setattr(compiled, "found", counted)
     model: Any = dense_model()
     if layer == "lambda":
         odd = keras.layers.Lambda(lambda x: tf.math.erf(tf.math.erfinv(x / 9)))

@@ -14,7 +14,7 @@ from tests.support.bad_examples import (
     compiled,
     dense,
 )
-from tests.support.internals import backward, gradient
+from tests.support.internals import gradient, update
 from tests.support.twins import dense_data
 
 SPECIAL = [0.0, 1.0, -3e38, 1e-45, np.nan, np.inf, -np.inf, 1e20, -1e-20]
@@ -60,7 +60,7 @@ def test_kernel_gradients_are_judged_by_their_factors(
         found.append((tensor.shape.rank, isinstance(kind, gradient.OuterGradient)))
         return kind
 
-    monkeypatch.setattr(backward, "as_gradient", noted)
+    monkeypatch.setattr(update, "as_gradient", noted)
     x, y = dense_data(8)
     model = compiled(dense, SGDPlus(0.02, nonfinite="skip"))
     model.fit(x, y, verbose=0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import Scope, inputs
+from tests.support.internals import Scope, block_plan
 from tests.support.tiers import matrix, tiered_keys
 from tests.support.twins import assert_same, train_pair
 
@@ -133,7 +133,7 @@ def test_a_wrong_expectation_is_found(
         hidden = next(x for x in model.layers if isinstance(x, layers.Dense))
         return {id(hidden.kernel): []}
 
-    monkeypatch.setattr(inputs, "expected", expected)
+    monkeypatch.setattr(block_plan, "expected", expected)
     pair = train_pair(make, _x(), _y(), sgd=RATE, our_fit={"batch_size": 50})
     assert_same(pair)
     assert blocks_used[0] == 1

@@ -20,7 +20,7 @@ from tests.support.cases import (
     inverse_time,
     inverse_time_schedule,
 )
-from tests.support.internals import blocks, coefficients, gradient, walk
+from tests.support.internals import blocks, gradient, walk
 from tests.support.oracle import Oracle
 from tests.support.tiers import matrix, tiered_keys
 
@@ -204,8 +204,8 @@ def _of_all(name: str, change: Callable[..., Any]) -> Fault:
     """A fault: a function of `coefficients` gets other arguments or another result."""
 
     def break_it(patch: pytest.MonkeyPatch) -> None:
-        original = getattr(coefficients, name)
-        patch.setattr(coefficients, name, functools.partial(change, original))
+        original = getattr(blocks, name)
+        patch.setattr(blocks, name, functools.partial(change, original))
 
     return break_it
 

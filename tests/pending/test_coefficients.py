@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support.cases import FLOAT64
-from tests.support.internals import coefficients
+from tests.support.internals import blocks
 
 LENGTH, INPUTS, OUTPUTS = 9, 4, 3
 
@@ -41,15 +41,15 @@ def test_a_block(momentum: float, nesterov: bool, decays: bool, skips: bool) -> 
     factors = 1 - 0.1 * rng.random(LENGTH) if decays else np.ones(LENGTH)
     applies = rng.random(LENGTH) > 0.4 if skips else np.ones(LENGTH, bool)
     zeros = tf.zeros((LENGTH,), tf.float64)
-    now = coefficients.start(zeros, bool(momentum), decays)
+    now = blocks.first_coefficients(zeros, bool(momentum), decays)
     for row in range(LENGTH - 2):  # a part of a block
-        step = coefficients.Step(
+        step = blocks.StepFacts(
             tf.constant(momentum, tf.float64) if momentum else None,
             nesterov,
             tf.constant(factors[row]) if decays else None,
         )
         may = tf.constant(bool(applies[row])) if skips else None
-        now = coefficients.advance(now, tf.constant(row), step, may)
+        now = blocks.advance_coefficients(now, tf.constant(row), step, may)
         last = slice(0, row + 1)
         expected_w, expected_v = _one_by_one(
             (w, v), x[last], d[last], momentum, nesterov, factors[last], applies[last]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import clocks
+from tests.support.internals import table_rows
 from tests.support.tiers import matrix
 
 MOST = 1_500  # updates of a batch
@@ -32,7 +32,7 @@ DEFAULT = [(0.875, 0.01)]
 
 
 def _once(momentum: float, nesterov: bool, decay: Any) -> Any:
-    return clocks.once(tf.constant(momentum, tf.float64), nesterov, decay)
+    return table_rows.once(tf.constant(momentum, tf.float64), nesterov, decay)
 
 
 def _single(momentum: float, nesterov: bool, decay: float) -> Any:
@@ -60,7 +60,9 @@ def _one_by_one(
 )
 def test_equal_updates(momentum: float, decay: float, nesterov: bool) -> None:
     """Any number of updates is compared; powers of 0.5 underflow."""
-    clock = clocks.ConstantDecay(_single(momentum, nesterov, decay), tf.constant(MOST))
+    clock = table_rows.ConstantDecay(
+        _single(momentum, nesterov, decay), tf.constant(MOST)
+    )
     row, velocity = np.random.default_rng(0).normal(size=(2, 4))
     rows, velocities = [row], [velocity]
     for _ in range(MOST):
@@ -87,7 +89,7 @@ def test_updates_that_differ(momentum: float, nesterov: bool) -> None:
     moments = [0, 1, 255, 256, 257, 700, int(applies.sum())]
 
     def trace(decays: Any, applies: Any) -> Any:
-        clock = clocks.ScheduledDecay(tf.constant(MOST))
+        clock = table_rows.ScheduledDecay(tf.constant(MOST))
         asked = tf.constant(moments)
         none = tf.zeros((len(moments), len(moments)), tf.float64)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from keras_sgd_plus import ExampleLog, SGDPlus
-from tests.support.internals import block_products
+from tests.support.internals import blocks
 from tests.support.tiers import tiered_rows
 from tests.support.twins import Pair, assert_engaged, assert_same, train_pair
 
@@ -22,7 +22,7 @@ N, INPUTS, UNITS = 100, 140, 128  # updated in blocks
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N, INPUTS)).astype("float32")
 Y = RNG.normal(size=(N, 1)).astype("float32")
-Product = block_products.Product
+Product = blocks.Product
 LARGEST = float(np.finfo("float32").max)
 NETCDF = 9.97e36  # what netCDF files have where there is no number
 

@@ -11,7 +11,7 @@ from keras import layers
 
 from keras_sgd_plus import SGDPlus
 from tests.support.compare import difference, snapshot
-from tests.support.internals import scope
+from tests.support.internals import tracing
 from tests.support.tables import (
     ALL,
     DECAY,
@@ -158,7 +158,7 @@ def test_mixed_precision(tables: list[int], monkeypatch: pytest.MonkeyPatch) -> 
     keras.config.set_dtype_policy("mixed_float16")
     in_parts = _pair("all").difference().relative
     assert set(tables) == {1}
-    monkeypatch.setenv(scope.SWITCH, "0")
+    monkeypatch.setenv(tracing.SWITCH, "0")
     whole = _pair("all").difference().relative
     assert in_parts <= max(3 * whole, 1e-5)
 

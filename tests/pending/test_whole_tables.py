@@ -13,7 +13,7 @@ from keras import layers
 
 from keras_sgd_plus import SGDPlus
 from tests.support.compare import difference, snapshot
-from tests.support.internals import scope
+from tests.support.internals import tracing
 from tests.support.replicas import mirrored
 from tests.support.tables import (
     ALL,
@@ -61,7 +61,7 @@ def _assert_whole_is_same(
 ) -> None:
     before, in_parts = _train(*arguments, **more)
     assert tables and set(tables) == {1}
-    monkeypatch.setenv(scope.SWITCH, "0")
+    monkeypatch.setenv(tracing.SWITCH, "0")
     tables.clear()
     _, whole = _train(*arguments, **more)
     assert not tables
@@ -135,7 +135,7 @@ def test_rows_are_up_to_date_after_an_error(
     """`nonfinite="raise"` stops in the middle of a batch."""
     found = []
     for switch in "10":
-        monkeypatch.setenv(scope.SWITCH, switch)
+        monkeypatch.setenv(tracing.SWITCH, switch)
         keras.utils.set_random_seed(1)
         model = _weighted()
         model.compile(

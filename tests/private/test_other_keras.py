@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import keras_backend, keras_optimizer, keras_trainer
+from tests.support.internals import keras_optimizer, keras_trainer
 from tests.support.other_keras import Change
 from tests.support.paths import PACKAGE, ROOT
 from tests.support.private_names import ERROR, SLOWER, TABLES, Row
@@ -28,7 +28,7 @@ TOLERANCE = 1e-5  # of weights of size one
 # The whole table is of the matrix, other parameters of the slow tier.
 BY_DEFAULT = {("moved", "keras.src.backend.tensorflow.nn")}
 # Functions that are wrapped like `conv`, whose row the matrix has.
-ALIKE = set(keras_backend.lowered_functions()) - {"conv"}
+ALIKE = set(keras_optimizer.lowered_functions()) - {"conv"}
 # Words in the folder's code that are public names, or names of its own.
 PUBLIC = {
     "attributes of Python's functions": (
@@ -141,7 +141,7 @@ model._other
 
 def test_functions_and_methods_are_changed_both_ways() -> None:
     """What is called with arguments may be missing, or may take others."""
-    wrapped = {*keras_backend.lowered_functions(), *keras_trainer.trainer_methods()}
+    wrapped = {*keras_optimizer.lowered_functions(), *keras_trainer.trainer_methods()}
     wrapped -= {"fit"}  # public
     calls: set[str] = set()
     for path in FOLDER.glob("*.py"):

@@ -20,7 +20,7 @@ from benchmarks.shared import kept, machine, quiet, storage
 from benchmarks.speed import quick, speed, stored, targets
 from benchmarks.timing import measuring
 from benchmarks.timing.worker import Peer, Worker
-from tests.support.internals import installation, keras_functions
+from tests.support.internals import installation
 
 
 class FakeWorker:
@@ -276,9 +276,9 @@ def test_a_line_names_days_machines_and_commits_once() -> None:
 @pytest.mark.parametrize("form", list(ablation._LAYERS))
 def test_a_form_is_off_in_its_ablation_and_on_after_it(form: str) -> None:
     function = ablation._LAYERS[form][0]
-    lowering = keras_functions.LOWERINGS[function]
+    lowering = installation.LOWERINGS[function]
     with ablation._without(form):
-        assert keras_functions.LOWERINGS[function]() is None
+        assert installation.LOWERINGS[function]() is None
         assert installation.is_installed(function)
-    assert keras_functions.LOWERINGS[function] is lowering
+    assert installation.LOWERINGS[function] is lowering
     assert installation.is_installed(function)

@@ -14,7 +14,7 @@ from tests.nonfinite import test_skip
 from tests.optimizer import test_live_settings
 from tests.pending import test_tables
 from tests.support.blocks import blocks_of, printed_and_said
-from tests.support.internals import keras_backend, keras_trainer
+from tests.support.internals import keras_optimizer, keras_trainer
 from tests.support.paths import PACKAGE, ROOT
 from tests.support.tables import UPDATES
 from tests.support.tiers import matrix
@@ -27,7 +27,7 @@ PRIVATE = PACKAGE / "_private"
 
 
 @pytest.mark.parametrize(
-    "name", [*keras_trainer.trainer_methods(), *keras_backend.lowered_functions()]
+    "name", [*keras_trainer.trainer_methods(), *keras_optimizer.lowered_functions()]
 )
 def test_everything_that_is_patched_is_listed(name: str) -> None:
     assert f"`{name}`" in INSIDE

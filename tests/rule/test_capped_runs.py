@@ -15,7 +15,7 @@ from keras_sgd_plus import ExactResume, SGDPlus
 from tests.rule.test_capped_step import OPTIONS, in_float64
 from tests.support import tables
 from tests.support.cases import FLOAT64
-from tests.support.internals import blocks, pending_tables, rule
+from tests.support.internals import blocks, lazy_tables, rule
 from tests.support.oracle import Oracle
 from tests.support.replicas import mirrored, shards, together, visit
 from tests.support.tiers import matrix, tiered_keys
@@ -122,7 +122,7 @@ def _steps_of(shown: type[Any], monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_tables_in_parts(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also rows whose token comes twice, and decay at a rate that varies."""
     in_float64()
-    shown = _steps_of(pending_tables.ShownTables, monkeypatch)
+    shown = _steps_of(lazy_tables.ShownTables, monkeypatch)
     count = 60
     ids, labels = tables.ids(count), tables.labels(count)
     assert any(len(set(row)) < len(row) for row in ids.tolist())

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.cases import FLOAT64, inverse_time, inverse_time_schedule
-from tests.support.internals import capped_step, rule
+from tests.support.internals import parts, rule
 from tests.support.oracle import Oracle
 from tests.support.tiers import matrix, tiered_rows
 from tests.support.twins import dense_data, dense_model
@@ -214,9 +214,9 @@ def _wrapped(fault: Callable[[Any, Any, Any], Any]) -> Fault:
     """Puts a fault around the part; it gets the part's call, the part, the update."""
 
     def install(monkeypatch: pytest.MonkeyPatch) -> None:
-        call = capped_step.CapStep.__call__
+        call = parts.CapStep.__call__
         broken = lambda part, update: fault(call, part, update)  # noqa: E731
-        monkeypatch.setattr(capped_step.CapStep, "__call__", broken)
+        monkeypatch.setattr(parts.CapStep, "__call__", broken)
 
     return install
 
@@ -247,9 +247,9 @@ def _decay_uncapped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _after_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [p for p in rule.GRADIENT_PARTS if p is not capped_step.CapStep]
+    parts = [p for p in rule.GRADIENT_PARTS if p is not parts.CapStep]
     monkeypatch.setattr(rule, "GRADIENT_PARTS", tuple(parts))
-    later = (*rule.WEIGHT_PARTS, capped_step.CapStep)
+    later = (*rule.WEIGHT_PARTS, parts.CapStep)
     monkeypatch.setattr(rule, "WEIGHT_PARTS", later)
 
 

@@ -12,8 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import Carry, xla
-from tests.support.internals import strategy as current
+from tests.support.internals import Carry, replicas, xla
 from tests.support.tiers import matrix, tiered_keys
 
 ROWS = 1_000
@@ -55,7 +54,7 @@ def test_a_batch_copies_no_table(step: str, monkeypatch: pytest.MonkeyPatch) -> 
     seconds = {}
     for in_place in (True, False):
         if not in_place:
-            monkeypatch.setattr(current, "is_open", lambda: True)
+            monkeypatch.setattr(replicas, "is_open", lambda: True)
         model = _model(rows=4_000_000)
         x, y = _data()
         STEPS[step](model, x, y)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import padding
+from tests.support.internals import walk_batch
 from tests.support.messages import (
     caught_by,
     compiled,
@@ -152,9 +152,9 @@ def test_sizes_that_batches_are_padded_to() -> None:
     """Twice the bucket where only that was used before, and never more."""
     model = _model()
     seen = [1, 1024, 512, 256, 100, 200, 2000, 1024, 0, 9]
-    found = [int(padding.padded_size(model, tf.constant(n))) for n in seen]
+    found = [int(walk_batch.padded_size(model, tf.constant(n))) for n in seen]
     assert found == [8, 1024, 1024, 256, 256, 256, 2048, 1024, 8, 16]
-    assert int(padding.padded_size(_model(), tf.constant(512))) == 512
+    assert int(walk_batch.padded_size(_model(), tf.constant(512))) == 512
 
 
 def _batches(lengths: list[int]) -> Iterator[Any]:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import batch
+from tests.support.internals import step
 from tests.support.messages import (
     caught_by,
     compiled,
@@ -310,6 +310,6 @@ def test_an_error_that_is_not_of_xla_surfaces(monkeypatch: pytest.MonkeyPatch) -
     def fails(*args: Any) -> Any:
         raise tf.errors.InternalError(None, None, "a bug of the package")
 
-    monkeypatch.setattr(batch, "_commit", fails)
+    monkeypatch.setattr(step, "_commit", fails)
     with pytest.raises(tf.errors.InternalError, match="a bug of the package"):
         model.fit(x, y, batch_size=8, verbose=0)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from tests.support.internals import refusal, xla
+from tests.support.internals import compiled, xla
 
 
 def optimized(monkeypatch: pytest.MonkeyPatch, model: Any, x: Any, y: Any) -> str:
     """The text of the compiled function that a train step on x and y runs."""
     found: list[str] = []
-    find = refusal.found
+    find = compiled.found_by_xla
 
     def look(model: Any, function: Any, arguments: Any) -> Any:
         with tf.init_scope():
@@ -25,7 +25,7 @@ def optimized(monkeypatch: pytest.MonkeyPatch, model: Any, x: Any, y: Any) -> st
 
     # Force a trial, which hands over the function.
     monkeypatch.setattr(xla, "surely_takes", lambda graph: False)
-    monkeypatch.setattr(refusal, "found", look)
+    monkeypatch.setattr(compiled, "found", look)
     model.optimizer.train_step(model, (tf.constant(x), tf.constant(y)))
     (text,) = found
     return text

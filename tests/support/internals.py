@@ -1,61 +1,30 @@
-"""The package's private modules; every test imports them from here."""
+"""The parts of the package that tests look into, named in one place."""
 
-from __future__ import annotations
-
-import importlib
-
-from keras_sgd_plus._callbacks import checks as callback_checks
-from keras_sgd_plus._callbacks import packing, rows
-from keras_sgd_plus._distribute import strategy
-from keras_sgd_plus._loop import Carry, backward, example_update
-from keras_sgd_plus._loop.rule_variables import RuleVariables
-from keras_sgd_plus._loop.scope import Scope
-from keras_sgd_plus._lowering import (
-    channels,
+from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._advice import notices
+from keras_sgd_plus._batch import compiled, step, walk_batch
+from keras_sgd_plus._batch.walk_batch import visiting_order
+from keras_sgd_plus._callbacks import checks, log_records
+from keras_sgd_plus._fit import hooks
+from keras_sgd_plus._forms import (
     convolution,
-    depthwise,
     installation,
-    keras_functions,
     layout,
     one_kernel,
     pooled,
-    random,
-    scope,
-    sums,
+    reductions,
+    tracing,
 )
-from keras_sgd_plus._optimizer import arguments
-from keras_sgd_plus._pending import (
-    block_plan,
-    block_products,
-    blocks,
-    clocks,
-    coefficients,
-    inputs,
-)
-from keras_sgd_plus._pending import tables as pending_tables
-from keras_sgd_plus._private import (
-    keras_backend,
-    keras_graph,
-    keras_optimizer,
-    keras_trainer,
-    xla,
-)
-from keras_sgd_plus._rule import (
-    Part,
-    Rule,
-    Slot,
-    State,
-    Update,
-    capped_step,
-    gradient,
-    numbers,
-    rule,
-)
-from keras_sgd_plus._step import batch, compiled, padding, refusal, visiting_order
-from keras_sgd_plus._trainer import first_call, patches, schedules
-
-# The folder has a function of the same name.
-walk = importlib.import_module("keras_sgd_plus._loop.walk")
+from keras_sgd_plus._lazy import block_plan, blocks, table_rows
+from keras_sgd_plus._lazy import tables as lazy_tables
+from keras_sgd_plus._loop import example_update, update, walk
+from keras_sgd_plus._loop.example_update import RuleVariables
+from keras_sgd_plus._loop.scope import Carry, Scope
+from keras_sgd_plus._optimizer import settings
+from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer, xla
+from keras_sgd_plus._rule import gradient, part, parts, rule
+from keras_sgd_plus._rule.part import Part, Slot, State, Update
+from keras_sgd_plus._rule.rule import Rule
 
 __all__ = [
     "Carry",
@@ -66,47 +35,36 @@ __all__ = [
     "Slot",
     "State",
     "Update",
-    "arguments",
-    "backward",
-    "batch",
     "block_plan",
-    "block_products",
-    "inputs",
     "blocks",
-    "callback_checks",
-    "capped_step",
-    "channels",
-    "clocks",
-    "coefficients",
+    "checks",
     "compiled",
     "convolution",
-    "depthwise",
     "example_update",
-    "first_call",
     "gradient",
+    "hooks",
     "installation",
-    "keras_backend",
-    "keras_functions",
-    "keras_graph",
+    "keras_model",
     "keras_optimizer",
     "keras_trainer",
     "layout",
-    "numbers",
+    "lazy_tables",
+    "log_records",
+    "notices",
     "one_kernel",
-    "packing",
-    "padding",
+    "part",
+    "parts",
     "pooled",
-    "patches",
-    "pending_tables",
-    "random",
-    "refusal",
-    "rows",
+    "reductions",
+    "replicas",
     "rule",
-    "schedules",
-    "scope",
-    "sums",
-    "strategy",
+    "settings",
+    "step",
+    "table_rows",
+    "tracing",
+    "update",
     "visiting_order",
     "walk",
+    "walk_batch",
     "xla",
 ]

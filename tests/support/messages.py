@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import patches
+from tests.support.internals import hooks
 from tests.support.twins import dense_data, linear_model
 
 # For comparisons with Keras at `batch_size=1`, which normalises one example by itself,
@@ -103,6 +103,6 @@ def assert_refused(make: Callable[[], Any], row: Row) -> None:
         trigger(model)
     assert type(raised.value) is error
     assert "Received: " in str(raised.value)
-    patches.install()
+    hooks.install()
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

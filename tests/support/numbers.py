@@ -6,11 +6,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tests.support.internals import numbers, rule
+from tests.support.internals import part, rule
 
 
 def numbers_of(optimizer: Any) -> dict[str, Any]:
     """By name, () float64, as the optimizer is set now."""
     of_rule = rule.all_numbers()
-    values = tf.constant(numbers.on_host(optimizer, of_rule), tf.float64)
-    return numbers.by_name(of_rule, values)
+    values = tf.constant(part.on_host(optimizer, of_rule), tf.float64)
+    return part.by_name(of_rule, values)

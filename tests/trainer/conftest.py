@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.support.internals import patches
+from tests.support.internals import hooks
 from tests.support.steps import (
     MOMENTUM,
     SGD,
@@ -18,9 +18,9 @@ from tests.support.steps import (
 
 @pytest.fixture(autouse=True)
 def _installed() -> Iterator[None]:
-    patches.install()
+    hooks.install()
     yield
-    patches.install()
+    hooks.install()
 
 
 @pytest.fixture(scope="module")

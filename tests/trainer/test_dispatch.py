@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import patches
+from tests.support.internals import hooks
 from tests.support.steps import (
     EXAMPLES,
     GIVEN,
@@ -35,7 +35,7 @@ def test_other_optimizers_are_untouched(
 ) -> None:
     runs = []
     for hooked in (True, False):
-        patches.install() if hooked else patches.uninstall()
+        hooks.install() if hooked else hooks.uninstall()
         optimizer = cls(0.01)
         model = trained(optimizer, run_eagerly=run_eagerly)
         runs.append(state_of(model, optimizer))

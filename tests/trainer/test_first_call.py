@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import first_call
+from tests.support.internals import notices
 from tests.support.messages import caught_by
 from tests.support.twins import dense_data, linear_model
 
@@ -28,7 +28,7 @@ class _SlowToTrace(keras.layers.Layer):
 
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_call, "SECONDS", 0.1)
+    monkeypatch.setattr(notices, "SECONDS", 0.1)
 
 
 def _compiled(slow: bool = True, **plus: Any) -> Any:
@@ -47,7 +47,7 @@ def _fit(model: Any) -> None:
 @pytest.mark.usefixtures("_soon")
 def test_explains_a_long_first_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, said = _compiled(), []
-    warn = first_call.warnings.warn
+    warn = notices.warnings.warn
 
     def heard(text: str) -> None:
         # While the first batch is on its way, and from another thread.
@@ -55,7 +55,7 @@ def test_explains_a_long_first_batch_once(monkeypatch: pytest.MonkeyPatch) -> No
         assert threading.current_thread() is not threading.main_thread()
         warn(text)
 
-    monkeypatch.setattr(first_call.warnings, "warn", heard)
+    monkeypatch.setattr(notices.warnings, "warn", heard)
     texts = caught_by(lambda: (_fit(model), _fit(model)), "The first batch of model")
     assert len(texts) == 1 and said == [0]
     assert repr(model.name) in texts[0] and "jit_compile=False" in texts[0]

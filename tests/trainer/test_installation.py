@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import keras_trainer, patches
+from tests.support.internals import hooks, keras_trainer
 from tests.support.messages import (
     ErrorRow,
     Row,
@@ -61,27 +61,27 @@ def test_import_alone_changes_nothing() -> None:
 
 def test_install_twice_wraps_once() -> None:
     wrapped = vars(TRAINER)["train_step"]
-    patches.install()
+    hooks.install()
     SGDPlus()
     assert vars(TRAINER)["train_step"] is wrapped
-    assert not hasattr(getattr(wrapped, patches._MARK), patches._MARK)
+    assert not hasattr(getattr(wrapped, hooks._MARK), hooks._MARK)
 
 
 def test_uninstall_restores_and_construction_installs() -> None:
-    original = getattr(vars(TRAINER)["train_step"], patches._MARK)
-    patches.uninstall()
+    original = getattr(vars(TRAINER)["train_step"], hooks._MARK)
+    hooks.uninstall()
     assert vars(TRAINER)["train_step"] is original
-    patches.uninstall()
+    hooks.uninstall()
     assert vars(TRAINER)["train_step"] is original
     SGDPlus(examples_per_update=None)
     assert vars(TRAINER)["train_step"] is original
     SGDPlus()
-    assert getattr(vars(TRAINER)["train_step"], patches._MARK) is original
+    assert getattr(vars(TRAINER)["train_step"], hooks._MARK) is original
 
 
 def test_wrapper_looks_like_the_original() -> None:
     wrapped = vars(TRAINER)["train_step"]
-    original = getattr(wrapped, patches._MARK)
+    original = getattr(wrapped, hooks._MARK)
     assert wrapped.__name__ == "train_step"
     assert inspect.signature(wrapped) == inspect.signature(original)
 

@@ -10,7 +10,7 @@ import pytest
 from keras.optimizers import schedules
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import schedules as lengths
+from tests.support.internals import notices
 from tests.support.messages import caught_by
 from tests.support.tiers import tiered_keys
 from tests.support.twins import dense_data, linear_model
@@ -86,7 +86,7 @@ def _fit(model: Any, **kwargs: Any) -> list[str]:
 @pytest.mark.parametrize("name", SHORT)
 def test_length(name: str) -> None:
     make, updates, _ = SHORT[name]
-    assert lengths.length(make()).updates == pytest.approx(updates)
+    assert notices.schedule_length(make()).updates == pytest.approx(updates)
 
 
 @pytest.mark.parametrize("name", tiered_keys(SHORT, "cosine", "warmed", "piecewise"))

@@ -1,0 +1,1 @@
+"""Warnings: each is given once, says what was seen, and what to do."""

@@ -1,0 +1,389 @@
+"""The rows that the inputs of a batch tell, for an `ExampleLog(id=...)`.
+
+Records of one batch: can they be made, and where they go.
+
+One train step, from the batch that Keras hands over to its logs.
+
+    check -> build -> walk -> commit -> logs
+
+A trace may find facts that the next one has to know; then build and walk are done
+again.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._advice import notices
+from keras_sgd_plus._batch import checks
+from keras_sgd_plus._batch.walk_batch import WalkedBatch, walk_batch
+from keras_sgd_plus._forms import tracing
+from keras_sgd_plus._loop import examples
+from keras_sgd_plus._loop.example_update import ExampleUpdate
+from keras_sgd_plus._loop.scope import Carry, TraceAgain
+from keras_sgd_plus._private import keras_model, xla
+from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
+from keras_sgd_plus._report import bad_examples, records, running_sums
+from keras_sgd_plus._report.bad_examples import Ledger
+from keras_sgd_plus._report.records import Part, Step
+from keras_sgd_plus._rule.rule import compiled_for
+
+
+def ids_of(x: Structure, id: str | int) -> Tensor:
+    """(num_examples,) or (num_examples, 1) numbers, of the inputs of a batch.
+
+    As they are: the log looks whether they are rows.
+
+    Args:
+        x: the inputs.
+        id: the key of a dict, or the number of a column.
+
+    Raises:
+        ValueError: the inputs have no such key or column.
+        TypeError: what is there are no integers of that shape.
+    """
+    return _column(x, id) if isinstance(id, int) else _entry(x, id)
+
+
+def _entry(x: Any, key: str) -> Tensor:
+    found: Any = x.get(key) if isinstance(x, dict) else None
+    if found is None:
+        kind = f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
+        raise ValueError(
+            f"ExampleLog(id={key!r}) must find its rows among the inputs. Received: x, "
+            f"{kind}. Give fit a dict with that key: the row of each example, an int. "
+            "The model may ignore it: keras.Input((), name=..., dtype='int64')."
+        )
+    if not found.dtype.is_integer or found.shape[1:].num_elements() != 1:
+        raise TypeError(
+            f"x[{key!r}] must be the row of each example, integers of shape "
+            f"(num_examples,). Received: {found.dtype.name} of shape "
+            f"{tuple(found.shape)}. Use np.arange(num_examples), and shuffle it with "
+            "the examples."
+        )
+    return found
+
+
+def _column(x: Any, column: int) -> Tensor:
+    shape = getattr(x, "shape", None)
+    if shape is None or len(shape) != 2 or not -shape[1] <= column < shape[1]:
+        kind = type(x).__name__ if shape is None else f"of shape {tuple(shape)}"
+        raise ValueError(
+            f"ExampleLog(id={column}) must find its rows in column {column} of the "
+            f"inputs. Received: x, {kind}. Give fit one array (num_examples, columns) "
+            "with it; the model may drop it: keras.layers.Lambda(lambda x: x[:, 1:])."
+        )
+    return x[:, column]
+
+
+def check_records(model: Model, optimizer: Optimizer, batch: Structure) -> None:
+    """Raises where the records that a log asks for cannot be made.
+
+    Args:
+        model: the model in training.
+        optimizer: the SGDPlus.
+        batch: `(x, y, sample_weight)`.
+    """
+    recorder = records.recorder_of(optimizer)
+    if recorder is None:
+        return
+    if _is_compiled(model) and model.steps_per_execution > 1:
+        raise NotImplementedError(
+            "ExampleLog must be used without steps_per_execution where Keras compiles "
+            "the whole train step. Received: jit_compile=True and steps_per_execution="
+            f"{model.steps_per_execution}. Use compile(..., jit_compile=False); "
+            "SGDPlus compiles its loop all the same."
+        )
+    if recorder.wanted.id is not None:
+        ids_of(batch[0], recorder.wanted.id)
+
+
+def close_records(
+    update: ExampleUpdate,
+    walked: WalkedBatch,
+    place: Tensor,
+    iterations: Tensor,
+    num_examples: Tensor,
+    sizes: Tensor = None,
+) -> None:
+    """Hands the records of a batch to the recorder, in the graph; if there is one.
+
+    Args:
+        update: that has walked the batch.
+        walked: its results.
+        place: (3,) int64, the number of `fit`, the epoch and that of the batch; None
+            without a recorder.
+        iterations: () int64, the raw counter before the batch.
+        num_examples: an int or () int32.
+        sizes: (replicas,) int64, the examples of each; None with one replica.
+    """
+    recorder = update.recorder
+    if recorder is None:
+        return
+    model, key = update.model, recorder.wanted.id
+    batches = model.steps_per_execution
+    replica, part = 0, None
+    if sizes is not None:
+        replica = replicas.local_replica()
+        before = sizes[: replicas.replica()]
+        part = Part(tf.reduce_sum(before), tf.reduce_sum(sizes))
+    in_order, size = walked.order is None, update.group_size
+    step = Step(replica, in_order, size, batches, _is_compiled(model))
+    rows = None if key is None else ids_of(update.batch[0], key)
+    found = (walked.records, walked.order, num_examples, place, iterations, rows)
+    recorder.close(step, *found, part)
+
+
+def _is_compiled(model: Model) -> bool:
+    # Whether XLA takes the whole step.
+    return bool(model.jit_compile) and not tf.executing_eagerly()
+
+
+# Each failed trace reveals one kind of missing, direct or whole variable; 9 allow for
+# all.
+_MAX_TRACES = 9
+
+# Compiled steps of callers outside tf.function: model -> optimizer -> `_KeptStep`. Keys
+# are weak and steps hold weak references, so nothing is kept alive; it is not on the
+# optimizer because Keras's saver walks every attribute of one.
+_steps: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -> Any:
+    """Trains `model` on one batch, an update per group of examples; returns the logs.
+
+    Called while Keras traces its train function, by hand inside a `tf.function`, or
+    eagerly, where a compiled step is kept per model.
+
+    Args:
+        optimizer: the SGDPlus.
+        outer: the `LossScaleOptimizer` around it, or the same object again.
+        model: the model to train.
+        data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+    """
+    if not tf.executing_eagerly():
+        return train_step(optimizer, outer, model, data)
+    checks.check_rectangular(data)
+    with records.watched(optimizer):
+        with bad_examples.watched(optimizer):
+            # Replicas cannot meet inside functions of their own.
+            is_plain = model.run_eagerly or replicas.num_replicas() > 1
+            step = train_step if is_plain else _kept_step
+            logs = step(optimizer, outer, model, data)
+        bad_examples.raise_if_ended(optimizer)
+    return logs
+
+
+def train_step(
+    optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure
+) -> Any:
+    """One train step, as it is traced or run eagerly. Arguments are those of `run`."""
+    # 1. Check the batch and the settings, before the model is touched.
+    replicas.check()
+    replicas.check_replica()
+    num_replicas = replicas.num_replicas()
+    if num_replicas > 1:
+        checks.check_replicas(model, optimizer, num_replicas)
+    checks.check_batched(model, data)
+    checks.check_kinds(model, data)
+    batch = examples.unpack(data)
+    num_examples, assertions = checks.check_batch(examples.named_leaves(batch))
+    checks.check_batch_size(model, optimizer.examples_per_update)
+    check_records(model, optimizer, batch)
+    batch = examples.waiting_for(assertions, batch)
+    # 2. Build missing variables, and walk, until a trace needs no further fact.
+    facts = _Facts()
+    for _ in range(_MAX_TRACES):
+        try:
+            done = _attempt(optimizer, outer, model, batch, num_examples, facts)
+        except TraceAgain as found:
+            facts.add(found)
+            continue
+        except (ValueError, RuntimeError) as error:  # the second before Keras 3.14
+            if facts.was_called or not keras_model.refused_variable(error):
+                raise
+            size = optimizer.examples_per_update
+            keras_model.trace_once(model, examples.specs(batch, size))
+            facts.was_called = True
+            continue
+        # 3. Commit the values that the compiled function has not committed itself.
+        return _commit(done, num_examples)
+    paths = [v.path for v in facts.variables.values()]
+    raise RuntimeError(
+        "Every variable that the model writes must exist before training. Received: "
+        f"variables made anew at each call: {paths}. Create them in __init__ or build."
+    )
+
+
+@dataclass
+class _Facts:
+    # Facts that earlier traces of this batch have found.
+    variables: dict[int, Variable] = field(default_factory=dict)
+    reasons: dict[int, str | None] = field(default_factory=dict)
+    kernels: dict[int, Any] = field(default_factory=dict)
+    direct: dict[int, Variable] = field(default_factory=dict)
+    was_called: bool = False  # the model, once, to create its variables
+
+    def add(self, found: TraceAgain) -> None:
+        self.variables.update({id(v): v for v in found.variables})
+        self.reasons.update(found.reasons)
+        self.kernels.update(found.kernels)
+        self.direct.update({id(v): v for v in found.direct})
+
+
+class _Attempt(NamedTuple):
+    # A batch that was walked, and is not committed.
+    update: ExampleUpdate
+    ledger: Ledger | None
+    iterations: Tensor  # () int64, raw, before the batch
+    start: Mapping[int, Tensor]  # where this replica does not start from the variables
+    walked: WalkedBatch
+
+
+def _attempt(
+    optimizer: Optimizer,
+    outer: Optimizer,
+    model: Model,
+    batch: Structure,
+    num_examples: Tensor,
+    facts: _Facts,
+) -> _Attempt:
+    group = examples.specs(batch, optimizer.examples_per_update)
+    keras_model.build(model, outer, group)  # a loop may create no variable
+    extras = [*facts.variables.values(), *running_sums.capped_variables(optimizer)]
+    if replicas.num_replicas() == 1:
+        extras.append(running_sums.losses_of(optimizer))
+    carry = Carry(model, outer, extras)
+    update = ExampleUpdate.of(
+        model,
+        optimizer,
+        outer,
+        carry,
+        batch,
+        facts.reasons,
+        facts.kernels,
+        facts.direct.values(),
+    )
+    ledger = bad_examples.ledger_of(optimizer)
+    if ledger is not None:
+        ledger.causes = ["loss", *(v.path for v in carry.trainable)]
+    iterations = tf.convert_to_tensor(update.variables.iterations.value)
+    start = replicas.seeds_of_replica(carry.variables)
+    skip_all = None if ledger is None else ledger.skip_all()
+    walked = walk_batch(update, num_examples, start, skip_all)
+    return _Attempt(update, ledger, iterations, start, walked)
+
+
+def _commit(done: _Attempt, num_examples: Tensor) -> Any:
+    # Writes the variables; gives the logs.
+    update, ledger, walked = done.update, done.ledger, done.walked
+    notes = sizes = None
+    if replicas.num_replicas() > 1:
+        logs, notes, sizes = _average(done, num_examples)
+    else:
+        update.carry.commit(walked.changed)
+        stock = update.model.get_metrics_result
+        logs = walked.logs if update.keeps_logs else stock()
+    place = next_place = None
+    if ledger is not None or update.recorder is not None:
+        next_place = bad_examples.place_of(update.optimizer)
+        place = next_place.read_value()
+    close_records(update, walked, place, done.iterations, num_examples, sizes)
+    if update.counts is not None:
+        logs = running_sums.with_share(logs, update.counts)
+        notices.watch_negative(update.model, update.counts)
+    logs = bad_examples.close_batch(
+        ledger, place, done.iterations, walked.skips, logs, notes
+    )
+    # The replicas of a process come here one after the other.
+    if next_place is not None and replicas.is_last_here():
+        next_place.assign_add([0, 0, 1])
+    return logs
+
+
+def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any, Any]:
+    # Averages over the replicas and commits; the logs, all replicas' notes and sizes.
+    update, ledger, walked = done.update, done.ledger, done.walked
+    model, outer, variables = update.model, update.outer, update.carry.variables
+    changed = walked.changed
+    if tf.executing_eagerly():  # a replica without examples has changed nothing
+        whole = dict(enumerate(update.carry.read()))
+        changed = {**whole, **done.start, **changed}
+    shard = replicas.ShardResult(variables, dict(done.start), changed, num_examples)
+    note = tf.zeros((0,), tf.int64)
+    if ledger is not None:
+        note = ledger.note(walked.skips)
+    is_scaled = outer is not update.optimizer
+    smallest = (outer.step_counter, outer.dynamic_scale) if is_scaled else ()
+    if update.keeps_logs:
+        parts = replicas.log_parts(walked.logs, shard)
+    else:
+        parts = replicas.metric_parts(model, shard)
+    averaged = replicas.average(shard, note, parts, smallest)
+    new = averaged.changed
+    if update.raises:
+        has_ended = tf.reduce_any(averaged.notes[:, 0] > 0)
+        new = replicas.unchanged_where(has_ended, variables, new)
+    replicas.commit(variables, new)
+    if update.keeps_logs:
+        logs = replicas.mean_logs(walked.logs, averaged)
+    else:
+        logs = replicas.metrics(model, shard, averaged.sums)
+    return logs, averaged.notes, averaged.sizes
+
+
+class _KeptStep(NamedTuple):
+    # A compiled step, for these variables and settings alone.
+    variables: list[weakref.ref[Any]]
+    settings: tuple[Any, ...]
+    step: Any
+
+
+def _kept_step(
+    optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure
+) -> Any:
+    # A tf.function of the step is kept until the model is compiled anew, or gets or
+    # loses a variable. The first call may build the model, so they are noted after it.
+    per_model = _steps.setdefault(model, weakref.WeakKeyDictionary())
+    settings = (
+        *compiled_for(optimizer, tracing.is_switched_off()),
+        records.wanted_of(optimizer),
+    )
+    kept: _KeptStep | None = per_model.get(optimizer)
+    current = _variables(model)
+    if kept is not None and kept.settings == settings:
+        same_number = len(kept.variables) == len(current)
+        pairs = zip(kept.variables, current, strict=False)
+        if same_number and all(ref() is v for ref, v in pairs):
+            return kept.step(data)
+    refs = [weakref.ref(o) for o in (optimizer, outer, model)]
+
+    def step_fn(data: Structure) -> Any:
+        optimizer, outer, model = (ref() for ref in refs)
+        return train_step(optimizer, outer, model, data)
+
+    with xla.functions_traced() as seen:
+        step = tf.function(step_fn, autograph=False, reduce_retracing=True)
+        try:
+            logs = step(data)
+        except xla.MAYBE_OF_XLA:
+            text = xla.error_of_any(seen)
+            if text is None or optimizer.jit_compile != "auto":
+                raise
+            xla.refuse(model, text)
+            step = tf.function(step_fn, autograph=False, reduce_retracing=True)
+            logs = step(data)
+    variables = [weakref.ref(v) for v in _variables(model)]
+    per_model[optimizer] = _KeptStep(variables, settings, step)
+    return logs
+
+
+def _variables(model: Model) -> list[Any]:
+    # The trainable ones once more: freezing a layer asks for a new trace.
+    return [*model.trainable_variables, *model.variables, *model.metrics_variables]

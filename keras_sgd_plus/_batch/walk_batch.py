@@ -1,0 +1,334 @@
+"""The order in which the examples of a batch are visited.
+
+The number of examples that a batch is padded to: batches of many sizes share few.
+
+XLA compiles the loop anew for each number. So it is a power of two, the *bucket* of the
+batch: the smallest that holds it. Where twice that is compiled already, and the bucket
+is not, it is taken instead: a data set of 1,536 makes batches of 1,024 and 512, and
+compiles once. No batch becomes more than twice its bucket, since padding is copied.
+
+Walks one batch in its order: all full groups in a loop, then the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._advice import notices
+from keras_sgd_plus._batch import checks, compiled
+from keras_sgd_plus._batch.compiled import How, RunResult
+from keras_sgd_plus._forms import tracing
+from keras_sgd_plus._loop import examples
+from keras_sgd_plus._loop.example_update import ExampleUpdate
+from keras_sgd_plus._loop.walk import (
+    Before,
+    Specs,
+    WalkMemory,
+    WalkResult,
+    first_specs,
+    walk,
+    walk_group,
+)
+from keras_sgd_plus._private import tensorflow as private_tensorflow
+from keras_sgd_plus._private import xla
+from keras_sgd_plus._private.types import Model, Structure, Tensor
+from keras_sgd_plus._rule import rule
+
+_PHILOX = 1  # in raw operations
+
+
+def visiting_order(seed: int, counter: Tensor, num_examples: Tensor) -> Any:
+    """A uniform permutation of a batch: a pure function of `seed` and `counter`.
+
+    There is no generator state, and the permutation is the same with and without XLA.
+
+    Args:
+        seed: that of the optimizer.
+        counter: () int64, the raw update counter at the batch's start.
+        num_examples: () int32, the examples of the batch.
+
+    Returns:
+        (num_examples,) int32: the positions to visit.
+    """
+    counter = tf.cast(counter, tf.int64)
+    key = tf.stack([tf.constant(seed, tf.int64), counter])
+    if xla.is_tracing():
+        return _shuffle(key, num_examples, counter < 0)
+    # `tf.random.experimental.stateless_shuffle(places, key, alg="philox")`, which takes
+    # some forty operations to make key and counter, each of which is traced.
+    made = tf.raw_ops.StatelessRandomGetKeyCounter(seed=key)
+    return tf.raw_ops.StatelessShuffle(
+        value=tf.range(num_examples, dtype=tf.int32),
+        key=made.key,
+        counter=made.counter,
+        alg=_PHILOX,
+    )
+
+
+def _shuffle(key: Any, num_examples: Tensor, never: Any) -> Any:
+    # The shuffle of Fisher and Yates (Durstenfeld, 1964,
+    # https://doi.org/10.1145/364520.364540), which is that of `stateless_shuffle`. XLA
+    # has no kernel for that.
+    every_bit: Any = None
+    bits = tf.random.stateless_uniform(
+        (num_examples,), key, every_bit, every_bit, tf.uint32, alg="philox"
+    )
+    places = tf.range(num_examples, dtype=tf.int32)
+    offsets = tf.math.floormod(bits, tf.cast(num_examples - places, tf.uint32))
+    partners = places + tf.cast(offsets, tf.int32)
+    order = tf.TensorArray(
+        tf.int32, size=num_examples, element_shape=(), clear_after_read=False
+    ).unstack(places)
+
+    def body_fn(i: Any, order: Tensor) -> tuple[Any, Any]:
+        j = tf.gather(partners, i)
+        at_i, at_j = order.read(i), order.read(j)
+        # Both are read before one is written, and XLA is told so by a dependency that
+        # changes nothing: otherwise it copies the whole order for every swap.
+        order = order.write(i, tf.where(never, at_i, at_j))
+        return i + 1, order.write(j, at_i)
+
+    return tf.while_loop(
+        lambda i, _: i < num_examples,
+        body_fn,
+        (tf.constant(0), order),
+        parallel_iterations=1,
+    )[1].stack()
+
+
+def derived_seed() -> int:
+    """A seed from Python's generator, which `keras.utils.set_random_seed` sets.
+
+    A digest of its state and no draw from it: a model that is made afterwards must have
+    the same initial weights with SGDPlus and with SGD.
+    """
+    digest = hashlib.sha256(repr(random.getstate()).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+_SIZES = [2**i for i in range(3, 31)]
+# Per model, the sum of the sizes so far, () int64: each is a bit of its own.
+_used: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def padded_size(model: Model, num_examples: Tensor) -> Any:
+    """The size for a batch of `num_examples`, () int32; notes that it is used."""
+    sizes = tf.constant(_SIZES, tf.int32)
+    bucket = tf.gather(sizes, tf.searchsorted(sizes, [num_examples])[0])
+    if replicas.is_open():  # replicas would write one variable at once
+        return bucket
+    if model not in _used:
+        _used[model] = private_tensorflow.variable(())
+    used = _used[model]
+    own = tf.cast(bucket, tf.int64)
+    before = used.read_value()
+    # Of the two bits, only the one of twice the bucket.
+    takes_twice = tf.equal(tf.bitwise.bitwise_and(before, 3 * own), 2 * own)
+    size = tf.where(takes_twice, 2 * own, own)
+    used.assign(tf.bitwise.bitwise_or(before, size), read_value=False)
+    return tf.cast(size, tf.int32)
+
+
+class WalkedBatch(NamedTuple):
+    """The result of a walk over one batch.
+
+    Attributes:
+        changed: values by position in the carry, to be committed.
+        logs: of the last group, or ().
+        skips: the bad groups, or () under nonfinite="propagate".
+        records: of the groups, or () where no log asks for them.
+        order: (num_examples,) int32, the positions that were visited, or None for the
+            order in which they were handed over.
+    """
+
+    changed: dict[int, Tensor]
+    logs: Structure
+    skips: Tensor
+    records: Any
+    order: Tensor
+
+
+class _Batch(NamedTuple):
+    # A batch and the order of its visits.
+    leaves: Sequence[Tensor]
+    order: Tensor  # (num_examples,) int32, or None
+    num_examples: Tensor  # an int or () int32
+
+
+def walk_batch(
+    update: ExampleUpdate,
+    num_examples: Tensor,
+    start: Mapping[int, Tensor],
+    skip_all: Tensor,
+) -> WalkedBatch:
+    """Walks the batch of an update.
+
+    Args:
+        update: the update, which has the batch.
+        num_examples: an int or () int32.
+        start: values by position in the carry where a replica does not start from the
+            variables.
+        skip_all: () bool, whether an earlier batch ended training; None under
+            nonfinite="propagate".
+    """
+    leaves = examples.flat(update.batch)
+    specs = first_specs(update, leaves)
+    use_xla = compiled.wants_xla(update.optimizer.jit_compile, update.model, leaves)
+    _warn(update, use_xla, num_examples)
+    batch = _Batch(leaves, _order(update, num_examples), num_examples)
+    size = update.group_size
+    rest = num_examples % size
+    is_whole = size == 1 or (isinstance(rest, int) and not rest)
+    how = How.of(use_xla, update.optimizer.jit_compile, is_last=is_whole)
+    full = _full_groups(update, batch, start, skip_all, specs, how)
+    walked = _walked(full)
+    if is_whole:
+        return walked._replace(order=batch.order)
+
+    def with_rest() -> WalkedBatch:
+        return _short_group(update, batch, rest, start, full)
+
+    if isinstance(rest, int):
+        walked = with_rest()
+    else:
+        walked = tf.cond(rest > 0, with_rest, lambda: walked)
+    return walked._replace(order=batch.order)
+
+
+def _walked(done: RunResult) -> WalkedBatch:
+    return WalkedBatch(done.changed, done.logs, done.skips, done.records, ())
+
+
+def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Tensor) -> None:
+    model, sample_weight = update.model, update.batch[2]
+    for topic, text in checks.doubts_of_losses(model, sample_weight, update.group_size):
+        notices.once(model, topic, text)
+    if update.group_size > 1 and not model.jit_compile:
+        notices.watch_groups(model, update.group_size, num_examples)
+    text = update.pending.warning()
+    if text is not None and use_xla and tracing.is_on():
+        notices.once(model, "tables", text)
+
+
+def _warn_of_statistics(update: ExampleUpdate, result: WalkResult) -> None:
+    # What a layer does in training shows only when the walk has been traced.
+    if update.group_size > 1:
+        return
+    found = checks.doubts_of_normalising(update.model, update.carry, result.changed)
+    for topic, text in found:
+        notices.once(update.model, topic, text)
+
+
+def _order(update: ExampleUpdate, num_examples: Tensor) -> Any:
+    if update.optimizer.order != "reshuffle":
+        return None
+    seed = replicas.seed_of_replica(update.optimizer.seed, 63)
+    return visiting_order(seed, update.variables.iterations.value, num_examples)
+
+
+def _full_groups(
+    update: ExampleUpdate,
+    batch: _Batch,
+    start: Mapping[int, Tensor],
+    skip_all: Tensor,
+    specs: Specs,
+    how: How,
+) -> RunResult:
+    leaves, order, num_examples = batch
+    tensors = [*leaves, *([] if order is None else [order])]
+    # If Keras compiles the whole step, it does so for each batch size.
+    if how.use_xla and not update.model.jit_compile:
+        notices.watch_shapes(update.model, leaves)
+        if not isinstance(num_examples, int) or not num_examples:
+            # XLA handles a batch without examples badly: it is padded, too.
+            size = padded_size(update.model, num_examples)
+            tensors = [examples.pad(tensor, size) for tensor in tensors]
+
+    looks = skip_all is not None
+    memory = WalkMemory.of(update, how.use_xla, tensors[0], specs)
+    memory_leaves = tf.nest.flatten(memory)
+
+    def full_groups(
+        values: Tensor,
+        is_compiled: bool,
+        num_examples: Tensor,
+        skip_all: Tensor,
+        numbers: Tensor,
+        *tensors: Tensor,
+    ) -> WalkResult:
+        split = len(memory_leaves)
+        kept = tf.nest.pack_sequence_as(memory, list(tensors[:split]))
+        tensors = tensors[split:]
+        padded, orders = tensors[: len(leaves)], tensors[len(leaves) :]
+        result = walk(
+            update.given(numbers),
+            kept,
+            values,
+            padded,
+            orders[0] if orders else None,
+            num_examples,
+            specs,
+            is_compiled,
+            skip_all if looks else None,
+        )
+        _warn_of_statistics(update, result)
+        return result
+
+    flag = skip_all if looks else tf.constant(False)
+    now = rule.numbers_of(update.optimizer)
+    arguments = [
+        tf.convert_to_tensor(num_examples),
+        flag,
+        now,
+        *memory_leaves,
+        *tensors,
+    ]
+    return compiled.run(
+        full_groups, update.carry, dict(start), arguments, how, update.model
+    )
+
+
+def _short_group(
+    update: ExampleUpdate,
+    batch: _Batch,
+    rest: Tensor,
+    start: Mapping[int, Tensor],
+    full: RunResult,
+) -> WalkedBatch:
+    # The examples that are left over are one shorter group, with a shape of its own.
+    positions = tf.range(batch.num_examples - rest, batch.num_examples)
+    if batch.order is not None:
+        positions = tf.gather(batch.order, positions)
+    group = [examples.gather_examples(leaf, positions) for leaf in batch.leaves]
+    before = Before(full.logs, full.skips, full.records)
+    number = tf.convert_to_tensor(batch.num_examples // update.group_size)
+
+    def one_group(
+        values: list[Tensor],
+        is_compiled: bool,
+        positions: Tensor,
+        number: Tensor,
+        numbers: Tensor,
+        *others: Tensor,
+    ) -> WalkResult:
+        del is_compiled  # a single update gains nothing from lowered forms
+        known = tf.nest.pack_sequence_as(before, others[len(group) :])
+        given = update.given(numbers)
+        leaves = others[: len(group)]
+        return walk_group(given, values, leaves, positions, number, known)
+
+    now = rule.numbers_of(update.optimizer)
+    arguments = [positions, number, now, *group, *tf.nest.flatten(before)]
+    earlier = {**start, **full.changed}
+    done = compiled.run(
+        one_group, update.carry, earlier, arguments, full.how, update.model
+    )
+    changed = {**full.changed, **done.changed}
+    return _walked(done._replace(changed=changed))

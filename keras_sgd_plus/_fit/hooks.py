@@ -1,0 +1,268 @@
+"""Wraps Keras's trainer, so that an optimizer gets the train step.
+
+Keras shows an optimizer gradients, never the data, so a loop over examples has to take
+the place of the whole train step. This module wraps `train_step` of Keras's TensorFlow
+trainer class: a model compiled with an optimizer that steps per example is passed to
+that optimizer, any other model to the original. A model
+keeps nothing but a wrapped train function, which Keras neither saves nor clones, so a
+reloaded model is dispatched like a new one. `_lowering/installation.py` wraps functions
+of Keras's backend; no other code alters Keras.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._fit import fits
+from keras_sgd_plus._fit.train_function import TrainFunction
+from keras_sgd_plus._forms import installation
+from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer
+from keras_sgd_plus._private.types import Model, Optimizer, Structure
+from keras_sgd_plus._report import bad_examples, running_sums
+from keras_sgd_plus._rule.ours import is_ours, per_example, unwrap
+
+_MARK = "_keras_sgd_plus_original"
+
+
+def install() -> None:
+    """Wraps methods of Keras's trainer, each once.
+
+    `train_step` to hand batches over, `make_train_function` to notice settings that
+    change on a live optimizer, `reset_metrics` to count per epoch, as metrics do;
+    `fit` to say at its end what went wrong;
+    `_make_function` and `_maybe_symbolic_build` so that `fit` runs on several workers
+    and on parts of unequal size.
+
+    Raises:
+        RuntimeError: this version of Keras lacks one that every training needs.
+    """
+    for name, owner in keras_trainer.trainer_methods().items():
+        _wrap(name, owner)
+    keras_optimizer.seed_name()  # a loop could not find it out
+    installation.install()
+
+
+def install_fit() -> None:
+    """Wraps `fit` alone, for callbacks that work with other optimizers, too."""
+    _wrap("fit", keras_trainer.owner_of("fit"))
+
+
+def install_loading(register: Callable[[], None]) -> None:
+    """Registers with Keras now, and again before each model that is loaded.
+
+    A program may clear `keras.saving.get_custom_objects()`, as a guide of Keras does.
+    """
+    _registers.append(register)
+    register()
+    _wrap("compile_from_config", keras_trainer.owner_of("compile_from_config"))
+
+
+_registers: list[Callable[[], None]] = []
+
+
+def _wrap(name: str, owner: type) -> None:
+    original: Any = vars(owner)[name]
+    if not hasattr(original, _MARK):
+        wrapped = functools.wraps(original)(_WRAPPERS[name](original))
+        setattr(wrapped, _MARK, original)
+        setattr(owner, name, wrapped)
+
+
+def _fit(original: Any) -> Any:
+    names = list(inspect.signature(original).parameters)[1:]
+
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        named = dict(zip(names, args, strict=False))
+        if len(named) < len(args) or named.keys() & kwargs.keys():
+            return original(self, *args, **kwargs)  # which says what is wrong
+        arguments = {**named, **kwargs}
+        is_ours = _trains_ours(self)
+        if is_ours:
+            _need_int(arguments.get("batch_size"))
+        with fits.running(self, arguments) as run:
+            if is_ours:
+                with fits.watched(run, arguments.get("callbacks")) as callbacks:
+                    history = original(self, **{**arguments, "callbacks": callbacks})
+            else:
+                history = original(self, **arguments)
+            run.end()
+        return history
+
+    return fit
+
+
+def _need_int(batch_size: Any) -> None:
+    # TensorFlow's own error does not name the argument.
+    if isinstance(batch_size, float):
+        is_size = math.isfinite(batch_size) and batch_size >= 1
+        meant = int(batch_size) if is_size else 1000
+        raise TypeError(
+            "`batch_size` must be an int, or None. Received: "
+            f"batch_size={batch_size!r}. Write fit(batch_size={meant})."
+        )
+
+
+def _train_step(original: Any) -> Any:
+    def train_step(self: Any, data: Structure) -> Any:
+        optimizer: Optimizer = getattr(self, "optimizer", None)
+        stepping = per_example(optimizer)
+        if stepping is not None:
+            return stepping.train_step(self, data)
+        parts = getattr(unwrap(optimizer), "optimizers", None)
+        if parts is not None and self.run_eagerly and not optimizer.built:
+            # A MultiOptimizer may pick its parts by a function, when it is built: do
+            # that before the first of them changes a weight.
+            optimizer.build(self.trainable_variables)
+        _refuse_halves(optimizer)
+        logs = original(self, data)
+        # While tracing they are built now, and nothing has run.
+        _refuse_halves(optimizer)
+        return logs
+
+    return train_step
+
+
+def _make_train_function(original: Any) -> Any:
+    def make_train_function(self: Any, force: bool = False) -> Any:
+        optimizer = unwrap(getattr(self, "optimizer", None))
+        if not is_ours(optimizer):
+            return original(self, force)
+        _need_methods(self, optimizer)
+        # Derived seeds are of each process: all take that of the first worker.
+        optimizer.seed = replicas.gathered(self.distribute_strategy, optimizer.seed)[0]
+        run = fits.of(self)
+        if run is None or not run.is_nested:  # what a callback does belongs to its fit
+            bad_examples.begin_fit(
+                optimizer, bad_examples.OUTSIDE if run is None else run.number
+            )
+        current = self.train_function
+        earlier = None
+        if isinstance(current, TrainFunction):
+            current.forward = None  # of a fit that was interrupted
+            if not force and current.is_stale(optimizer):
+                earlier = current
+                force = True
+        elif keras_trainer.is_stock_train_function(current):
+            force = True  # made before the optimizer stepped per example
+        if current is None or force:
+            made = None if earlier is None else earlier.kept_for(optimizer)
+            if made is None:
+                original(self, True)
+                made = self.train_function
+            self.train_function = TrainFunction(self, optimizer, made, earlier)
+        return self.train_function
+
+    return make_train_function
+
+
+def _need_methods(model: Model, optimizer: Optimizer) -> None:
+    # Raises where this training needs a method that could not be wrapped.
+    if optimizer.nonfinite == "skip" or optimizer.max_loss_fraction is not None:
+        keras_trainer.need("reset_metrics")
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        keras_trainer.need("_maybe_symbolic_build")
+    if replicas.has_workers(model.distribute_strategy):
+        keras_trainer.need("_make_function")
+
+
+def _reset_metrics(original: Any) -> Any:
+    def reset_metrics(self: Any) -> None:
+        original(self)
+        optimizer = per_example(getattr(self, "optimizer", None))
+        if optimizer is not None:
+            bad_examples.reset_counts(optimizer)
+            bad_examples.reset_places(optimizer)
+            running_sums.reset_capped(optimizer)
+
+    return reset_metrics
+
+
+def _make_function(original: Any) -> Any:
+    def make_function(self: Any, step_function: Any) -> Any:
+        # Keras averages logs over an axis that scalars have not, where there are
+        # several workers (https://github.com/keras-team/keras/issues/20585).
+        def step(data: Structure) -> Any:
+            logs = step_function(data)
+            return keras.tree.map_structure(lambda v: tf.expand_dims(v, 0), logs)
+
+        return original(self, step if _has_workers(self) else step_function)
+
+    return make_function
+
+
+def _maybe_symbolic_build(original: Any) -> Any:
+    def build(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
+        several = self.distribute_strategy.num_replicas_in_sync > 1
+        if several and iterator is not None and _trains_ours(self):
+            return keras_model.build_from_first_part(self, iterator)
+        return original(self, iterator, data_batch)
+
+    return build
+
+
+def _compile_from_config(original: Any) -> Any:
+    def compile_from_config(self: Any, config: Any) -> None:
+        for register in _registers:
+            register()
+        original(self, config)
+
+    return compile_from_config
+
+
+def _trains_ours(model: Model) -> bool:
+    return is_ours(getattr(model, "optimizer", None))
+
+
+def _has_workers(model: Model) -> bool:
+    return _trains_ours(model) and replicas.has_workers(model.distribute_strategy)
+
+
+_WRAPPERS = {
+    "compile_from_config": _compile_from_config,
+    "fit": _fit,
+    "train_step": _train_step,
+    "make_train_function": _make_train_function,
+    "reset_metrics": _reset_metrics,
+    "_make_function": _make_function,
+    "_maybe_symbolic_build": _maybe_symbolic_build,
+}
+
+
+def uninstall() -> None:
+    """Restores Keras's own functions. The next SGDPlus made installs ours again.
+
+    `compile_from_config` stays wrapped: it only registers the class.
+    """
+    for name, owner in keras_trainer.trainer_methods().items():
+        original = getattr(vars(owner)[name], _MARK, None)
+        if original is not None:
+            setattr(owner, name, original)
+    installation.uninstall()
+
+
+def stock_train_step(model: Model, data: Structure) -> Any:
+    """Keras's own train step: one update for the whole batch."""
+    owner = keras_trainer.trainer_methods()["train_step"]
+    current: Any = vars(owner)["train_step"]
+    return getattr(current, _MARK, current)(model, data)
+
+
+def _refuse_halves(optimizer: Optimizer) -> None:
+    # keras.optimizers.MultiOptimizer (Keras 3.15): each part sees only some gradients.
+    parts = getattr(unwrap(optimizer), "optimizers", None)
+    for part in parts or ():
+        if per_example(part) is not None:
+            raise NotImplementedError(
+                "A per-example SGDPlus must be a model's only optimizer. Received: "
+                f"{part.name!r} inside a MultiOptimizer, each part of which would run "
+                "its own loop. Use SGDPlus(..., examples_per_update=None) there, for "
+                "one update per batch."
+            )

@@ -1,0 +1,1 @@
+"""All that the loop tells Python: bad examples, records, sums of losses."""
