@@ -36,39 +36,39 @@ _LAYERS = {  # functions of Keras's backend
 }
 _PARTS = {  # (module, attribute, its substitute), workload
     "kernels carried transposed": (
-        ("_lowering.layout", "transposed", lambda *args: frozenset()),
+        ("_forms.layout", "transposed", lambda *args: frozenset()),
         _MLP,
     ),
     "update after the last reader": (
         (
-            "_lowering.one_kernel.BackwardReaders",
+            "_forms.one_kernel.BackwardReaders",
             "rate_after",
             lambda self, weight, rate: rate,
         ),
         "mlp-784-2048-2048-10",
     ),
     "kernels updated in blocks": (
-        ("_pending.block_plan", "block_size", lambda *_: None),
+        ("_lazy.block_plan", "block_size", lambda *_: None),
         _MLP,
     ),
     "products out of one kernel": (
-        ("_lowering.one_kernel", "products", lambda graph: 0),
+        ("_forms.one_kernel", "products", lambda graph: 0),
         _CNN,
     ),
     "errors behind max-pooling visited": (
-        ("_lowering.pooled", "errors_of", lambda tensor: None),
+        ("_forms.pooled", "errors_of", lambda tensor: None),
         _CNN,
     ),
     "costly parts computed once": (
-        ("_lowering.scope", "computed_once", lambda x: x),
+        ("_forms.tracing", "computed_once", lambda x: x),
         _MIXED,
     ),
     "wide sums by products": (
-        ("_lowering.sums", "MIN_WIDTH", 1 << 31),
+        ("_forms.reductions", "MIN_WIDTH", 1 << 31),
         _TRANSFORMER,
     ),
     "short dot products in four sums": (
-        ("_lowering.layout", "_SHORT", ()),
+        ("_forms.layout", "_SHORT", ()),
         "linear-20",
     ),
 }
@@ -124,6 +124,7 @@ def _without(form: str) -> Iterator[None]:
         with mock.patch.object(_part(path), name, substitute):
             yield
         return
+    from keras_sgd_plus._forms import installation
 
     try:
         lowerings, name = installation.LOWERINGS, _LAYERS[form][0]
@@ -153,6 +154,7 @@ def _declining(lowering: Callable[..., Any]) -> Callable[..., Any]:
 
 def _patch_keras_again() -> None:
     from keras_sgd_plus import SGDPlus
+    from keras_sgd_plus._fit import hooks
 
     # Keras's functions keep the forms that were there when they were patched, and the
     # first optimizer patches them.

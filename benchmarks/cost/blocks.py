@@ -76,7 +76,7 @@ def measure(arguments: list[str]) -> Iterator[Blocks]:
 
 
 def _measure(shape: str, momentum: float, threads: int | None) -> Blocks:
-    from keras_sgd_plus._pending.block_size import block_size
+    from keras_sgd_plus._lazy.block_plan import block_size
 
     num_inputs, num_outputs = (int(part) for part in shape.split("x"))
     count = int(_BYTES / (4 * num_inputs * num_outputs)) // 128 * 128
@@ -148,9 +148,9 @@ def _loop(
     num_inputs: int, num_outputs: int, count: int, length: int | None, momentum: float
 ) -> loops.Loop:
     import tensorflow as tf
-    from keras_sgd_plus._pending import block_plan
 
     from keras_sgd_plus import SGDPlus
+    from keras_sgd_plus._lazy import block_plan
 
     model = _model(num_inputs, num_outputs)
     optimizer = SGDPlus(1e-4 / num_inputs, momentum, order="given")

@@ -60,11 +60,11 @@ def measure(arguments: list[str]) -> Iterator[FirstCalls]:
 def first_calls(workload_id: str) -> tuple[dict[str, float], dict[str, float]]:
     """Medians by arm: seconds of the processor, and of the clock."""
     import keras
-    from keras_sgd_plus._pending import block_plan
 
     from benchmarks.arms import keras_arms  # it loads TensorFlow
     from benchmarks.cost.first_models import FIRST_MODELS
     from keras_sgd_plus import SGDPlus
+    from keras_sgd_plus._lazy import block_plan
 
     compiled: Callable[..., Any]
     if workload_id in FIRST_MODELS:

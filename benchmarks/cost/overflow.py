@@ -78,7 +78,7 @@ def _turn(plain: loops.Pass, checked: loops.Pass, number: int) -> tuple[float, f
 @contextlib.contextmanager
 def _whole_blocks() -> Iterator[None]:
     # While a loop is traced: each block is walked to its end, whatever is in it.
-    from keras_sgd_plus._pending import blocks
+    from keras_sgd_plus._lazy import blocks
 
     whole = property(lambda product: product.gram.shape[0])
     with (

@@ -93,7 +93,8 @@ def times_of_loops() -> dict[str, float]:
 
 def _order_cost(batch_size: int, jit_compile: bool) -> float:
     import tensorflow as tf
-    from keras_sgd_plus._step import visiting_order
+
+    from keras_sgd_plus._batch.walk_batch import visiting_order
 
     order = tf.function(
         lambda counter: visiting_order(1, counter, batch_size), jit_compile=jit_compile

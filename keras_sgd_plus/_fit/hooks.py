@@ -5,7 +5,7 @@ the place of the whole train step. This module wraps `train_step` of Keras's Ten
 trainer class: a model compiled with an optimizer that steps per example is passed to
 that optimizer, any other model to the original. A model
 keeps nothing but a wrapped train function, which Keras neither saves nor clones, so a
-reloaded model is dispatched like a new one. `_lowering/installation.py` wraps functions
+reloaded model is dispatched like a new one. `_forms/installation.py` wraps functions
 of Keras's backend; no other code alters Keras.
 """
 

@@ -26,9 +26,9 @@ from keras_sgd_plus._private import keras_optimizer, names
 from keras_sgd_plus._private.types import Tensor
 
 
-def _by(forms: Any) -> Callable[..., Tensor]:
-    # `conv` and `depthwise_conv` of Keras have the same arguments; `forms` is the
-    # module whose `conv` stands in for one of them.
+def _by(name: str) -> Callable[..., Tensor]:
+    # `conv` and `depthwise_conv` of Keras have the same arguments; `name` is that of
+    # the form that stands in for one of them.
     def conv(
         inputs: Tensor,
         kernel: Tensor,
@@ -39,13 +39,14 @@ def _by(forms: Any) -> Callable[..., Tensor]:
     ) -> Tensor:
         inputs, kernel = tf.convert_to_tensor(inputs), tf.convert_to_tensor(kernel)
         last = (data_format or keras.config.image_data_format()) == "channels_last"
-        return forms.conv(inputs, kernel, strides, padding, last, dilation_rate)
+        form = getattr(convolution, name)
+        return form(inputs, kernel, strides, padding, last, dilation_rate)
 
     return conv
 
 
-_conv = _by(convolution)
-_depthwise_conv = _by(convolution)
+_conv = _by("conv")
+_depthwise_conv = _by("depthwise_conv")
 
 
 def _separable_conv(

@@ -6,12 +6,12 @@ that it cannot know, keeps an order or a copy that would be lost.
 Products with a kernel, handed to whoever keeps that kernel.
 
 `keras.ops.matmul` asks `matmul` here while a loop is traced. Code whose kernels wait
-for their updates (`_pending`) answers it.
+for their updates (`_lazy`) answers it.
 
 Lookups of rows in a table, handed to whoever keeps that table.
 
 `keras.ops.take` asks `take` here while a loop is traced. Code that updates tables in
-parts (`_pending`) answers it.
+parts (`_lazy`) answers it.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class TraceAgain(BaseException):
     Args:
         variables: the model wrote them, and the carry did not hold them.
         kernels: by id, the variables that the layer's inputs depend on, or None if the
-            kernel cannot be updated in blocks (`_pending.blocks`).
-        reasons: of variables whose updates may or may not wait (`_pending.protocol`).
+            kernel cannot be updated in blocks (`_lazy.blocks`).
+        reasons: of variables whose updates may or may not wait (`_lazy.pending`).
         direct: the model reads them past the scope (`direct`).
     """
 

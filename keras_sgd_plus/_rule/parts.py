@@ -27,7 +27,6 @@ from keras_sgd_plus._rule.part import (
     Numbers,
     Part,
     Slot,
-    Tensor,
     Update,
     both,
     in_float32,

@@ -34,7 +34,6 @@ from keras_sgd_plus._rule.part import (
     Part,
     Slot,
     State,
-    Tensor,
     Update,
     as_vector,
     both,
@@ -57,7 +56,7 @@ from keras_sgd_plus._rule.parts import (
 P = TypeVar("P", bound=Part)
 
 # In the order in which they run. After the gradient parts, gradients of weights whose
-# updates wait go to `_pending`. The weight parts update all other weights.
+# updates wait go to `_lazy`. The weight parts update all other weights.
 GRADIENT_PARTS: tuple[type[Part], ...] = (
     Overwrite,
     Unscale,

@@ -47,6 +47,7 @@ class Noisy(keras.Model):
 
 
 def _global_seed_state() -> np.ndarray:
+    from tests.support.internals import keras_optimizer
 
     return np.array(keras_optimizer.global_seed_state().value)
 

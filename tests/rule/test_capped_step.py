@@ -247,8 +247,8 @@ def _decay_uncapped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _after_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [p for p in rule.GRADIENT_PARTS if p is not parts.CapStep]
-    monkeypatch.setattr(rule, "GRADIENT_PARTS", tuple(parts))
+    others = [p for p in rule.GRADIENT_PARTS if p is not parts.CapStep]
+    monkeypatch.setattr(rule, "GRADIENT_PARTS", tuple(others))
     later = (*rule.WEIGHT_PARTS, parts.CapStep)
     monkeypatch.setattr(rule, "WEIGHT_PARTS", later)
 
