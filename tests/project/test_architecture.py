@@ -12,63 +12,47 @@ import pytest
 from tests.support.paths import PACKAGE, ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-MAX_MODULE = 600  # lines beside the longest docstring
+MAX_MODULE = 650  # lines
 MAX_FUNCTION = 60  # lines beside the docstring
 
 # Which folder may import which; "" is the top of the package. A new arrow is a decision
 # about the design, and it is made here.
 ALLOWED = {
-    "": {"_callbacks", "_nonfinite", "_optimizer", "_private"},
+    "": {"_callbacks", "_optimizer", "_private", "_report"},
     "_callbacks": {
-        "_distribute",
+        "_fit",
         "_loop",
-        "_nonfinite",
         "_optimizer",
         "_private",
-        "_records",
+        "_replicas",
+        "_report",
         "_rule",
-        "_trainer",
     },
     "_optimizer": {
-        "_distribute",
-        "_nonfinite",
+        "_advice",
+        "_batch",
+        "_fit",
         "_private",
-        "_rule",
-        "_step",
-        "_trainer",
-    },
-    "_trainer": {
-        "_distribute",
-        "_lowering",
-        "_nonfinite",
-        "_private",
-        "_records",
+        "_replicas",
+        "_report",
         "_rule",
     },
-    "_step": {
-        "_distribute",
+    "_fit": {"_advice", "_forms", "_private", "_replicas", "_report", "_rule"},
+    "_batch": {
+        "_advice",
+        "_forms",
         "_loop",
-        "_lowering",
-        "_nonfinite",
         "_private",
-        "_records",
+        "_replicas",
+        "_report",
         "_rule",
     },
-    "_loop": {
-        "_distribute",
-        "_lowering",
-        "_nonfinite",
-        "_pending",
-        "_private",
-        "_records",
-        "_rule",
-    },
-    "_pending": {"_lowering", "_private", "_rule"},
-    "_nonfinite": {"_distribute", "_private", "_rule"},
-    "_records": {"_private", "_rule"},
-    "_lowering": {"_private"},
-    "_distribute": {"_private"},
+    "_loop": {"_forms", "_lazy", "_private", "_replicas", "_report", "_rule"},
+    "_lazy": {"_forms", "_private", "_rule"},
+    "_advice": {"_private", "_report", "_rule"},
+    "_report": {"_private", "_replicas", "_rule"},
     "_rule": {"_private"},
+    "_forms": {"_private"},
     "_private": set(),
 }
 # The same for the benchmarks; "" is `python -m benchmarks` itself.
@@ -226,7 +210,7 @@ def test_a_circle_would_be_found() -> None:
 
 def test_the_top_has_only_the_public_names() -> None:
     files = {p.name for p in PACKAGE.iterdir() if p.is_file()}
-    assert files == {"__init__.py", "py.typed"}
+    assert files == {"__init__.py", "_replicas.py", "py.typed"}
 
 
 @pytest.mark.parametrize(
@@ -242,8 +226,20 @@ def test_every_folder_has_a_face(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", ALL_MODULES, ids=_id)
 def test_module_is_short(path: Path) -> None:
-    longest = max(docstring_lines(node) for node in ast.walk(_tree(path)))
-    assert len(path.read_text().splitlines()) - longest <= MAX_MODULE
+    assert len(path.read_text().splitlines()) <= MAX_MODULE
+
+
+def test_no_two_modules_share_a_name() -> None:
+    names = [p.stem for p in MODULES if p.name != "__init__.py"]
+    assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.name == "__init__.py" and p.parent != PACKAGE]
+)
+def test_a_face_is_a_docstring(path: Path) -> None:
+    """Modules are imported directly, one way."""
+    assert len(_tree(path).body) == 1
 
 
 @pytest.mark.parametrize("path", ALL_MODULES, ids=_id)
