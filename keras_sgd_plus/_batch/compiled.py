@@ -1,6 +1,7 @@
-"""Why XLA does not compile the loop of a model, in words, and what to write instead.
+"""Whether XLA compiles a walk, and how a compiled one reads and writes variables.
 
-Whether XLA compiles a walk, and how a compiled one reads and writes variables.
+Where XLA does not compile the loop of a model, a `Refusal` says why in words, and what
+to write instead.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.scope import Carry
-from keras_sgd_plus._loop.walk import WalkResult
+from keras_sgd_plus._loop.walk import Walked
 from keras_sgd_plus._private import keras_model, xla
-from keras_sgd_plus._private.types import Layer, Model, Structure, Tensor
+from keras_sgd_plus._private.types import Layer, Model, Tensor
 
 
 class Refusal(NamedTuple):
@@ -254,26 +255,8 @@ class How(NamedTuple):
         return cls(use_xla, jit_compile == "auto", in_place)
 
 
-class RunResult(NamedTuple):
-    """The result of a walk, and how the next one is to be run.
-
-    Attributes:
-        changed: values by position in the carry, to be committed. None in place.
-        logs: of the walk.
-        skips: of the walk.
-        records: of the walk.
-        how: as this walk was run in the end, with nothing left to be probed.
-    """
-
-    changed: dict[int, Tensor]
-    logs: Structure
-    skips: Tensor
-    records: Any
-    how: How
-
-
 # (values of the carry, whether XLA compiles it, *arguments) -> result
-Walk = Callable[..., WalkResult]
+Walk = Callable[..., Walked]
 
 
 def run(
@@ -283,7 +266,7 @@ def run(
     arguments: Sequence[Tensor],
     how: How,
     model: Model,
-) -> RunResult:
+) -> tuple[Walked, How]:
     """Runs a walk: compiled, as a function of its own, or as it is.
 
     Args:
@@ -293,6 +276,10 @@ def run(
         arguments: tensors.
         how: to run it.
         model: for warnings.
+
+    Returns:
+        The result, whose `changed` has what is to be committed (nothing in place); and
+        how it was run in the end, with nothing left to be probed.
     """
     if how.use_xla:
         compiled = _compile(walk, carry, earlier, arguments, how.in_place)
@@ -303,16 +290,13 @@ def run(
             xla.note(compiled.function, compiled.arguments)
         how = how._replace(probe=False)
         if found is None:
-            results = compiled.function(*compiled.arguments)
-            changed, logs, skips, records, _ = results
-            return RunResult(changed, logs, skips, records, how)
+            return Walked(*compiled.function(*compiled.arguments)), how
         how = how._replace(use_xla=False)
         warn_of_refusal(model, found)
     values = carry.read()
     for position, value in earlier.items():
         values[position] = value
-    result = walk(values, False, *arguments)
-    return RunResult(_changed(result), *_results(result), how)
+    return walk(values, False, *arguments), how
 
 
 class _Compiled(NamedTuple):
@@ -331,19 +315,19 @@ def _compile(
     # Traces the compiled function. In place it reads the variables at its beginning and
     # writes them at its end, and XLA changes their buffers: handing values in and out
     # copies every weight twice.
-    found: list[WalkResult] = []  # one: the function is traced once
+    found: list[Walked] = []  # one: the function is traced once
 
     def walk_and_commit(*arguments: Tensor) -> Any:
         result = walk(carry.read(), True, *arguments)
         found.append(result)
-        carry.commit(_changed(result))
-        return {}, *_results(result), result.fence
+        carry.commit(result.changed)
+        return {}, *result[1:_OUTPUTS]
 
     def walk_and_return(*flat: Tensor) -> Any:
         split = len(carry.variables)
         result = walk(list(flat[:split]), True, *flat[split:])
         found.append(result)
-        return _changed(result), *_results(result), result.fence
+        return result[:_OUTPUTS]
 
     flat = list(arguments)
     if not in_place:
@@ -360,9 +344,4 @@ def _compile(
     return _Compiled(function, flat, found[-1].surely_compiles)
 
 
-def _changed(result: WalkResult) -> dict[int, Any]:
-    return {i: result.values[i] for i in sorted(result.changed)}
-
-
-def _results(result: WalkResult) -> tuple[Any, Any, Any]:
-    return result.logs, result.skips, result.records
+_OUTPUTS = 5  # fields of `Walked` that are tensors of the compiled function

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -22,13 +21,14 @@ import tensorflow as tf
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
 from keras_sgd_plus._batch import checks
-from keras_sgd_plus._batch.walk_batch import WalkedBatch, walk_batch
+from keras_sgd_plus._batch.walk_batch import walk_batch
 from keras_sgd_plus._forms import tracing
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.example_update import ExampleUpdate
-from keras_sgd_plus._loop.scope import Carry, TraceAgain
+from keras_sgd_plus._loop.scope import Carry, Facts, TraceAgain
+from keras_sgd_plus._loop.walk import Walked
 from keras_sgd_plus._private import keras_model, xla
-from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
+from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 from keras_sgd_plus._report import bad_examples, records, running_sums
 from keras_sgd_plus._report.bad_examples import Ledger
 from keras_sgd_plus._report.records import Part, Step
@@ -106,7 +106,7 @@ def check_records(model: Model, optimizer: Optimizer, batch: Structure) -> None:
 
 def close_records(
     update: ExampleUpdate,
-    walked: WalkedBatch,
+    walked: Walked,
     place: Tensor,
     iterations: Tensor,
     num_examples: Tensor,
@@ -198,12 +198,12 @@ def train_step(
     check_records(model, optimizer, batch)
     batch = examples.waiting_for(assertions, batch)
     # 2. Build missing variables, and walk, until a trace needs no further fact.
-    facts = _Facts()
+    facts = Facts()
     for _ in range(_MAX_TRACES):
         try:
             done = _attempt(optimizer, outer, model, batch, num_examples, facts)
         except TraceAgain as found:
-            facts.add(found)
+            facts.add(found.found)
             continue
         except (ValueError, RuntimeError) as error:  # the second before Keras 3.14
             if facts.was_called or not keras_model.refused_variable(error):
@@ -221,29 +221,13 @@ def train_step(
     )
 
 
-@dataclass
-class _Facts:
-    # Facts that earlier traces of this batch have found.
-    variables: dict[int, Variable] = field(default_factory=dict)
-    reasons: dict[int, str | None] = field(default_factory=dict)
-    kernels: dict[int, Any] = field(default_factory=dict)
-    direct: dict[int, Variable] = field(default_factory=dict)
-    was_called: bool = False  # the model, once, to create its variables
-
-    def add(self, found: TraceAgain) -> None:
-        self.variables.update({id(v): v for v in found.variables})
-        self.reasons.update(found.reasons)
-        self.kernels.update(found.kernels)
-        self.direct.update({id(v): v for v in found.direct})
-
-
 class _Attempt(NamedTuple):
     # A batch that was walked, and is not committed.
     update: ExampleUpdate
     ledger: Ledger | None
     iterations: Tensor  # () int64, raw, before the batch
     start: Mapping[int, Tensor]  # where this replica does not start from the variables
-    walked: WalkedBatch
+    walked: Walked
 
 
 def _attempt(
@@ -252,24 +236,15 @@ def _attempt(
     model: Model,
     batch: Structure,
     num_examples: Tensor,
-    facts: _Facts,
+    facts: Facts,
 ) -> _Attempt:
     group = examples.specs(batch, optimizer.examples_per_update)
     keras_model.build(model, outer, group)  # a loop may create no variable
     extras = [*facts.variables.values(), *running_sums.capped_variables(optimizer)]
-    if replicas.num_replicas() == 1:
-        extras.append(running_sums.losses_of(optimizer))
+    progress = running_sums.progress_of(optimizer)
+    extras += [] if progress is None else [progress]
     carry = Carry(model, outer, extras)
-    update = ExampleUpdate.of(
-        model,
-        optimizer,
-        outer,
-        carry,
-        batch,
-        facts.reasons,
-        facts.kernels,
-        facts.direct.values(),
-    )
+    update = ExampleUpdate.of(model, optimizer, outer, carry, batch, facts)
     ledger = bad_examples.ledger_of(optimizer)
     if ledger is not None:
         ledger.causes = ["loss", *(v.path for v in carry.trainable)]

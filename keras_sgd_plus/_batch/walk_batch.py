@@ -1,13 +1,10 @@
-"""The order in which the examples of a batch are visited.
+"""Walks one batch in its order: all full groups in a loop, then the rest.
 
-The number of examples that a batch is padded to: batches of many sizes share few.
-
-XLA compiles the loop anew for each number. So it is a power of two, the *bucket* of the
-batch: the smallest that holds it. Where twice that is compiled already, and the bucket
-is not, it is taken instead: a data set of 1,536 makes batches of 1,024 and 512, and
-compiles once. No batch becomes more than twice its bucket, since padding is copied.
-
-Walks one batch in its order: all full groups in a loop, then the rest.
+XLA compiles the loop anew for each number of examples. So a batch is padded to a power
+of two, its *bucket*: the smallest that holds it. Where twice that is compiled already,
+and the bucket is not, it is taken instead: a data set of 1,536 makes batches of 1,024
+and 512, and compiles once. No batch becomes more than twice its bucket, since padding
+is copied.
 """
 
 from __future__ import annotations
@@ -23,22 +20,21 @@ import tensorflow as tf
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
 from keras_sgd_plus._batch import checks, compiled
-from keras_sgd_plus._batch.compiled import How, RunResult
+from keras_sgd_plus._batch.compiled import How
 from keras_sgd_plus._forms import tracing
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.example_update import ExampleUpdate
 from keras_sgd_plus._loop.walk import (
-    Before,
     Specs,
+    Walked,
     WalkMemory,
-    WalkResult,
     first_specs,
     walk,
     walk_group,
 )
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private import xla
-from keras_sgd_plus._private.types import Model, Structure, Tensor
+from keras_sgd_plus._private.types import Model, Tensor
 from keras_sgd_plus._rule import rule
 
 _PHILOX = 1  # in raw operations
@@ -136,25 +132,6 @@ def padded_size(model: Model, num_examples: Tensor) -> Any:
     return tf.cast(size, tf.int32)
 
 
-class WalkedBatch(NamedTuple):
-    """The result of a walk over one batch.
-
-    Attributes:
-        changed: values by position in the carry, to be committed.
-        logs: of the last group, or ().
-        skips: the bad groups, or () under nonfinite="propagate".
-        records: of the groups, or () where no log asks for them.
-        order: (num_examples,) int32, the positions that were visited, or None for the
-            order in which they were handed over.
-    """
-
-    changed: dict[int, Tensor]
-    logs: Structure
-    skips: Tensor
-    records: Any
-    order: Tensor
-
-
 class _Batch(NamedTuple):
     # A batch and the order of its visits.
     leaves: Sequence[Tensor]
@@ -167,8 +144,8 @@ def walk_batch(
     num_examples: Tensor,
     start: Mapping[int, Tensor],
     skip_all: Tensor,
-) -> WalkedBatch:
-    """Walks the batch of an update.
+) -> Walked:
+    """Walks the batch of an update; what `changed` has is to be committed.
 
     Args:
         update: the update, which has the batch.
@@ -187,23 +164,21 @@ def walk_batch(
     rest = num_examples % size
     is_whole = size == 1 or (isinstance(rest, int) and not rest)
     how = How.of(use_xla, update.optimizer.jit_compile, is_last=is_whole)
-    full = _full_groups(update, batch, start, skip_all, specs, how)
-    walked = _walked(full)
-    if is_whole:
-        return walked._replace(order=batch.order)
+    full, how = _full_groups(update, batch, start, skip_all, specs, how)
+    walked: tuple[Any, ...] = full[:_TENSORS]
 
-    def with_rest() -> WalkedBatch:
-        return _short_group(update, batch, rest, start, full)
+    def with_rest() -> tuple[Any, ...]:
+        return _short_group(update, batch, rest, start, full, how)[:_TENSORS]
 
-    if isinstance(rest, int):
+    if isinstance(rest, int) and rest:
         walked = with_rest()
-    else:
+    elif not is_whole:
         walked = tf.cond(rest > 0, with_rest, lambda: walked)
-    return walked._replace(order=batch.order)
+    changed, logs, skips, records = walked
+    return Walked(changed, logs, skips, records, order=batch.order)
 
 
-def _walked(done: RunResult) -> WalkedBatch:
-    return WalkedBatch(done.changed, done.logs, done.skips, done.records, ())
+_TENSORS = 4  # fields of `Walked` that a step takes on
 
 
 def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Tensor) -> None:
@@ -212,12 +187,12 @@ def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Tensor) -> None:
         notices.once(model, topic, text)
     if update.group_size > 1 and not model.jit_compile:
         notices.watch_groups(model, update.group_size, num_examples)
-    text = update.pending.warning()
+    text = update.tables.warning()
     if text is not None and use_xla and tracing.is_on():
         notices.once(model, "tables", text)
 
 
-def _warn_of_statistics(update: ExampleUpdate, result: WalkResult) -> None:
+def _warn_of_statistics(update: ExampleUpdate, result: Walked) -> None:
     # What a layer does in training shows only when the walk has been traced.
     if update.group_size > 1:
         return
@@ -240,7 +215,7 @@ def _full_groups(
     skip_all: Tensor,
     specs: Specs,
     how: How,
-) -> RunResult:
+) -> tuple[Walked, How]:
     leaves, order, num_examples = batch
     tensors = [*leaves, *([] if order is None else [order])]
     # If Keras compiles the whole step, it does so for each batch size.
@@ -262,7 +237,7 @@ def _full_groups(
         skip_all: Tensor,
         numbers: Tensor,
         *tensors: Tensor,
-    ) -> WalkResult:
+    ) -> Walked:
         split = len(memory_leaves)
         kept = tf.nest.pack_sequence_as(memory, list(tensors[:split]))
         tensors = tensors[split:]
@@ -300,14 +275,15 @@ def _short_group(
     batch: _Batch,
     rest: Tensor,
     start: Mapping[int, Tensor],
-    full: RunResult,
-) -> WalkedBatch:
+    full: Walked,
+    how: How,
+) -> Walked:
     # The examples that are left over are one shorter group, with a shape of its own.
     positions = tf.range(batch.num_examples - rest, batch.num_examples)
     if batch.order is not None:
         positions = tf.gather(batch.order, positions)
     group = [examples.gather_examples(leaf, positions) for leaf in batch.leaves]
-    before = Before(full.logs, full.skips, full.records)
+    before = full.logs, full.skips, full.records
     number = tf.convert_to_tensor(batch.num_examples // update.group_size)
 
     def one_group(
@@ -317,8 +293,8 @@ def _short_group(
         number: Tensor,
         numbers: Tensor,
         *others: Tensor,
-    ) -> WalkResult:
-        del is_compiled  # a single update gains nothing from lowered forms
+    ) -> Walked:
+        # A single update gains nothing from lowered forms.
         known = tf.nest.pack_sequence_as(before, others[len(group) :])
         given = update.given(numbers)
         leaves = others[: len(group)]
@@ -327,8 +303,7 @@ def _short_group(
     now = rule.numbers_of(update.optimizer)
     arguments = [positions, number, now, *group, *tf.nest.flatten(before)]
     earlier = {**start, **full.changed}
-    done = compiled.run(
-        one_group, update.carry, earlier, arguments, full.how, update.model
+    done, _ = compiled.run(
+        one_group, update.carry, earlier, arguments, how, update.model
     )
-    changed = {**full.changed, **done.changed}
-    return _walked(done._replace(changed=changed))
+    return done._replace(changed={**full.changed, **done.changed})

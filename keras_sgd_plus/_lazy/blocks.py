@@ -1,4 +1,12 @@
-"""A kernel after some updates of rank one, as a sum over what it was made from.
+"""Kernels of Dense layers whose updates wait until the end of a block of examples.
+
+k updates of a kernel, one example each, are together a matrix of rank k. So a block of
+k examples is walked without writing the kernel. One matrix product gives the products
+of all inputs with the kernel as it was at the block's beginning. Each example then
+corrects its own product for the updates before it, by the inputs' products with each
+other (the block's Gram matrix). One matrix product makes the k updates at the end. It
+is the same SGD, each example seeing the weights that all earlier ones left, up to
+rounding.
 
 With momentum m, learning rate s and a change d per example (the rate times the error of
 the layer), the update of a kernel W with velocity V on an input x is
@@ -10,22 +18,9 @@ All of that is linear, so after j updates of a block the kernel and its velocity
 
     W_j = p W + c V - X^T (a * D);   V_j = q V - X^T (u * D)
 
-where X has the inputs of the block, (k, n), and D the changes, (k, m). This module has
-the numbers p, c, q and the vectors a, u, (k,), in float64: they stand for many
+where X has the inputs of the block, (k, n), and D the changes, (k, m). `Coefficients`
+has the numbers p, c, q and the vectors a, u, (k,), in float64: they stand for many
 roundings.
-
-The tensors of a block: what is computed at its beginning, and at its end.
-
-Kernels of Dense layers whose updates wait until the end of a block of examples.
-
-k updates of a kernel, one example each, are together a matrix of rank k. So a block of
-k examples is walked without writing the kernel. One matrix product gives the products
-of all inputs with the kernel as it was at the block's beginning. Each example then
-corrects its own product for the updates before it, by the inputs' products with each
-other (the block's Gram matrix). One matrix product makes the k updates at the end.
-
-It is the same SGD, each example seeing the weights that all earlier ones left, up to
-rounding. `coefficients` has the algebra.
 """
 
 from __future__ import annotations
@@ -39,7 +34,6 @@ import keras
 import tensorflow as tf
 
 from keras_sgd_plus._lazy.block_plan import BlockPlace, BlockPlan
-from keras_sgd_plus._lazy.pending import Misread, Reader
 from keras_sgd_plus._private.types import Tensor
 from keras_sgd_plus._rule.gradient import OuterGradient
 from keras_sgd_plus._rule.part import Numbers
@@ -54,14 +48,6 @@ class Coefficients(NamedTuple):
     velocity: Any  # q, () float64: of V in V_j; () without momentum
     changes: Any  # a, (k,) float64: of the changes in W_j; () without both: all ones
     kicks: Any  # u, (k,) float64: of the changes in V_j; () without momentum
-
-
-class StepFacts(NamedTuple):
-    """The properties of an update."""
-
-    momentum: Any  # () float64, or None
-    nesterov: bool
-    factor: Any  # f, () float64, or None without decay
 
 
 def first_coefficients(
@@ -79,38 +65,42 @@ def first_coefficients(
 
 
 def advance_coefficients(
-    before: Coefficients, row: Tensor, step: StepFacts, applies: Tensor
+    before: Coefficients,
+    row: Tensor,
+    momentum: Any,
+    nesterov: bool,
+    factor: Any,
+    applies: Tensor,
 ) -> Coefficients:
     """The coefficients after the update of one more example.
 
     Args:
         before: those before it.
         row: () int32, the example's row in the block.
-        step: of the update.
+        momentum: m, () float64, or None.
+        nesterov: whether the step is Nesterov's.
+        factor: f, () float64, or None without decay.
         applies: () bool, or None if it surely does. Else nothing changes.
     """
     if isinstance(before.changes, tuple):
         return before
     size = before.changes.shape[0]
     own = tf.cast(tf.equal(tf.range(size), row), tf.float64)
-    decayed = before if step.factor is None else _decayed(before, step.factor)
-    if step.momentum is None:
+    decayed = before if factor is None else _decayed(before, factor)
+    if momentum is None:
         after = decayed._replace(changes=decayed.changes + own)
     else:
-        m = step.momentum
-        kicks, velocity = m * before.kicks + own, m * before.velocity
-        moved = m * kicks + own if step.nesterov else kicks
+        kicks, velocity = momentum * before.kicks + own, momentum * before.velocity
         after = Coefficients(
             decayed.weight,
-            decayed.carried + (m * velocity if step.nesterov else velocity),
+            decayed.carried + (momentum * velocity if nesterov else velocity),
             velocity,
-            decayed.changes + moved,
+            decayed.changes + (momentum * kicks + own if nesterov else kicks),
             kicks,
         )
     if applies is None:
         return after
-    choose = lambda new, old: tf.where(applies, new, old)  # noqa: E731
-    return tf.nest.map_structure(choose, after, before)
+    return tf.nest.map_structure(lambda a, b: tf.where(applies, a, b), after, before)
 
 
 def _decayed(before: Coefficients, factor: Tensor) -> Coefficients:
@@ -260,7 +250,7 @@ class BlockState(NamedTuple):
 
 @dataclass(frozen=True)
 class EnteredBlock:
-    """The kernels of a plan during one block (`protocol.Entered`)."""
+    """The kernels of a plan during one block."""
 
     plan: BlockPlan
     products: tuple[Product, ...]
@@ -317,7 +307,6 @@ class EnteredBlock:
 
     def show(self, values: Sequence[Tensor], state: BlockState) -> ShownBlock:
         """The kernels for one example."""
-        del values
         held = tuple(tf.identity(product.weight) for product in self.products)
         return ShownBlock(self, state, held)
 
@@ -336,7 +325,7 @@ class EnteredBlock:
 
 @dataclass(frozen=True)
 class ShownBlock:
-    """The kernels of a plan while one update is traced (`protocol.Shown`).
+    """The kernels of a plan while one update is traced.
 
     Attributes:
         entered: the block.
@@ -351,16 +340,16 @@ class ShownBlock:
 
     @property
     def weights(self) -> frozenset[int]:
-        """As `protocol.Shown.weights`."""
+        """Indices, among the weights of the rule, of the kernels."""
         return frozenset(place.index for place in self._places)
 
     @property
     def positions(self) -> frozenset[int]:
-        """As `protocol.Shown.positions`."""
+        """Positions in the carry of the kernels and their velocities."""
         return self.entered.plan.positions
 
     def placed(self, values: Sequence[Tensor]) -> list[Any]:
-        """As `protocol.Shown.placed`."""
+        """The carry's values, with placeholders for the kernels."""
         found = list(values)
         for k, place in enumerate(self._places):
             found[place.weight_position] = self.placeholders[k]
@@ -368,11 +357,7 @@ class ShownBlock:
                 found[place.velocity_position] = self.entered.products[k].velocity
         return found
 
-    def look_up(self, reader: Reader, variable: Any, indices: Tensor) -> None:
-        """As `protocol.Shown.look_up`: no kernel is a table."""
-        del reader, variable, indices
-
-    def misread(self, reader: Reader, gradients: Mapping[int, Any]) -> Misread:
+    def misread(self, scope: Any, gradients: Mapping[int, Any]) -> dict[str, Any]:
         """Kernels that were used other than in one product, or have another gradient.
 
         Asked before the step, and at the end of the update, when all reads are known.
@@ -380,15 +365,15 @@ class ShownBlock:
         found = {}
         for place, placeholder in zip(self._places, self.placeholders, strict=True):
             variable, gradient = place.variable, gradients.get(place.index)
-            is_assigned = reader.get_current_value(variable) is not placeholder
+            is_assigned = scope.get_current_value(variable) is not placeholder
             is_product = isinstance(gradient, OuterGradient)
-            used = is_product and reader.has_plain_product(variable)
+            used = is_product and scope.has_plain_product(variable)
             if is_assigned or placeholder.consumers() or not used:
                 found[id(variable)] = None
-        return Misread({}, found)
+        return {"kernels": found} if found else {}
 
     def carried(self, values: Sequence[Tensor]) -> list[Any]:
-        """As `protocol.Shown.carried`."""
+        """The carry's values without the kernels."""
         return self.entered.without(values)
 
     def multiplied(self, variable: Any) -> tuple[Tensor, Tensor] | None:
@@ -422,7 +407,9 @@ class ShownBlock:
     def step(
         self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
     ) -> ShownBlock:
-        """As `protocol.Shown.step`; the gradients are `OuterGradient`s."""
+        """The kernels after one update; the gradients are `OuterGradient`s."""
+        plan, numbers = self.entered.plan, self.entered.numbers
+        momentum = numbers["momentum"] if plan.has_momentum else None
         changes, advanced = [], []
         for k, place in enumerate(self._places):
             gradient: OuterGradient = gradients[place.index]
@@ -433,24 +420,17 @@ class ShownBlock:
                 change = tf.where(applies, change, tf.zeros_like(change))
             before, row = self.state.changes[k], self.state.row
             changes.append(put(before, tf.stack([row, 0]), change))
-            step = self._step(place, rate)
+            factor = 1 - exact_decay(numbers, rate) if place.decays else None
             now = self.state.coefficients[k]
-            advanced.append(advance_coefficients(now, row, step, applies))
+            advanced.append(
+                advance_coefficients(now, row, momentum, plan.nesterov, factor, applies)
+            )
         state = BlockState(self.state.row + 1, changes, advanced)
         return replace(self, state=state)
 
     @property
     def _places(self) -> Sequence[BlockPlace]:
         return self.entered.plan.places
-
-    def _step(self, place: BlockPlace, rate: Tensor) -> StepFacts:
-        plan, numbers = self.entered.plan, self.entered.numbers
-        momentum = factor = None
-        if plan.has_momentum:
-            momentum = numbers["momentum"]
-        if place.decays:
-            factor = 1 - exact_decay(numbers, rate)
-        return StepFacts(momentum, plan.nesterov, factor)
 
 
 def share(factor: Tensor, outputs: Tensor) -> Any:

@@ -1,18 +1,14 @@
-"""Which variables are embedding tables that can be updated in parts, and which are not.
-
-A table is what `keras.ops.take` looks up rows in, large enough to be worth it, under
-momentum or weight decay. Options that look at all of it at each update refuse it.
-
-Embedding tables of which an example touches a few rows: the rest is done later.
+"""Embedding tables of which an example touches a few rows: the rest is done later.
 
 With momentum or weight decay every update moves every row. Here an update moves the
 rows that its examples look up, each together with the updates that it has missed
-(`clocks`); the end of a batch brings all rows up to date. The result is that of moving
-every row at once, up to rounding.
+(`table_rows`); the end of a batch brings all rows up to date. The result is that of
+moving every row at once, up to rounding.
 
-Looking rows up goes through `keras.ops.take`, which asks `look_up` while a loop is
-traced. A table that is read in any other way has to be complete at each update: then
-the loop is traced again with the whole table.
+A table is what `keras.ops.take` looks up rows in, large enough to be worth it. While a
+loop is traced, `take` asks `look_up`. Options that look at all of a table at each
+update refuse it. One that is read in any other way has to be complete at each update:
+then the loop is traced again with the whole table.
 """
 
 from __future__ import annotations
@@ -27,7 +23,6 @@ import tensorflow as tf
 from keras_sgd_plus._forms import tracing
 from keras_sgd_plus._forms.installation import is_installed
 from keras_sgd_plus._lazy import table_rows
-from keras_sgd_plus._lazy.pending import Misread, Reader, Reasons
 from keras_sgd_plus._lazy.table_rows import Table
 from keras_sgd_plus._private import keras_model, keras_optimizer
 from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
@@ -56,15 +51,19 @@ class ClockKind:
     dtype: str
 
 
+# Id of a variable -> None: it may wait; a text: it is updated as a whole, and the user
+# is warned why; an empty text: as a whole, without a warning.
+Reasons = dict[int, str | None]
+
+
 @dataclass(frozen=True)
-class TablePlan:
+class Tables:
     """The tables of a model that are updated in parts.
 
     Attributes:
         optimizer: the SGDPlus.
         rule: its rule.
         weights: the variables of the rule; None for one that is not trained.
-        nesterov: of the rule.
         places: of the tables.
         kinds: of the clocks.
         refusals: tables that are updated as a whole, and why.
@@ -74,13 +73,18 @@ class TablePlan:
     optimizer: Optimizer
     rule: Rule
     weights: Sequence[Any]
-    nesterov: bool
     places: tuple[Place, ...]
     kinds: tuple[ClockKind, ...]
     refusals: tuple[tuple[Any, str], ...]
     reasons: Mapping[int, str | None]
 
-    def new_tables(
+    def enter(self, num_updates: Tensor, numbers: Numbers) -> EnteredTables | None:
+        """Begins a batch of at most so many updates, () int32; None without tables."""
+        if not self.places:
+            return None
+        return EnteredTables(self, self.new_clocks(num_updates, numbers), numbers)
+
+    def new_reasons(
         self, looked_up: Collection[int], gradients: Mapping[int, Gradient]
     ) -> Reasons:
         """Variables that turn out to be tables, with no reason against them.
@@ -121,7 +125,7 @@ class TablePlan:
         decay = tf.constant(0.0, tf.float64)
         if kind.decays:
             decay = exact_decay(numbers, tf.cast(rate, kind.dtype))
-        return table_rows.once(numbers["momentum"], self.nesterov, decay)
+        return table_rows.once(numbers["momentum"], self.rule.nesterov, decay)
 
     def new_clocks(
         self, num_updates: Tensor, numbers: Numbers
@@ -146,7 +150,7 @@ def plan_tables(
     weights: Sequence[Any],
     index_of: Callable[[Any], int],
     reasons: Mapping[int, str | None],
-) -> TablePlan:
+) -> Tables:
     """Finds the tables of a model.
 
     Args:
@@ -182,16 +186,8 @@ def plan_tables(
         velocity = None if velocities is None else index_of(velocities[index])
         position = index_of(variable)
         places.append(Place(variable, index, position, velocity, kinds.index(kind)))
-    return TablePlan(
-        optimizer,
-        rule,
-        weights,
-        nesterov=rule.nesterov,
-        places=tuple(places),
-        kinds=tuple(kinds),
-        refusals=tuple(refusals),
-        reasons=reasons,
-    )
+    columns = (tuple(places), tuple(kinds), tuple(refusals))
+    return Tables(optimizer, rule, weights, *columns, reasons)
 
 
 def _embeddings(model: Model) -> list[Any]:
@@ -219,37 +215,10 @@ class TableState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The tables of a model that are updated in parts (`protocol.Pending`)."""
-
-    plan: TablePlan
-
-    def enter(
-        self, values: Sequence[Tensor], num_updates: Tensor, numbers: Numbers
-    ) -> EnteredTables | None:
-        """As `protocol.Pending.enter`, of a batch; None without tables."""
-        del values
-        if not self.plan.places:
-            return None
-        new_clocks = self.plan.new_clocks(num_updates, numbers)
-        return EnteredTables(self.plan, new_clocks, numbers)
-
-    def new_reasons(
-        self, looked_up: Collection[int], gradients: Mapping[int, Gradient]
-    ) -> Reasons:
-        """As `protocol.Pending.new_reasons`."""
-        return self.plan.new_tables(looked_up, gradients)
-
-    def warning(self) -> str | None:
-        """As `protocol.Pending.warning`."""
-        return self.plan.warning()
-
-
-@dataclass(frozen=True)
 class EnteredTables:
-    """The tables of a plan during one batch (`protocol.Entered`)."""
+    """The tables of a plan during one batch."""
 
-    plan: TablePlan
+    plan: Tables
     clocks: Sequence[table_rows.Clock]
     numbers: Numbers
 
@@ -277,12 +246,19 @@ class EnteredTables:
 
     def finish(self, values: Sequence[Tensor], state: TableState) -> list[Any]:
         """The carry's values once all rows are up to date."""
-        return self.show(values, state).finished().carried(values)
+        shown = self.show(values, state)
+        tables = tuple(
+            table_rows.finish(
+                table, lambda last, k=k: shown.since(k, last), shown.number(k)
+            )
+            for k, table in enumerate(shown.tables)
+        )
+        return replace(shown, tables=tables).carried(values)
 
 
 @dataclass(frozen=True)
 class ShownTables:
-    """The tables of a plan while one update is traced (`protocol.Shown`).
+    """The tables of a plan while one update is traced.
 
     Attributes:
         entered: the plan and its clocks.
@@ -299,17 +275,17 @@ class ShownTables:
 
     @property
     def state(self) -> TableState:
-        """As `protocol.Shown.state`."""
+        """Tensors that the loop carries from update to update."""
         return TableState(list(self.times), [table.last for table in self.tables])
 
     @property
     def weights(self) -> frozenset[int]:
-        """As `protocol.Shown.weights`."""
+        """Indices, among the weights of the rule, of the tables."""
         return frozenset(place.index for place in self._places)
 
     @property
     def positions(self) -> frozenset[int]:
-        """As `protocol.Shown.positions`."""
+        """Positions in the carry of the tables and their velocities."""
         found = [p.weight_position for p in self._places]
         found += [
             p.velocity_position for p in self._places if p.velocity_position is not None
@@ -317,14 +293,14 @@ class ShownTables:
         return frozenset(found)
 
     def placed(self, values: Sequence[Tensor]) -> list[Any]:
-        """As `protocol.Shown.placed`."""
+        """The carry's values, with placeholders for the tables."""
         found = list(values)
         for place, placeholder in zip(self._places, self.placeholders, strict=True):
             found[place.weight_position] = placeholder
         return found
 
     def carried(self, values: Sequence[Tensor]) -> list[Any]:
-        """As `protocol.Shown.carried`."""
+        """The carry's values with the tables put in."""
         found = list(values)
         for place, table in zip(self._places, self.tables, strict=True):
             found[place.weight_position] = table.weight
@@ -332,13 +308,13 @@ class ShownTables:
                 found[place.velocity_position] = table.velocity
         return found
 
-    def look_up(self, reader: Reader, variable: Variable, indices: Tensor) -> Any:
+    def look_up(self, scope: Any, variable: Variable, indices: Tensor) -> Any:
         """The rows as they are after all updates so far, (*indices.shape, width).
 
         None for what is no table, and inside a branch or loop of the model.
         """
         found = [k for k, p in enumerate(self._places) if p.variable is variable]
-        if not found or not reader.is_here():
+        if not found or not scope.is_here():
             return None
         (k,) = found
         num_rows, width = variable.shape
@@ -350,14 +326,14 @@ class ShownTables:
         found_rows = table_rows.read(
             self.tables[k], flat, lambda last: self.since(k, last)
         )
-        found_rows = reader.leaf(variable, flat, found_rows)
+        found_rows = scope.leaf(variable, flat, found_rows)
         shape = tf.concat([tf.shape(ids), [width]], 0)
         if ids.shape.is_fully_defined():
             shape = [*ids.shape, width]
         # The dtype is that of an autocast scope.
         return tf.cast(tf.reshape(found_rows, shape), variable.dtype)
 
-    def misread(self, reader: Reader, gradients: Mapping[int, Any]) -> Misread:
+    def misread(self, scope: Any, gradients: Mapping[int, Any]) -> dict[str, Any]:
         """Tables that were read other than by rows, or have no gradient of rows.
 
         Asked before the step, and at the end of the update, when all reads are known.
@@ -365,19 +341,19 @@ class ShownTables:
         found: Reasons = {}
         for place, placeholder in zip(self._places, self.placeholders, strict=True):
             variable, gradient = place.variable, gradients.get(place.index)
-            is_assigned = reader.get_current_value(variable) is not placeholder
+            is_assigned = scope.get_current_value(variable) is not placeholder
             if is_assigned or placeholder.consumers():
                 found[id(variable)] = _OTHERWISE
             elif not isinstance(gradient, RowsGradient):
                 found[id(variable)] = "" if gradient is None else _OTHERWISE
             elif 2 * (gradient.indices.shape[0] or 0) >= variable.shape[0]:
                 found[id(variable)] = ""  # as much work in parts as on the whole
-        return Misread(found, {})
+        return {"tables": found} if found else {}
 
     def step(
         self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
     ) -> ShownTables:
-        """As `protocol.Shown.step`, of the rows that have been looked up."""
+        """The tables after one update with these gradients, by index."""
         plan, numbers = self.entered.plan, self.entered.numbers
         rate = rates[plan.places[0].index]  # all have the same
         times = tuple(
@@ -392,16 +368,6 @@ class ShownTables:
             for k, place in enumerate(self._places)
         )
         return replace(timed, tables=tables)
-
-    def finished(self) -> ShownTables:
-        """The tables once all rows are up to date."""
-        tables = tuple(
-            table_rows.finish(
-                table, lambda last, k=k: self.since(k, last), self.number(k)
-            )
-            for k, table in enumerate(self.tables)
-        )
-        return replace(self, tables=tables)
 
     @property
     def _places(self) -> Sequence[Any]:
@@ -435,7 +401,7 @@ def _moved(
     may_move = both(is_row, applies)
     change = tf.where(may_move[:, None], change, tf.zeros_like(change))
     factor = tf.ones((), change.dtype)
-    if plan.nesterov:  # once by itself, and once in the velocity
+    if plan.rule.nesterov:  # once by itself, and once in the velocity
         factor += tf.cast(shown.entered.numbers["momentum"], change.dtype)
     number = shown.number(k)
     return table_rows.move(

@@ -1,11 +1,8 @@
-"""The variables in which an optimizer keeps weights and the state of its rule.
-
-The objects that an update works with, found once per trace.
-"""
+"""The objects that an update works with, found once per trace."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +11,8 @@ import tensorflow as tf
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._forms import layout, tracing
 from keras_sgd_plus._lazy.block_plan import BlockPlan, plan_blocks
-from keras_sgd_plus._lazy.pending import Pending
 from keras_sgd_plus._lazy.tables import Tables, plan_tables
-from keras_sgd_plus._loop.scope import Carry, Scope, refuse_direct
+from keras_sgd_plus._loop.scope import Carry, Facts, Scope, refuse_direct
 from keras_sgd_plus._private import keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
 from keras_sgd_plus._report import records, running_sums
@@ -110,13 +106,13 @@ class ExampleUpdate:
         transposed: positions in the carry of matrices that a lowered loop carries
             transposed.
         direct: positions in the carry of variables that the model reads past the scope.
-        pending: embedding tables, of which rows wait.
+        tables: embedding tables, of which rows wait.
         blocks: kernels whose updates wait in blocks of examples.
         keeps_logs: whether each update gives logs of its own.
         numbers: of the rule, tensors of the function that is being traced.
         recorder: of the log that asks for records, or None.
-        counts: the variable of `capped_share`, in the carry, or None.
-        progress: the variable of `progress`, in the carry; None with several replicas.
+        counts: the variable of updates that were capped, in the carry, or None.
+        progress: the variable with sums of losses, in the carry, or None.
     """
 
     model: Model
@@ -129,7 +125,7 @@ class ExampleUpdate:
     indices: tuple[int, ...]
     transposed: frozenset[int]
     direct: frozenset[int]
-    pending: Pending
+    tables: Tables
     blocks: BlockPlan
     keeps_logs: bool
     numbers: Numbers
@@ -145,9 +141,7 @@ class ExampleUpdate:
         outer: Optimizer,
         carry: Carry,
         batch: Structure,
-        reasons: Mapping[int, str | None],
-        kernels: Mapping[int, Any],
-        direct: Collection[Variable] = (),
+        facts: Facts,
     ) -> ExampleUpdate:
         """The update for a model and its optimizer, as they are now.
 
@@ -157,10 +151,9 @@ class ExampleUpdate:
             outer: as for the class.
             carry: as for the class.
             batch: as for the class.
-            reasons: facts that earlier traces have found about tables.
-            kernels: facts that they have found about kernels of Dense layers.
-            direct: variables that the model read past the scope in earlier traces.
+            facts: that earlier traces have found.
         """
+        direct = facts.direct.values()
         if replicas.is_open():
             refuse_direct(model, direct)
         weights = keras_optimizer.built_variables(optimizer)
@@ -169,21 +162,22 @@ class ExampleUpdate:
         find = keras_optimizer.variable_index
         indices = tuple(find(optimizer, v) for v in carry.trainable)
         trained = [v if i in indices else None for i, v in enumerate(weights)]
-        plan = plan_tables(
-            optimizer, rule, variables.slots, model, trained, carry.index, reasons
+        slots, index = variables.slots, carry.index
+        tables = plan_tables(
+            optimizer, rule, slots, model, trained, index, facts.tables
         )
         blocks = plan_blocks(
             optimizer,
             outer,
             rule,
-            variables.slots,
+            slots,
             model,
             trained,
-            carry.index,
+            index,
             _changing(model, carry),
-            kernels,
+            facts.kernels,
             # Neither beside tables nor where the model reads weights past the scope.
-            tracing.is_on() and not (plan.places or direct),
+            tracing.is_on() and not (tables.places or direct),
         )
         transposed = layout.transposed(model, carry.variables, variables.rows)
         transposed -= blocks.positions
@@ -198,14 +192,14 @@ class ExampleUpdate:
             variables=variables,
             indices=indices,
             transposed=transposed,
-            direct=frozenset(carry.index(v) for v in direct),
-            pending=Tables(plan),
+            direct=frozenset(map(index, direct)),
+            tables=tables,
             blocks=blocks,
             keeps_logs=keeps_logs,
             numbers={},
             recorder=records.recorder_of(optimizer),
             counts=running_sums.capped_of(optimizer),
-            progress=_progress(optimizer),
+            progress=running_sums.progress_of(optimizer),
         )
 
     def given(self, numbers: Tensor) -> ExampleUpdate:
@@ -270,8 +264,3 @@ def _changing(model: Model, carry: Carry) -> set[int]:
         id(v) for v in model.non_trainable_variables if not keras_optimizer.is_seed(v)
     }
     return {i for i, v in enumerate(carry.variables) if id(v) not in known}
-
-
-def _progress(optimizer: Optimizer) -> Any:
-    # Averages over replicas are no sums.
-    return None if replicas.num_replicas() > 1 else running_sums.losses_of(optimizer)

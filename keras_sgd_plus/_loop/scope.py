@@ -1,25 +1,22 @@
-"""Facts that a trace found and that the next one has to know.
+"""What the model reads and writes in the loop: the tensors of a carry, in a scope.
 
-The variables that a loop carries: read them to tensors, commit new values back.
-
-Variables that a graph of the model uses by itself, past the scope.
+A `Carry` lists the variables that one batch may change. A `Scope` lets the model see
+tensors in their place, and takes what it assigns.
 
 A function that was restored from a SavedModel, or traced before training, holds the
 `tf.Variable`s. It would read the weights from before the batch, and no gradient would
 reach the weights in the carry. Such variables are *direct*: the loop writes each value
 that they get into them, so that the function reads it, and their gradient is the sum of
-that by the value and that by the `tf.Variable`.
-
-A variable that Keras does not train and that the loop never writes is none of them: it
-is the same in the carry and in itself, even if a function of the model writes it.
-
-The scope in which the model reads and writes the tensors of a carry.
+that by the value and that by the `tf.Variable`. A variable that Keras does not train
+and that the loop never writes is none of them: it is the same in the carry and in
+itself, even if a function of the model writes it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -32,29 +29,41 @@ from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
 from keras_sgd_plus._rule.gradient import outer
 
 
+@dataclass
+class Facts:
+    """Facts about a model that traces have found, and that the next one has to know.
+
+    Attributes:
+        variables: by id; the model wrote them, and the carry did not hold them.
+        tables: by id of a variable, why it is updated as a whole (`tables.Reasons`).
+        kernels: by id of a kernel, the variables that its layer's inputs depend on, or
+            None if it cannot be updated in blocks.
+        direct: by id; the model reads them past the scope (`DirectVariables`).
+        was_called: whether the model was called once, to create its variables.
+    """
+
+    variables: dict[int, Variable] = field(default_factory=dict)
+    tables: dict[int, str | None] = field(default_factory=dict)
+    kernels: dict[int, Any] = field(default_factory=dict)
+    direct: dict[int, Variable] = field(default_factory=dict)
+    was_called: bool = False
+
+    def add(self, found: Mapping[str, Mapping[int, Any]]) -> None:
+        """Takes up what a trace has found, by the name of the attribute."""
+        for name, facts in found.items():
+            getattr(self, name).update(facts)
+
+
 class TraceAgain(BaseException):
     """A trace cannot be used, but the next one can with these facts.
 
     Args:
-        variables: the model wrote them, and the carry did not hold them.
-        kernels: by id, the variables that the layer's inputs depend on, or None if the
-            kernel cannot be updated in blocks (`_lazy.blocks`).
-        reasons: of variables whose updates may or may not wait (`_lazy.pending`).
-        direct: the model reads them past the scope (`direct`).
+        found: for `Facts.add`.
     """
 
-    def __init__(
-        self,
-        variables: Sequence[Variable] = (),
-        reasons: Mapping[int, str | None] | None = None,
-        kernels: Mapping[int, Any] | None = None,
-        direct: Sequence[Variable] = (),
-    ) -> None:
+    def __init__(self, **found: Mapping[int, Any]) -> None:
         super().__init__()
-        self.variables = list(variables)
-        self.reasons = dict(reasons or {})
-        self.kernels = dict(kernels or {})
-        self.direct = list(direct)
+        self.found = found
 
 
 class Carry:
@@ -163,7 +172,7 @@ class DirectVariables:
             if writes and self.native(variable) is None:
                 new.append(variable)
         if new:
-            raise TraceAgain(direct=new)
+            raise TraceAgain(direct={id(v): v for v in new})
 
 
 def refuse_direct(model: Model, variables: Iterable[Variable]) -> None:
@@ -317,7 +326,6 @@ class Scope(keras.StatelessScope):
         @tf.custom_gradient
         def zeros(x: Tensor) -> Any:
             def gradient(upstream: Tensor) -> Tensor:
-                del upstream
                 self._differentiated.add(id(variable))
                 return tf.zeros_like(x)
 

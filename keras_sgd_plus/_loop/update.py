@@ -1,16 +1,15 @@
-"""Forward and backward pass on one group of examples.
+"""One update from one group of examples: a pure function of the carry.
 
-The record of one group, for an `ExampleLog`.
+    forward and backward pass -> record -> rule -> metrics -> choice of values
 
-Applies the rule of an optimizer to the gradients of one group.
-
-One update from one group of examples: a pure function of the carry.
+The model sees the tensors of the carry through a `Scope`. Where a group is not finite,
+a `Guard` keeps the old values.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -19,7 +18,7 @@ import tensorflow as tf
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._forms import one_kernel, tracing
 from keras_sgd_plus._lazy.blocks import ShownBlock
-from keras_sgd_plus._lazy.pending import Shown
+from keras_sgd_plus._lazy.tables import ShownTables
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
 from keras_sgd_plus._loop.scope import Scope, TraceAgain
@@ -32,6 +31,116 @@ from keras_sgd_plus._report.records import Record, Recorder, gradient_norm, reco
 from keras_sgd_plus._rule.gradient import Gradient, as_gradient
 from keras_sgd_plus._rule.part import State, Update
 from keras_sgd_plus._rule.rule import LossScale, Updated, apply_scaled
+
+Logs = Any  # structure of tensors; () where Keras's own logs will do
+Shown = ShownTables | ShownBlock  # weights whose updates wait, during one update
+
+
+class UpdateResult(NamedTuple):
+    """The result of one update.
+
+    Attributes:
+        values: the carry's.
+        logs: of the group, or ().
+        guard: None under nonfinite="propagate".
+        has_started: () bool, whether an update has been applied by now; with a guard.
+        changed: positions in the carry of values that are new.
+        lazy: the state of weights whose updates wait, or ().
+        record: of the group, or () where no log asks for it.
+    """
+
+    values: Values
+    logs: Logs
+    guard: Guard | None
+    has_started: Tensor
+    changed: frozenset[int]
+    lazy: Any
+    record: Record | tuple[()]
+
+
+def update_once(
+    update: ExampleUpdate,
+    values: Values,
+    group: Sequence[Tensor],
+    lowered: bool = False,
+    skips: Skips | None = None,
+    shown: Shown | None = None,
+) -> UpdateResult:
+    """Makes one update.
+
+    Args:
+        update: what the update works with.
+        values: the carry's; where it is lowered, in the layout of the loop.
+        group: the tensors of examples, (k, ...).
+        lowered: whether forms that suit XLA are used.
+        skips: of the batch so far, or None under nonfinite="propagate".
+        shown: weights whose updates wait, if there are any.
+
+    Raises:
+        TraceAgain: this trace cannot be used.
+    """
+    if shown is not None:
+        values = shown.placed(values)
+    x, y, sample_weight = data = examples.pack(update.batch, list(group))
+    transposed = update.transposed if lowered else ()
+    scope = Scope(update.carry, values, transposed, update.direct)
+
+    def look_up(variable: Variable, indices: Tensor) -> Any:
+        # Rows of tables whose updates wait; None for any other variable.
+        if isinstance(shown, ShownTables):
+            return shown.look_up(scope, variable, indices)
+        return None
+
+    def multiply(variable: Variable, inputs: Tensor) -> Any:
+        # Products with kernels whose updates wait; None for any other variable.
+        return _product(update, scope, values, shown, variable, inputs)
+
+    def check_shown() -> None:
+        misread = {} if shown is None else shown.misread(scope, gradients)
+        if misread:
+            raise TraceAgain(**misread)
+
+    with (
+        replicas.alone(),
+        private_tensorflow.inlined_functions(),
+        scope,
+        tracing.answering_lookups(look_up) as looked_up,
+        tracing.answering_products(multiply if lowered else None),
+    ):
+        found = backward(update, scope, data, examples.count(group[0]), lowered)
+        trained = [update.carry.index(v) for v in update.carry.trainable]
+        scope.direct.check(update.model, trained, scope.read_directly)
+        gradients = found.by_index(update)
+        check_shown()
+        guard = None if skips is None else _guard(update, found, skips)
+        skip = None if guard is None else guard.skip
+        recorded = record_group(update, scope, y, found, skip)
+        before, has_started, shown = apply_rule(update, scope, found, guard, shown)
+        metrics = update.model.compute_metrics
+        logs = metrics(x, y, found.y_pred, sample_weight=sample_weight)
+        new = scope.values(update.carry.variables)
+    if scope.undeclared:
+        raise TraceAgain(variables=scope.undeclared)
+    check_shown()  # once more, for what `compute_metrics` looked at
+    reasons = update.tables.new_reasons(looked_up, gradients) if lowered else None
+    if reasons:
+        raise TraceAgain(tables=reasons)
+    if guard is not None:
+        chosen = _chosen_by_rule(update, values, before)
+        counter = update.variables.iterations
+        new = guard.choose(update.carry.variables, new, values, counter, chosen)
+    logs = (
+        keras.tree.map_structure(tf.convert_to_tensor, logs)
+        if update.keeps_logs
+        else ()
+    )
+    pairs = enumerate(zip(new, values, strict=True))
+    changed, lazy = frozenset(i for i, (a, b) in pairs if a is not b), ()
+    if shown is not None:
+        new = shown.carried(new)
+        changed, lazy = changed | shown.positions, shown.state
+    scope.direct.check(update.model, changed, ())
+    return UpdateResult(new, logs, guard, has_started, changed, lazy, recorded)
 
 
 class BackwardResult(NamedTuple):
@@ -90,10 +199,10 @@ def backward(
     return BackwardResult(y_pred, loss, gradients, readers)
 
 
-def check_gradients(
+def _check_gradients(
     gradients: Sequence[Gradient | None], trainable: Sequence[Variable]
 ) -> None:
-    """Raises ValueError where no variable has a gradient; warns of those without."""
+    # Raises where no variable has a gradient; warns of those without.
     pairs = zip(gradients, trainable, strict=True)
     missing = [v.path for g, v in pairs if g is None]
     if len(missing) == len(gradients):
@@ -110,6 +219,129 @@ def check_gradients(
         )
 
 
+def apply_rule(
+    update: ExampleUpdate,
+    scope: Scope,
+    found: BackwardResult,
+    guard: Guard | None,
+    shown: Shown | None,
+) -> tuple[State, Tensor, Shown | None]:
+    """Applies the rule, and puts new weights and state into the scope.
+
+    Args:
+        update: the update.
+        scope: open.
+        found: by the backward pass.
+        guard: None under nonfinite="propagate".
+        shown: weights whose updates wait, if there are any.
+
+    Returns:
+        The state that the rule began with; () bool, whether an update has been applied
+        by now (None without a guard); the weights that wait, after this update.
+    """
+    before = update.variables.read(scope)
+    if not update.carry.trainable:
+        warnings.warn("The model does not have any trainable weights.")
+        return before, None if guard is None else guard.has_started, shown
+    _check_gradients(found.gradients, update.carry.trainable)
+    gradients = found.by_index(update)
+    may_change = had_started = has_started = None
+    if guard is not None:
+        gradients = guard.gradients(update.rule, gradients)
+        may_change = guard.may_change(update.rule, before)
+        had_started = guard.has_started
+        has_started = guard.started_after(update.rule, may_change)
+    rate = tf.convert_to_tensor(update.optimizer.learning_rate)
+    rates = [rate] * len(before.weights)
+    if found.readers is not None:
+        for i in gradients:
+            rates[i] = found.readers.rate_after(before.weights[i], rate)
+    begun = Update(
+        before,
+        gradients,
+        rates,
+        may_change,
+        had_started,
+        numbers=update.numbers,
+        loss=found.loss,
+    )
+    updated = _updated(update, scope, begun, shown)
+    applies = updated.applies
+    if shown is not None:
+        shown = shown.step(updated.waiting, updated.learning_rates, applies)
+    update.variables.write(scope, updated.state)
+    if update.counts is not None:
+        (counts,) = scope.values([update.counts])
+        counts = running_sums.counted(counts, updated.capped, found.loss, applies)
+        scope.add_update((update.counts, counts))
+    if update.progress is not None:
+        (sums,) = scope.values([update.progress])
+        sums = running_sums.with_loss(sums, found.loss, before.iterations, applies)
+        scope.add_update((update.progress, sums))
+    return before, has_started, shown
+
+
+def _updated(
+    update: ExampleUpdate, scope: Scope, begun: Update, shown: Shown | None
+) -> Updated:
+    # Under a LossScaleOptimizer its state goes into the scope, too.
+    apart = frozenset[int]() if shown is None else shown.weights
+    outer = update.outer
+    if outer is update.optimizer:
+        return update.rule(begun, apart)
+    variables = (outer.step_counter, outer.dynamic_scale)
+    loss_scale = LossScale(*scope.values(variables))
+    steps = outer.dynamic_growth_steps
+    updated, new = apply_scaled(update.rule, begun, loss_scale, steps, apart)
+    for pair in zip(variables, new, strict=True):
+        scope.add_update(pair)
+    return updated
+
+
+def _guard(update: ExampleUpdate, found: BackwardResult, skips: Skips) -> Guard:
+    # A gradient that is too large for loss scaling is Keras's to skip.
+    looked_at = found.gradients if update.outer is update.optimizer else []
+    return Guard.of(first_cause(found.loss, looked_at), skips, update.raises)
+
+
+def _product(
+    update: ExampleUpdate,
+    scope: Scope,
+    values: Values,
+    shown: Shown | None,
+    variable: Variable,
+    inputs: Tensor,
+) -> Any:
+    if not scope.is_here():
+        return None
+    reads = update.blocks.new_reads(variable, inputs, values)
+    if reads:
+        every = update.carry.variables
+        raise TraceAgain(
+            kernels={
+                kernel: None if found is None else [every[i] for i in found]
+                for kernel, found in reads.items()
+            }
+        )
+    if not isinstance(shown, ShownBlock) or scope.has_product(variable):
+        return None
+    product = shown.multiplied(variable)
+    if product is None:
+        return None
+    scope.product_leaf(variable, *product)
+    return scope.watched_inputs(variable, inputs) + product[1]
+
+
+def _chosen_by_rule(update: ExampleUpdate, values: Values, before: State) -> set[int]:
+    # Positions between whose values the rule has chosen: its variables, unless the
+    # model assigned to them before.
+    columns = (before.weights, *before.slots.values())
+    at_rule = {id(value) for column in columns for value in column}
+    of_rule = {id(v) for row in update.variables.rows for v in row}
+    pairs = enumerate(zip(update.carry.variables, values, strict=True))
+    return {i for i, (v, x) in pairs if id(v) in of_rule and id(x) in at_rule}
+
+
 def record_group(
     update: ExampleUpdate,
     scope: Scope,
@@ -117,7 +349,7 @@ def record_group(
     found: BackwardResult,
     skip: Tensor,
 ) -> Record | tuple[()]:
-    """The record of a group, before its update; () where none is wanted.
+    """The record of a group, before its update; () where no `ExampleLog` wants one.
 
     Args:
         update: the update.
@@ -156,265 +388,3 @@ def _as_numpy_can(tensor: Tensor) -> Any:
     # Files of NumPy know no bfloat16.
     tensor = tf.convert_to_tensor(tensor)
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor
-
-
-class Applied(NamedTuple):
-    """The results of a rule, beside the new values in the scope.
-
-    Attributes:
-        before: the state that it began with.
-        has_started: () bool, whether an update has been applied by now; None without a
-            guard.
-        pending: weights whose updates wait, after this one.
-    """
-
-    before: State
-    has_started: Tensor
-    pending: Shown | None
-
-
-def apply_rule(
-    update: ExampleUpdate,
-    scope: Scope,
-    found: BackwardResult,
-    guard: Guard | None,
-    pending: Shown | None,
-) -> Applied:
-    """Applies the rule, and puts new weights and state into the scope.
-
-    Args:
-        update: the update.
-        scope: open.
-        found: by the backward pass.
-        guard: None under nonfinite="propagate".
-        pending: weights whose updates wait, if there are any.
-    """
-    before = update.variables.read(scope)
-    if not update.carry.trainable:
-        warnings.warn("The model does not have any trainable weights.")
-        return Applied(before, None if guard is None else guard.has_started, pending)
-    check_gradients(found.gradients, update.carry.trainable)
-    gradients = found.by_index(update)
-    may_change = had_started = has_started = None
-    if guard is not None:
-        gradients = guard.gradients(update.rule, gradients)
-        may_change = guard.may_change(update.rule, before)
-        had_started = guard.has_started
-        has_started = guard.started_after(update.rule, may_change)
-    rate = tf.convert_to_tensor(update.optimizer.learning_rate)
-    rates = [rate] * len(before.weights)
-    if found.readers is not None:
-        for i in gradients:
-            rates[i] = found.readers.rate_after(before.weights[i], rate)
-    begun = Update(
-        before,
-        gradients,
-        rates,
-        may_change,
-        had_started,
-        numbers=update.numbers,
-        loss=found.loss,
-    )
-    updated = _updated(update, scope, begun, pending)
-    if pending is not None:
-        pending = pending.step(updated.waiting, updated.learning_rates, updated.applies)
-    update.variables.write(scope, updated.state)
-    if update.counts is not None:
-        (counts,) = scope.values([update.counts])
-        count = running_sums.counted
-        counts = count(counts, updated.capped, found.loss, updated.applies)
-        scope.add_update((update.counts, counts))
-    if update.progress is not None:
-        (sums,) = scope.values([update.progress])
-        applies = updated.applies
-        sums = running_sums.with_loss(sums, found.loss, before.iterations, applies)
-        scope.add_update((update.progress, sums))
-    return Applied(before, has_started, pending)
-
-
-def _updated(
-    update: ExampleUpdate, scope: Scope, begun: Update, pending: Shown | None
-) -> Updated:
-    # Under a LossScaleOptimizer its state goes into the scope, too.
-    apart = frozenset[int]() if pending is None else pending.weights
-    outer = update.outer
-    if outer is update.optimizer:
-        return update.rule(begun, apart)
-    variables = (outer.step_counter, outer.dynamic_scale)
-    loss_scale = LossScale(*scope.values(variables))
-    steps = outer.dynamic_growth_steps
-    updated, new = apply_scaled(update.rule, begun, loss_scale, steps, apart)
-    for pair in zip(variables, new, strict=True):
-        scope.add_update(pair)
-    return updated
-
-
-Logs = Any  # structure of tensors; () where Keras's own logs will do
-
-
-class UpdateResult(NamedTuple):
-    """The result of one update.
-
-    Attributes:
-        values: the carry's.
-        logs: of the group, or ().
-        guard: None under nonfinite="propagate".
-        has_started: () bool, whether an update has been applied by now; with a guard.
-        changed: positions in the carry of values that are new.
-        pending: the state of weights whose updates wait, or ().
-        record: of the group, or () where no log asks for it.
-    """
-
-    values: Values
-    logs: Logs
-    guard: Guard | None
-    has_started: Tensor
-    changed: frozenset[int]
-    pending: Any
-    record: Record | tuple[()]
-
-
-def update_once(
-    update: ExampleUpdate,
-    values: Values,
-    group: Sequence[Tensor],
-    lowered: bool = False,
-    skips: Skips | None = None,
-    pending: Shown | None = None,
-) -> UpdateResult:
-    """Makes one update.
-
-    1. Let the model see the values; forward and backward pass.
-    2. Look for what is not finite.
-    3. Apply the rule, and update metrics.
-    4. Choose between old and new values; say which are new.
-
-    Args:
-        update: what the update works with.
-        values: the carry's; where it is lowered, in the layout of the loop.
-        group: the tensors of examples, (k, ...).
-        lowered: whether forms that suit XLA are used.
-        skips: of the batch so far, or None under
-            nonfinite="propagate".
-        pending: weights whose updates wait, if there are any.
-
-    Raises:
-        TraceAgain: this trace cannot be used.
-    """
-    if pending is not None:
-        values = pending.placed(values)
-    x, y, sample_weight = data = examples.pack(update.batch, list(group))
-    transposed = update.transposed if lowered else ()
-    scope = Scope(update.carry, values, transposed, update.direct)
-
-    def look_up(variable: Variable, indices: Tensor) -> Any:
-        # Rows of tables whose updates wait; None for any other variable.
-        return pending and pending.look_up(scope, variable, indices)
-
-    def multiply(variable: Variable, inputs: Tensor) -> Any:
-        # Products with kernels whose updates wait; None for any other variable.
-        return _product(update, scope, values, pending, variable, inputs)
-
-    with (
-        replicas.alone(),
-        private_tensorflow.inlined_functions(),
-        scope,
-        tracing.answering_lookups(look_up) as looked_up,
-        tracing.answering_products(multiply if lowered else None),
-    ):
-        found = backward(update, scope, data, examples.count(group[0]), lowered)
-        trained = [update.carry.index(v) for v in update.carry.trainable]
-        scope.direct.check(update.model, trained, scope.read_directly)
-        gradients = found.by_index(update)
-        _check_tables(pending, scope, gradients)
-        guard = None if skips is None else _guard(update, found, skips)
-        skip = None if guard is None else guard.skip
-        record = record_group(update, scope, y, found, skip)
-        applied = apply_rule(update, scope, found, guard, pending)
-        metrics = update.model.compute_metrics
-        logs = metrics(x, y, found.y_pred, sample_weight=sample_weight)
-        new = scope.values(update.carry.variables)
-    if scope.undeclared:
-        raise TraceAgain(variables=list(scope.undeclared.values()))
-    # Once more, for the tables that `compute_metrics` looked at.
-    _check_tables(pending, scope, gradients)
-    if lowered:
-        reasons = update.pending.new_reasons(looked_up, gradients)
-        if reasons:
-            raise TraceAgain(reasons=reasons)
-    if guard is not None:
-        chosen = _chosen_by_rule(update, values, applied.before)
-        counter = update.variables.iterations
-        new = guard.choose(update.carry.variables, new, values, counter, chosen)
-    if update.keeps_logs:
-        logs = keras.tree.map_structure(tf.convert_to_tensor, logs)
-    else:
-        logs = ()
-    result = _result(values, new, logs, guard, applied)._replace(record=record)
-    scope.direct.check(update.model, result.changed, ())
-    return result
-
-
-def _guard(update: ExampleUpdate, found: BackwardResult, skips: Skips) -> Guard:
-    # A gradient that is too large for loss scaling is Keras's to skip.
-    looked_at = found.gradients if update.outer is update.optimizer else []
-    return Guard.of(first_cause(found.loss, looked_at), skips, update.raises)
-
-
-def _result(
-    old: Values, new: Values, logs: Logs, guard: Guard | None, applied: Applied
-) -> UpdateResult:
-    pairs = enumerate(zip(new, old, strict=True))
-    changed = frozenset(i for i, (a, b) in pairs if a is not b)
-    pending, state = applied.pending, ()
-    if pending is not None:
-        new = pending.carried(new)
-        changed, state = changed | pending.positions, pending.state
-    return UpdateResult(new, logs, guard, applied.has_started, changed, state, ())
-
-
-def _product(
-    update: ExampleUpdate,
-    scope: Scope,
-    values: Values,
-    pending: Shown | None,
-    variable: Variable,
-    inputs: Tensor,
-) -> Any:
-    if not scope.is_here():
-        return None
-    reads = update.blocks.new_reads(variable, inputs, values)
-    if reads:
-        every = update.carry.variables
-        raise TraceAgain(
-            kernels={
-                kernel: None if found is None else [every[i] for i in found]
-                for kernel, found in reads.items()
-            }
-        )
-    if not isinstance(pending, ShownBlock) or scope.has_product(variable):
-        return None
-    product = pending.multiplied(variable)
-    if product is None:
-        return None
-    scope.product_leaf(variable, *product)
-    return scope.watched_inputs(variable, inputs) + product[1]
-
-
-def _check_tables(
-    pending: Shown | None, scope: Scope, gradients: Mapping[int, Gradient]
-) -> None:
-    if pending is not None:
-        misread = pending.misread(scope, gradients)
-        if any(misread):
-            raise TraceAgain(reasons=misread.tables, kernels=misread.kernels)
-
-
-def _chosen_by_rule(update: ExampleUpdate, values: Values, before: State) -> set[int]:
-    # Positions between whose values the rule has chosen: its variables, unless the
-    # model assigned to them before.
-    columns = (before.weights, *before.slots.values())
-    at_rule = {id(value) for column in columns for value in column}
-    of_rule = {id(v) for row in update.variables.rows for v in row}
-    pairs = enumerate(zip(update.carry.variables, values, strict=True))
-    return {i for i, (v, x) in pairs if id(v) in of_rule and id(x) in at_rule}

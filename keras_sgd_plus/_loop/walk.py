@@ -1,16 +1,12 @@
-"""One turn of the loop: one update, and the list of bad groups.
-
-The inputs of a Dense layer, for all examples of a block before its updates begin.
-
-The model is traced forward on one example until the layer multiplies its inputs: what
-comes before that product depends on nothing that the block changes.
-
-A walk in blocks: in each, the updates of some kernels wait until its end.
-
-The walk over one batch: a pure loop, carry in, carry out.
+"""The walk over one batch: a pure loop, carry in, carry out.
 
 The carry is committed when the whole batch is done, by the compiled function at its end
 or by the step, so a batch is a transaction.
+
+Where kernels wait (`_lazy/blocks.py`), a loop over blocks of examples is around the
+loop over the examples of a block. Each block begins with the inputs of the layers whose
+kernels wait: the model is traced forward on one example until the layer multiplies its
+inputs. What comes before that product depends on nothing that the block changes.
 """
 
 from __future__ import annotations
@@ -27,17 +23,41 @@ from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._forms import one_kernel, tracing
 from keras_sgd_plus._lazy.block_plan import BlockPlace, takes
 from keras_sgd_plus._lazy.blocks import Buffers, EnteredBlock, new_buffers
-from keras_sgd_plus._lazy.pending import Entered, Shown
+from keras_sgd_plus._lazy.tables import EnteredTables
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
 from keras_sgd_plus._loop.scope import Scope, TraceAgain
-from keras_sgd_plus._loop.update import Logs, UpdateResult, update_once
+from keras_sgd_plus._loop.update import Logs, Shown, UpdateResult, update_once
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Tensor
 from keras_sgd_plus._report.guard import Skips, with_group
 from keras_sgd_plus._report.records import Record, with_record
 from keras_sgd_plus._rule.rule import all_numbers
+
+
+class Walked(NamedTuple):
+    """The result of a walk, over the groups of a batch so far.
+
+    Attributes:
+        changed: values by position in the carry, of those that may be new.
+        logs: of the last group, or ().
+        skips: the bad groups, or () under nonfinite="propagate".
+        records: of the groups, or () where no log asks for them.
+        fence: of the loop. It has to leave the compiled function, or XLA would remove
+            it; () without a loop.
+        surely_compiles: whether XLA is known to take the loop's body.
+        order: (num_examples,) int32, the positions that were visited, or None for the
+            order in which they were handed over.
+    """
+
+    changed: dict[int, Tensor]
+    logs: Logs
+    skips: Any
+    records: Any
+    fence: Tensor = ()
+    surely_compiles: bool = False
+    order: Tensor = None
 
 
 class Turn(NamedTuple):
@@ -72,7 +92,7 @@ class Loop:
     compiled: bool
     lowered: bool
     one: Tensor
-    entered: Entered | None
+    entered: EnteredTables | EnteredBlock | None
 
     def body(self, turns: list[Turn]) -> Callable[..., tuple[Any, ...]]:
         """The body of `tf.while_loop`; `turns` gets the facts of each trace."""
@@ -92,14 +112,14 @@ class Loop:
         skips: Any,
         records: Any,
         fence: Tensor,
-        pending: Any,
+        lazy: Any,
     ) -> tuple[tuple[Any, ...], Turn]:
         # The loop's carry after group number i.
         positions = self.positions(i)
         group = self.group_at(positions)
         with self.forms():
             entered = self.entered
-            shown = None if entered is None else entered.show(values, pending)
+            shown = None if entered is None else entered.show(values, lazy)
             result, skips = update_and_list(
                 self.update, values, group, positions, logs, skips, self.lowered, shown
             )
@@ -109,7 +129,7 @@ class Loop:
             graph = tf.compat.v1.get_default_graph()
             surely_compiles = xla.surely_takes(graph)
             fence = one_kernel.fenced(graph, fence)
-        done = (result.values, result.logs, skips, records, fence, result.pending)
+        done = (result.values, result.logs, skips, records, fence, result.lazy)
         carry = (i + 1, *done)
         return carry, Turn(result.changed, surely_compiles)
 
@@ -139,14 +159,14 @@ def update_and_list(
     logs: Logs,
     skips: Any,
     lowered: bool = False,
-    pending: Shown | None = None,
+    shown: Shown | None = None,
 ) -> tuple[UpdateResult, Skips | tuple[()]]:
     """One update; a bad group is listed, and the logs stay those of the group before.
 
     Arguments are those of `update_once`, and `positions`, (k or fewer,) int32, of the
     examples in the batch.
     """
-    result = update_once(update, values, group, lowered, skips or None, pending)
+    result = update_once(update, values, group, lowered, skips or None, shown)
     guard = result.guard
     if guard is not None:
         result = result._replace(logs=guard.logs(result.logs, logs))
@@ -254,7 +274,7 @@ def block_body(
     """The body of a loop over blocks; its first argument is the first group's number.
 
     Args:
-        loop: without pending weights.
+        loop: without weights that wait.
         num_groups: () int32, in the batch.
         skips_bad: whether groups that are not finite are left out.
         turns: gets the facts that each trace of a turn finds.
@@ -329,37 +349,6 @@ class Specs(NamedTuple):
     outputs: tuple[Any, ...]
 
 
-class Before(NamedTuple):
-    """Results of the groups that came before one: fields of `WalkResult`."""
-
-    logs: Logs
-    skips: Any
-    records: Any
-
-
-class WalkResult(NamedTuple):
-    """The result of a walk, and facts that its trace found.
-
-    Attributes:
-        values: the carry's after it.
-        logs: of the last group, or ().
-        skips: the bad groups, or () under nonfinite="propagate".
-        records: of the groups, or () where no log asks for them.
-        fence: of the loop. It has to leave the compiled function, or XLA would remove
-            it; () without a loop.
-        changed: positions in the carry of values that may be new.
-        surely_compiles: whether XLA is known to take the loop's body.
-    """
-
-    values: Values
-    logs: Logs
-    skips: Any
-    records: Any
-    fence: Tensor
-    changed: frozenset[int]
-    surely_compiles: bool
-
-
 class WalkMemory(NamedTuple):
     """Tensors that a walk begins with, made before the function that XLA compiles.
 
@@ -405,7 +394,7 @@ def walk(
     specs: Specs,
     compiled: bool,
     skip_all: Tensor = None,
-) -> WalkResult:
+) -> Walked:
     """Updates once per full group.
 
     Args:
@@ -428,14 +417,11 @@ def walk(
     one = tf.cast(
         values[update.carry.index(update.variables.iterations)] >= 0, tf.int32
     )
-    entered = (
-        update.pending.enter(values, most_groups, update.numbers) if lowered else None
-    )
+    entered = update.tables.enter(most_groups, update.numbers) if lowered else None
     loop = Loop(update, leaves, order, compiled, lowered, one, entered)
     turns: list[Turn] = []  # one, or one per group where nothing is traced
 
     def cond_fn(i: Any, *carry: Any) -> Any:
-        del carry
         return i < num_groups
 
     start = update.other_layout(values) if lowered else list(values)
@@ -447,26 +433,26 @@ def walk(
     in_blocks = lowered and bool(update.blocks.places)
     if in_blocks:
         body_fn = block_body(loop, num_groups, skip_all is not None, turns)
-        pending = memory.blocks
+        lazy = memory.blocks
     else:
         body_fn = loop.body(turns)
-        pending = () if entered is None else entered.start
-    before = (start, logs, skips, memory.records, memory.fence, pending)
-    _, values, logs, skips, records, fence, pending = tf.while_loop(
+        lazy = () if entered is None else entered.start
+    before = (start, logs, skips, memory.records, memory.fence, lazy)
+    _, values, logs, skips, records, fence, lazy = tf.while_loop(
         cond_fn,
         body_fn,
         (tf.constant(0), *before),
         parallel_iterations=1,
     )
     if in_blocks:
-        fence = fence, pending.fence
+        fence = fence, lazy.fence
     elif entered is not None:
         with loop.forms():
-            values = entered.finish(values, pending)
+            values = entered.finish(values, lazy)
     values = update.other_layout(values) if lowered else values
-    changed = frozenset[int]().union(*(turn.changed for turn in turns))
+    changed = {i: values[i] for i in sorted(set().union(*(t.changed for t in turns)))}
     surely_compiles = any(turn.surely_compiles for turn in turns)
-    return WalkResult(values, logs, skips, records, fence, changed, surely_compiles)
+    return Walked(changed, logs, skips, records, fence, surely_compiles)
 
 
 def walk_group(
@@ -475,8 +461,8 @@ def walk_group(
     group: Sequence[Tensor],
     positions: Tensor,
     number: Tensor,
-    before: Before,
-) -> WalkResult:
+    before: tuple[Any, Any, Any],
+) -> Walked:
     """Updates once, with the examples that are left over of a batch.
 
     Args:
@@ -490,8 +476,8 @@ def walk_group(
     logs, skips, records = before
     result, skips = update_and_list(update, values, group, positions, logs, skips)
     records = with_record(records, number, result.record)
-    done = (result.values, result.logs, skips, records)
-    return WalkResult(*done, (), result.changed, False)
+    changed = {i: result.values[i] for i in sorted(result.changed)}
+    return Walked(changed, result.logs, skips, records)
 
 
 def first_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Specs:

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Optimizer, Structure, Tensor
 from keras_sgd_plus._rule.part import Condition
@@ -79,6 +80,11 @@ def losses_of(optimizer: Optimizer) -> Any:
                 name="progress",
             )
     return _sums[optimizer]
+
+
+def progress_of(optimizer: Optimizer) -> Any:
+    """The same; None with several replicas, whose averages are no sums."""
+    return None if replicas.num_replicas() > 1 else losses_of(optimizer)
 
 
 def with_loss(before: Tensor, loss: Tensor, iterations: Tensor, applies: Any) -> Any:

@@ -194,7 +194,6 @@ class Part(abc.ABC):
     @classmethod
     def slots(cls, optimizer: Optimizer) -> tuple[Slot, ...]:
         """The state that the part keeps per weight, as the optimizer is set now."""
-        del optimizer
         return ()
 
     @classmethod
@@ -226,7 +225,6 @@ class Part(abc.ABC):
 
         None where rows of a table without a gradient can be updated later.
         """
-        del index
         return f"{type(self).__name__} looks at all of it"
 
 

@@ -110,7 +110,6 @@ class Unscale(Part):
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Unscale | None:
-        del weights
         factor = optimizer.loss_scale_factor
         return None if factor is None else cls(factor)
 
@@ -121,7 +120,6 @@ class Unscale(Part):
         return replace(update, gradients=unscaled)
 
     def needs_all_of(self, index: int) -> str | None:
-        del index
         return None
 
 
@@ -139,7 +137,6 @@ class Accumulate(Part):
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Accumulate | None:
-        del weights
         steps = optimizer.gradient_accumulation_steps
         return cls(steps) if steps else None
 
@@ -166,7 +163,6 @@ class Accumulate(Part):
         )
 
     def needs_all_of(self, index: int) -> str | None:
-        del index
         return "gradient_accumulation_steps adds up gradients of all of it"
 
 
@@ -191,7 +187,6 @@ class Clip(Part):
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Clip | None:
-        del weights
         for kind in ("clipnorm", "global_clipnorm", "clipvalue"):  # as Keras prefers
             limit = getattr(optimizer, kind)
             if limit and limit > 0:
@@ -213,7 +208,6 @@ class Clip(Part):
         return self.kind != "clipvalue"  # which looks at each entry
 
     def needs_all_of(self, index: int) -> str | None:
-        del index
         return None
 
 
@@ -257,7 +251,6 @@ class CapStep(Part):
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> CapStep | None:
-        del weights
         if optimizer.max_loss_fraction is None:
             return None
         refuse_with_fraction(
@@ -291,7 +284,6 @@ class CapStep(Part):
         return True
 
     def needs_all_of(self, index: int) -> str | None:
-        del index
         return None  # the product is that of the gradient's rows
 
 
@@ -349,7 +341,6 @@ class Decay(Part):
         return replace(update, state=update.state._replace(weights=weights))
 
     def needs_all_of(self, index: int) -> str | None:
-        del index
         return None  # rows that wait decay later, in closed form
 
 
@@ -464,7 +455,6 @@ class Average(Part):
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Average | None:
-        del weights
         if not optimizer.use_ema:
             return None
         return cls(*(getattr(optimizer, name) for name in cls.settings[1:]))
@@ -493,7 +483,6 @@ class Average(Part):
         return replace(update, state=state)
 
     def needs_all_of(self, index: int) -> str | None:
-        del index
         return "use_ema=True averages all of it"
 
 
@@ -505,7 +494,6 @@ class Constrain(Part):
 
     @classmethod
     def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Constrain | None:
-        del optimizer
         found = tuple(v.constraint for v in weights)
         return cls(found) if any(c is not None for c in found) else None
 
