@@ -1,6 +1,4 @@
-"""Questions about the `tf.distribute` strategy in which the caller runs.
-
-Several replicas of `tf.distribute`: each walks its shard, then all are averaged.
+"""Several replicas of `tf.distribute`: each walks its shard, then all are averaged.
 
     w_r = walk(w, shard_r)                              # on each replica r, by itself
     w = w + sum_r(n_r * (w_r - w)) / sum_r(n_r)         # n_r: examples of the shard
@@ -9,6 +7,8 @@ This is local SGD (Stich, 2019, https://arxiv.org/abs/1805.09767; Zinkevich et a
 2010, https://papers.nips.cc/paper/4006) with the batch as its period. Changes are
 averaged, and not values: weights n_r / n do not add up to one exactly, and a variable
 that no replica changes must stay as it is.
+
+The first half answers questions about the strategy in which the caller runs.
 """
 
 from __future__ import annotations

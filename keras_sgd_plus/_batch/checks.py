@@ -1,9 +1,4 @@
-"""Checks of a batch and of the model that is to train on it.
-
-Messages say what was expected, what was received and how to fix it, in that order.
-
-Checks of a model: its batch size, its replicas, layers that need more examples.
-"""
+"""Checks of a batch, and of the model that is to train on it."""
 
 from __future__ import annotations
 

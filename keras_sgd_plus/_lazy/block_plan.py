@@ -1,16 +1,13 @@
-"""The number of examples in a block, by the size of the kernel.
-
-Measured by `python -m benchmarks blocks`. A block needs the products of its inputs with
-each other, so a kernel with few outputs spares less than these cost; and one with few
-inputs is soon multiplied anyway. With momentum there is a velocity to spare, too.
-
-What the inputs of a layer are computed from.
-
-Which kernels are updated in blocks of examples, and which are not.
+"""Which kernels are updated in blocks of examples, and how long the blocks are.
 
 Such a kernel is multiplied with inputs that depend on nothing that training changes:
 the kernel of a plain Dense layer, the first one of a model. Options that look at all of
 the kernel at each update refuse it.
+
+The length was measured by `python -m benchmarks blocks`. A block needs the products of
+its inputs with each other, so a kernel with few outputs spares less than these cost;
+and one with few inputs is soon multiplied anyway. With momentum there is a velocity to
+spare, too.
 """
 
 from __future__ import annotations

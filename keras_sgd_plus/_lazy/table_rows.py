@@ -1,4 +1,4 @@
-"""Many updates of rows without a gradient, made at once.
+"""Rows of one table, moved one after the other, with the updates that they have missed.
 
 With a = 1 - learning rate * weight decay and momentum m, an update without a gradient
 is (Keras's rule; c = 1, or with Nesterov c = m)
@@ -6,19 +6,18 @@ is (Keras's rule; c = 1, or with Nesterov c = m)
     v <- m v;   w <- a w + c v
 
 so n of them are linear in the row and its velocity, with the same three coefficients
-for all entries:
+for all entries (`Idle`):
 
     v <- m^n v;   w <- A_n w + B_n v;   A_n = a^n;   B_n = a B_(n-1) + c m^n,  B_0 = 0
 
 which is B_n = c m (a^n - m^n) / (a - m), or c n m^n where a = m. The recursion needs no
 case for a = m or m = 1, and does not cancel. Where the learning rate changes within a
 batch and weights decay, a changes too, and the coefficients are those of the product
-of single updates. All in float64, since they stand for many roundings.
+of single updates. All in float64, since they stand for many roundings. A *clock* counts
+the updates of a batch, and gives the coefficients since any of them.
 
-Rows of one table, moved one after the other, in place.
-
-XLA updates in place only if no later op reads the old table. `after` adds that ordering
-where XLA cannot see it.
+XLA changes a table in place only if no later operation reads the old one. `after` adds
+that ordering where XLA cannot see it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@
 - `OuterGradient`: the product of a layer's input and its error, which is what a Dense
   kernel has on one example. Its norm is the product of their norms, so nothing of the
   kernel's size is computed to measure it.
-
-The inner product of two gradients of one weight, and the norm of one.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ _EXPONENTS = {
 
 @dataclass(frozen=True)
 class DenseGradient:
-    """A tensor of the weight's shape."""
+    """A tensor of the weight's shape. The other kinds have the same methods."""
 
     value: Tensor
 
@@ -86,29 +84,23 @@ class RowsGradient:
         return tf.IndexedSlices(self.values, self.indices, self.shape)
 
     def dense(self) -> Tensor:
-        """As `DenseGradient.dense`."""
         return tf.convert_to_tensor(self.slices())
 
     def entrywise(self, function: Map) -> Gradient:
-        """As `DenseGradient.entrywise`."""
         return RowsGradient(function(self.values), self.indices, self.shape)
 
     def scaled(self, function: Map) -> Gradient:
-        """As `DenseGradient.scaled`."""
         return self.entrywise(function)
 
     def squared_norm(self) -> Tensor:
-        """As `DenseGradient.squared_norm`, of the rows as they stand."""
         return ops.sum(ops.square(self.values))
 
     def clipped_by_norm(self, limit: Tensor) -> Gradient:
-        """As `DenseGradient.clipped_by_norm`."""
         limit = _as(limit, self.values.dtype)
         clipped: Any = tf.clip_by_norm(self.slices(), limit)
         return RowsGradient(clipped.values, clipped.indices, self.shape)
 
     def all_finite(self) -> Tensor:
-        """As `DenseGradient.all_finite`."""
         return _all_finite(self.values)
 
 
@@ -126,25 +118,20 @@ class OuterGradient:
     has_factored_norm: bool  # else the norm is that of `value`, bit for bit Keras's
 
     def dense(self) -> Tensor:
-        """As `DenseGradient.dense`."""
         return self.value
 
     def entrywise(self, function: Map) -> Gradient:
-        """As `DenseGradient.entrywise`; the result is dense."""
         return DenseGradient(function(self.value))
 
     def scaled(self, function: Map) -> Gradient:
-        """As `DenseGradient.scaled`."""
         return replace(self, value=function(self.value), right=function(self.right))
 
     def squared_norm(self) -> Tensor:
-        """As `DenseGradient.squared_norm`."""
         if not self.has_factored_norm:
             return DenseGradient(self.value).squared_norm()
         return tf.square(self.norm())
 
     def clipped_by_norm(self, limit: Tensor) -> Gradient:
-        """As `DenseGradient.clipped_by_norm`."""
         if not self.has_factored_norm:
             return DenseGradient(self.value).clipped_by_norm(limit)
         limit, norm = _as(limit, self.value.dtype), self.norm()
@@ -154,7 +141,7 @@ class OuterGradient:
         return self.scaled(lambda v: v * factor)
 
     def all_finite(self) -> Tensor:
-        """As `DenseGradient.all_finite`.
+        """() bool: whether no entry is NaN or infinite.
 
         The product of the two sums of magnitudes bounds every entry. Only if it is not
         finite does the exact test run: both vectors are finite, and so is the product

@@ -1,12 +1,8 @@
-"""Parts for gradients before they are clipped: overwrite, unscale, accumulate.
+"""The parts of SGD's rule, in the order in which they run.
 
-Clipping of gradients, by the one option of three that is set.
-
-A step that looks at the loss of its own update (`max_loss_fraction`).
-
-Weight decay, and the step of gradient descent with momentum.
-
-Parts for weights after the step: average and constrain.
+Before a gradient is clipped: `Overwrite`, `Unscale`, `Accumulate`. Then `Clip`, and
+`CapStep`, which looks at the loss of its own update. On the weights: `Decay`,
+`Descent` with momentum, `Average`, `Constrain`.
 """
 
 from __future__ import annotations
