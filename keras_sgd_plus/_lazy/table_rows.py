@@ -23,7 +23,7 @@ that ordering where XLA cannot see it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -93,35 +93,11 @@ class ConstantDecay:
 
     def advance(self, state: Any, single: Idle, applies: Tensor) -> Tensor:
         """The state after one more update, if it applies, () bool or None."""
-        del single
         return state + (1 if applies is None else tf.cast(applies, tf.int32))
 
     def since(self, state: Any, last: Tensor) -> Idle:
         """The updates from number `last`, int32 of any shape, until now."""
         return _at(self._table, state - last)
-
-
-class Clock(Protocol):
-    """Counts the updates of a batch, and gives their effect on rows without a gradient.
-
-    Its state is tensors that the loop carries.
-    """
-
-    def start(self) -> Tensor:
-        """The state before the first update."""
-        ...
-
-    def count(self, state: Any) -> Tensor:
-        """() int32, the updates so far."""
-        ...
-
-    def advance(self, state: Any, single: Idle, applies: Tensor) -> Tensor:
-        """The state after one more update, if it applies, () bool or None."""
-        ...
-
-    def since(self, state: Any, last: Tensor) -> Idle:
-        """The updates from number `last`, int32 of any shape, until now."""
-        ...
 
 
 class Running(NamedTuple):
@@ -172,6 +148,11 @@ class ScheduledDecay:
     def since(self, state: Running, last: Tensor) -> Idle:
         """The updates from number `last`, int32 of any shape, until now."""
         return then(_at(state.inside, last), _at(state.blocks, last // CLOCK_BLOCK))
+
+
+# Counts the updates of a batch, and gives their effect on rows without a gradient. Its
+# state is tensors that the loop carries.
+Clock = ConstantDecay | ScheduledDecay
 
 
 def _identity(shape: Any) -> Idle:

@@ -15,10 +15,10 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     enter = lazy_tables.Tables.enter
 
-    def counted(self: Any, values: Any, num_updates: Any, numbers: Any) -> Any:
-        if self.plan.places:
-            counts.append(len(self.plan.places))
-        return enter(self, values, num_updates, numbers)
+    def counted(self: Any, num_updates: Any, numbers: Any) -> Any:
+        if self.places:
+            counts.append(len(self.places))
+        return enter(self, num_updates, numbers)
 
     monkeypatch.setattr(lazy_tables.Tables, "enter", counted)
     return counts

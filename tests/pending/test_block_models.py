@@ -133,7 +133,7 @@ def test_a_wrong_expectation_is_found(
         hidden = next(x for x in model.layers if isinstance(x, layers.Dense))
         return {id(hidden.kernel): []}
 
-    monkeypatch.setattr(block_plan, "expected", expected)
+    monkeypatch.setattr(block_plan, "given_the_data", expected)
     pair = train_pair(make, _x(), _y(), sgd=RATE, our_fit={"batch_size": 50})
     assert_same(pair)
     assert blocks_used[0] == 1

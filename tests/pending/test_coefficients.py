@@ -43,13 +43,12 @@ def test_a_block(momentum: float, nesterov: bool, decays: bool, skips: bool) -> 
     zeros = tf.zeros((LENGTH,), tf.float64)
     now = blocks.first_coefficients(zeros, bool(momentum), decays)
     for row in range(LENGTH - 2):  # a part of a block
-        step = blocks.StepFacts(
-            tf.constant(momentum, tf.float64) if momentum else None,
-            nesterov,
-            tf.constant(factors[row]) if decays else None,
-        )
+        m = tf.constant(momentum, tf.float64) if momentum else None
+        factor = tf.constant(factors[row]) if decays else None
         may = tf.constant(bool(applies[row])) if skips else None
-        now = blocks.advance_coefficients(now, tf.constant(row), step, may)
+        now = blocks.advance_coefficients(
+            now, tf.constant(row), m, nesterov, factor, may
+        )
         last = slice(0, row + 1)
         expected_w, expected_v = _one_by_one(
             (w, v), x[last], d[last], momentum, nesterov, factors[last], applies[last]
