@@ -8,7 +8,6 @@ process per workload.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import time
@@ -19,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
 
@@ -50,9 +50,7 @@ class FirstCalls(Finding):
 
 def measure(arguments: list[str]) -> Iterator[FirstCalls]:
     """Yields each workload, from a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks firstcall")
-    parser.add_argument("id", nargs="*", default=MODELS, help="workloads, models")
-    for workload_id in parser.parse_args(arguments).id:
+    for workload_id in command.options("firstcall", __doc__, arguments, MODELS).names:
         found = in_process(first_calls, workload_id, environment=WITHOUT_FLAGS)
         yield FirstCalls(workload_id, *found)
 

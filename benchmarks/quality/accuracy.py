@@ -2,16 +2,15 @@
 
 `python -m benchmarks accuracy [task ...] [--seeds 5] [--stored-rates] [--missing]`. For
 each task and arm the same search chooses the learning rate on the validation part, seed
-100; one arm of SGDPlus is not tuned. Then every arm trains once per seed, on fresh
-models, in turns, all for the same number of seconds. The clock starts at the call of
-`fit`, so tracing and compilation are in it, and stands still during evaluation. Each
-task is stored when it is done; `--missing` leaves out those that this very code has
-measured.
+100 (`--stored-rates`: it is that of an earlier search); one arm of SGDPlus is not
+tuned. Then every arm trains once per seed, on fresh models, in turns, all for the same
+number of seconds. The clock starts at the call of `fit`, so tracing and compilation are
+in it, and stands still during evaluation. Each task is stored when it is done;
+`--missing` leaves out those that this very code has measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import keras
 from benchmarks.quality.goals import stored
 from benchmarks.quality.tasks import TASKS, Task
 from benchmarks.quality.training import Arm, climb, fresh, in_turns
-from benchmarks.shared import machine, storage
+from benchmarks.shared import command, machine, storage
 from benchmarks.shared.finding import Stored
 from keras_sgd_plus import AverageWeights, SGDPlus
 
@@ -91,13 +90,9 @@ def _stored_rates(name: str, arm: Arm) -> dict[float, float]:
 
 def measure(arguments: list[str]) -> Iterator[Stored]:
     """Measures the tasks; writes JSON after each, which keeps the other tasks."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy")
-    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all if none")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--stored-rates", action="store_true", help="search nothing")
-    parser.add_argument("--missing", action="store_true", help="what is not stored yet")
-    options = parser.parse_args(arguments)
-    for name in options.tasks or TASKS:
+    flags = {"seeds": 5, "stored_rates": False, "missing": False}
+    options = command.options("accuracy", __doc__, arguments, TASKS, **flags)
+    for name in options.names:
         if options.missing and machine.is_fresh(stored().get(name)):
             continue
         task = TASKS[name]

@@ -12,7 +12,6 @@ outputs, so SGDPlus gets the rate times their number.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.quality.datasets import flights
-from benchmarks.shared import storage
+from benchmarks.shared import command, storage
 from benchmarks.shared.finding import Finding, Stored
 from keras_sgd_plus import SGDPlus
 
@@ -191,7 +190,7 @@ class Compared(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Yields the difference of each problem; writes JSON with the times."""
-    argparse.ArgumentParser(prog="python -m benchmarks linear").parse_args(arguments)
+    command.options("linear", __doc__, arguments)
     results = {}
     for problem in PROBLEMS:
         apart, largest = difference(problem)

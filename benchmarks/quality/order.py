@@ -7,14 +7,13 @@ learning rate 0.01, no momentum. The data are the same in all arms; only
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 
 import keras
 import numpy as np
 
 from benchmarks.quality.tasks import TASKS
-from benchmarks.shared import storage
+from benchmarks.shared import command, storage
 from benchmarks.shared.finding import Stored
 from keras_sgd_plus import SGDPlus
 
@@ -54,9 +53,7 @@ def _trained(order: str, seed: int) -> list[float]:
 
 def measure(arguments: list[str]) -> Iterator[Stored]:
     """Trains with every seed in every order; writes JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks order")
-    parser.add_argument("--seeds", type=int, default=5)
-    options = parser.parse_args(arguments)
+    options = command.options("order", __doc__, arguments, seeds=5)
     results: dict[str, list[list[float]]] = {order: [] for order in ORDERS}
     for seed in range(options.seeds):
         for order in ORDERS:

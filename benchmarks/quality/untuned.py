@@ -10,7 +10,6 @@ on the machine then count less. Compilation is in them, evaluation is not.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import keras
 
 from benchmarks.quality.tasks import TASKS
 from benchmarks.quality.training import Arm, in_turns
-from benchmarks.shared import machine, storage
+from benchmarks.shared import command, machine, storage
 from benchmarks.shared.finding import Stored
 from keras_sgd_plus import SGDPlus
 
@@ -55,11 +54,8 @@ def stored() -> dict[str, Any]:
 
 def measure(arguments: list[str]) -> Iterator[Stored]:
     """Measures the tasks; writes JSON after each, which keeps the other tasks."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks untuned")
-    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all if none")
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args(arguments)
-    for name in options.tasks or TASKS:
+    options = command.options("untuned", __doc__, arguments, TASKS, seeds=3)
+    for name in options.names:
         print(TASKS[name].text, flush=True)
         here = machine.environment()
         found = in_turns(TASKS[name], RATES, ARMS, options.seeds, time.process_time)

@@ -1,20 +1,20 @@
 """Momentum on embedding tables: time per example against the vocabulary.
 
-`python -m benchmarks embeddings [--quick]`: bags of 20 embeddings of 32, momentum 0.9,
-batches of 4,096 examples. Dense momentum moves all of a table at each update; SGDPlus
-moves the rows that an example looks up, and the rest at the end of a batch.
+`python -m benchmarks embeddings [--quick]`, with fewer passes: bags of 20 embeddings of
+32, momentum 0.9, batches of 4,096 examples. Dense momentum moves all of a table at each
+update; SGDPlus moves the rows that an example looks up, and the rest at the end of a
+batch.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.arms.names import FIT, JAX, KERAS_1, TORCH
 from benchmarks.arms.workloads import WORKLOADS
-from benchmarks.shared import storage
+from benchmarks.shared import command, storage
 from benchmarks.shared.finding import Finding, Stored
 from benchmarks.shared.quiet import QUIET
 from benchmarks.timing import measuring
@@ -65,9 +65,8 @@ def _points(size: int, workers: list[Worker], repeats: int) -> list[Point]:
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Yields all vocabularies; writes JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks embeddings")
-    parser.add_argument("--quick", action="store_true", help="fewer passes")
-    repeats = 3 if parser.parse_args(arguments).quick else 7
+    is_quick = command.options("embeddings", __doc__, arguments, quick=False).quick
+    repeats = 3 if is_quick else 7
     points: list[Point] = []
     with started([peer for peer in PEERS if peer.name in _PEERS]) as workers:
         for size in VOCABULARIES:

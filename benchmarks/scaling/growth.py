@@ -8,7 +8,6 @@ compilations.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +25,7 @@ from benchmarks.arms.names import (
 )
 from benchmarks.arms.workloads import WORKLOADS, Workload
 from benchmarks.scaling import compilations
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
 from benchmarks.shared.quiet import QUIET
@@ -154,10 +154,8 @@ class Curve(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Curve]:
     """Yields each curve."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks growth")
-    parser.add_argument("--quick", action="store_true", help="fewer passes")
-    parser.add_argument("--only", help="curves, with commas between")
-    options = parser.parse_args(arguments)
+    flags = {"quick": False, "only": str}
+    options = command.options("growth", __doc__, arguments, **flags)
     repeats = 3 if options.quick else 5
     chosen = options.only.split(",") if options.only else list(CURVES)
     # All workers at once, although memory and compilations need none: most curves do.

@@ -6,11 +6,11 @@ it is for some workloads only. Each figure comes from a new process.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterator, Sequence
 
 from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.shared import command
 from benchmarks.shared.finding import Verdict, Verdicts
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
 from benchmarks.timing.once import (
@@ -29,9 +29,8 @@ _MODELS = ("mlp-784-128-10", "cnn", "lstm-20x8", "transformer-32x64")
 
 def measure(arguments: list[str]) -> Iterator[Verdicts]:
     """Yields the targets of this module, all at once."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks extremes")
-    parser.add_argument("--quick", action="store_true", help="fewer figures")
-    yield Verdicts(verdicts(parser.parse_args(arguments).quick))
+    options = command.options("extremes", __doc__, arguments, quick=False)
+    yield Verdicts(verdicts(options.quick))
 
 
 def verdicts(quick: bool) -> list[Verdict]:

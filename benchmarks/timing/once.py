@@ -104,10 +104,3 @@ def _memory(name: str) -> float:
     lines = _STATUS.read_text().splitlines()
     (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
     return int(kilobytes) * 1024.0
-
-
-def batch_bytes(workload_id: str, batch_size: int) -> float:
-    """Bytes of x and y."""
-
-    x, y = WORKLOADS[workload_id].data(4)
-    return (x.nbytes + y.nbytes) / 4 * batch_size

@@ -211,8 +211,21 @@ def test_a_run_waits_before_each_finding_and_stores_it_at_once(
     assert kept.read("ablation", ablation.Form) == forms
 
 
-def test_studies_that_store_findings_exist() -> None:
-    assert set(main.KEPT) <= set(main.STUDIES)
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in (*main.STUDIES, *main.REPORTS, *main.KEPT))
+    assert str(main.main(["nothing"])).startswith("usage: ")
+
+
+@pytest.mark.parametrize("name", [*main.STUDIES, *main.REPORTS])
+def test_each_command_has_help(name: str, monkeypatch: Any, capsys: Any) -> None:
+    """Nothing is measured."""
+    monkeypatch.setattr(main.QUIET, "wait", lambda: 1.0)
+    with pytest.raises(SystemExit) as ended:
+        main.main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"python -m benchmarks {name}" in capsys.readouterr().out
 
 
 def test_a_line_names_days_machines_and_commits_once() -> None:
