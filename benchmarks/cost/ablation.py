@@ -67,10 +67,7 @@ _PARTS = {  # (module, attribute, its substitute), workload
         ("_forms.reductions", "MIN_WIDTH", 1 << 31),
         _TRANSFORMER,
     ),
-    "short dot products in four sums": (
-        ("_forms.layout", "_SHORT", ()),
-        "linear-20",
-    ),
+    "short dot products in four sums": (("_forms.layout", "_SHORT", ()), "linear-20"),
 }
 _WORKLOADS = {**WORKLOADS, _DEPTHWISE.id: _DEPTHWISE}
 _EXAMPLES = {  # in a pass, where they are not 4,096

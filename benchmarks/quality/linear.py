@@ -66,11 +66,7 @@ def _flights() -> tuple[np.ndarray, np.ndarray]:
 
 
 PROBLEMS = (
-    Problem(
-        "breast cancer, 569 x 30",
-        lambda: _scaled("breast_cancer"),
-        "classes",
-    ),
+    Problem("breast cancer, 569 x 30", lambda: _scaled("breast_cancer"), "classes"),
     Problem("digits, 1,797 x 64", lambda: _scaled("digits"), "classes", 10),
     Problem("diabetes, 442 x 10", _diabetes, "values"),
     Problem("flights, 32,768 x 132", _flights, "values"),

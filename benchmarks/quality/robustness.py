@@ -59,10 +59,7 @@ RECIPES = ("the recipe: Keras SGD, batch 32", "the recipe: 32 per update")
 
 def _arm(size: int, momentum: float, fraction: float | None = None) -> Arm:
     make = functools.partial(
-        SGDPlus,
-        momentum=momentum,
-        examples_per_update=size,
-        max_loss_fraction=fraction,
+        SGDPlus, momentum=momentum, examples_per_update=size, max_loss_fraction=fraction
     )
     return Arm(f"{size} per update, momentum {momentum:g}", make)
 

@@ -13,12 +13,7 @@ from benchmarks.arms.workloads import WORKLOADS
 from benchmarks.shared import command
 from benchmarks.shared.finding import Verdict, Verdicts
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
-from benchmarks.timing.once import (
-    MIB,
-    first_calls,
-    memory_can_be_measured,
-    peak_memory,
-)
+from benchmarks.timing.once import MIB, first_calls, memory_can_be_measured, peak_memory
 
 _FIRST_CALL = 1.5  # bound on the seconds of ours, in those of Keras
 _MEMORY = 1.2  # bound on memory beside two copies of the batch, in that of a small one

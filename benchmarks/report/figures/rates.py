@@ -7,14 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.problems import PROBLEMS, Problem
-from benchmarks.quality.rates import (
-    AVERAGED,
-    CLIPPED,
-    DECAYED,
-    MOMENTA,
-    PLAIN,
-    capped,
-)
+from benchmarks.quality.rates import AVERAGED, CLIPPED, DECAYED, MOMENTA, PLAIN, capped
 from benchmarks.report.figures.canvas import bare, save
 from benchmarks.report.figures.palette import (
     BLACK,
