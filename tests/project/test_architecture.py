@@ -72,7 +72,7 @@ ALLOWED_BENCHMARKS = {
     },
     "speed": {"arms", "shared", "timing"},
     "scaling": {"arms", "shared", "timing"},
-    "cost": {"arms", "shared"},
+    "cost": {"arms", "shared", "timing"},
     "quality": {"shared"},
     "equality": {"shared"},
     "timing": {"arms"},

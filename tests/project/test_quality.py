@@ -17,7 +17,7 @@ from benchmarks.quality.datasets import Data
 from benchmarks.quality.tasks import TASKS
 from benchmarks.quality.training import Arm, Run, Trainer, climb, rate_at
 from benchmarks.report import readme
-from benchmarks.report.figures import palette
+from benchmarks.report.figures import canvas
 from benchmarks.report.figures import quality as curves
 from benchmarks.report.figures import rates as rate_curves
 from benchmarks.report.tables import quality as quality_tables
@@ -220,4 +220,4 @@ def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert saved == ["accuracy", "first", "rates", "robustness", "order"]
     assert set(curves._LOOKS) == set(accuracy.SHOWN)
     assert {*accuracy.SHOWN, *accuracy.FIRST} <= {arm.id for arm in accuracy.ARMS}
-    assert len(set(map(palette.colour_of, accuracy.SHOWN))) == len(accuracy.SHOWN)
+    assert len(set(map(canvas.colour_of, accuracy.SHOWN))) == len(accuracy.SHOWN)

@@ -10,7 +10,7 @@ from benchmarks.report.tables import markdown
 from benchmarks.scaling.embeddings import BOUNDS, VOCABULARIES, Vocabularies, grown
 from benchmarks.scaling.growth import Curve
 from benchmarks.scaling.replicas import FAR, on_paper
-from benchmarks.shared.finding import Finding, Stored
+from benchmarks.shared.finding import Finding
 from benchmarks.timing.measuring import Point
 
 
@@ -50,12 +50,6 @@ def of_vocabularies(points: list[dict[str, Any]]) -> str:
     return "\n".join([of_points([Point(**point) for point in points]), "", *lines])
 
 
-def replicas(findings: Iterable[Stored]) -> Iterator[str]:
-    """The measured rows, and an epoch on paper."""
-    for stored in findings:
-        yield of_workers(stored.read()["results"])
-
-
 def of_workers(results: dict[str, Any]) -> str:
     """A row per number of workers and arm; an epoch on workers with a core each."""
     head = ["workers", "arm", "s/epoch", "test loss after 1, 4, 12 epochs", "accuracy"]
@@ -76,3 +70,6 @@ def of_workers(results: dict[str, Any]) -> str:
         for batch in (500, 2_000)
     ]
     return f"{measured}\n\n{markdown.table(head, rows, right=range(1, len(head)))}"
+
+
+replicas = markdown.of_stored(of_workers)
