@@ -1,6 +1,6 @@
 """Where blocks win: the loop with blocks of several lengths, against single updates.
 
-`python -m benchmarks blocks [--momentum 0.9] [NxM ...]`. One hidden layer of M units on
+`python -m benchmarks blocks [--one-thread] [NxM ...]`. One hidden layer of M units on
 N inputs, and one output; with a M of one, the layer is the output. All loops of a shape
 take turns. `--one-thread` keeps the matrix products of a block on one core.
 Hand-written C, which has one thread, walks the same layers in blocks of 64. Without
@@ -62,12 +62,12 @@ class Blocks(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Blocks]:
     """Yields each shape."""
-    flags = {"momentum": float, "one_thread": False}
+    flags = {"one_thread": False}
     chosen = command.options("blocks", __doc__, arguments, SHAPES, **flags)
     if chosen.one_thread:
         loops.use_one_thread()
     threads = 1 if chosen.one_thread else None
-    for momentum in MOMENTA if chosen.momentum is None else (chosen.momentum,):
+    for momentum in MOMENTA:
         for shape in chosen.names:
             yield _measure(shape, momentum, threads)
 

@@ -1,6 +1,6 @@
 """Time to accuracy without tuning: every optimizer at the rate of its documentation.
 
-`python -m benchmarks untuned [task ...] [--seeds 3]`. The tasks, the goals and the
+`python -m benchmarks untuned [task ...]`. The tasks, the goals and the
 seconds of `accuracy`, but no search: Keras's optimizers have their default rate, and
 SGDPlus is bounded by `max_loss_fraction`, at a rate that nobody chose for the task.
 Keras's arms have batches of 32, its default, and `steps_per_execution=32`, its remedy
@@ -43,6 +43,7 @@ _ROWS = (
     _by_default(keras.optimizers.Adam),
     _by_default(keras.optimizers.RMSprop),
 )
+SEEDS = 3
 ARMS = tuple(arm for arm, _ in _ROWS)
 RATES = {arm.id: rate for arm, rate in _ROWS}
 
@@ -54,11 +55,10 @@ def stored() -> dict[str, Any]:
 
 def measure(arguments: list[str]) -> Iterator[Stored]:
     """Measures the tasks; writes JSON after each, which keeps the other tasks."""
-    options = command.options("untuned", __doc__, arguments, TASKS, seeds=3)
-    for name in options.names:
+    for name in command.options("untuned", __doc__, arguments, TASKS).names:
         print(TASKS[name].text, flush=True)
         here = machine.environment()
-        found = in_turns(TASKS[name], RATES, ARMS, options.seeds, time.process_time)
+        found = in_turns(TASKS[name], RATES, ARMS, SEEDS, time.process_time)
         new = {"environment": here, "arms": found}
         storage.write("untuned", {**stored(), name: new})
     yield Stored("untuned")

@@ -21,8 +21,7 @@ def options(
         text: what `--help` shows: the docstring of the study.
         arguments: of the command line.
         names: what may be named; without any, nothing may.
-        flags: their defaults: False for a switch, a class for an option without
-            default, whose value is None if it is not there.
+        flags: their defaults: False for a switch, else a text or None.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks {study}",
@@ -36,8 +35,6 @@ def options(
         flag = f"--{name.replace('_', '-')}"
         if default is False:
             parser.add_argument(flag, action="store_true")
-        elif isinstance(default, type):
-            parser.add_argument(flag, type=default)
         else:
-            parser.add_argument(flag, type=type(default), default=default)
+            parser.add_argument(flag, default=default)
     return parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """First calls and peaks of memory, which the time of a pass does not show.
 
-`python -m benchmarks extremes [--quick]`; `speed` has these targets, too, unless
-it is for some workloads only. Each figure comes from a new process.
+`python -m benchmarks extremes`; `speed` has these targets, too, unless it is for
+some workloads only. Each figure comes from a new process.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _MODELS = ("mlp-784-128-10", "cnn", "lstm-20x8", "transformer-32x64")
 
 def measure(arguments: list[str]) -> Iterator[Verdicts]:
     """Yields the targets of this module, all at once."""
-    options = command.options("extremes", __doc__, arguments, quick=False)
-    yield Verdicts(verdicts(options.quick))
+    command.options("extremes", __doc__, arguments)
+    yield Verdicts(verdicts(quick=False))
 
 
 def verdicts(quick: bool) -> list[Verdict]:

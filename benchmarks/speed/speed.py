@@ -1,6 +1,6 @@
 """Every workload with every arm, in turns, and the targets: met or not.
 
-`python -m benchmarks speed [--quick] [--only id,id] [--missing] [--repeats n]`. Each
+`python -m benchmarks speed [--quick] [--only id,id] [--missing]`. Each
 workload is stored when it is done; `--missing` leaves out those that this very code has
 measured, so that a run can be stopped and resumed. Before each workload the run waits
 until the machine is quiet.
@@ -95,10 +95,10 @@ class Run(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Yields the rows of each workload, the targets and the run; stores each."""
-    flags = {"quick": False, "only": str, "repeats": int, "missing": False}
+    flags = {"quick": False, "only": None, "missing": False}
     options = command.options("speed", __doc__, arguments, **flags)
     name = "speed-quick" if options.quick else "speed"
-    repeats = options.repeats or (3 if options.quick else 7)
+    repeats = 3 if options.quick else 7
     chosen = options.only.split(",") if options.only else workload_ids(options.quick)
     if options.missing:
         chosen = [each for each in chosen if not stored.is_fresh(name, each)]

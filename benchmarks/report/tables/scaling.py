@@ -7,7 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks.report.tables import markdown
-from benchmarks.scaling.embeddings import BOUNDS, VOCABULARIES, Vocabularies, grown
+from benchmarks.scaling.embeddings import (
+    BOUNDS,
+    REPEATS,
+    VOCABULARIES,
+    Vocabularies,
+    grown,
+)
 from benchmarks.scaling.growth import Curve
 from benchmarks.scaling.replicas import FAR, on_paper
 from benchmarks.shared.finding import Finding
@@ -37,7 +43,7 @@ def embeddings(findings: Iterable[Finding]) -> Iterator[str]:
     for found in findings:
         if isinstance(found, Vocabularies):
             yield of_vocabularies(found.points)
-            yield f"\nMedians of {found.repeats} passes."
+            yield f"\nMedians of {REPEATS} passes."
 
 
 def of_vocabularies(points: list[dict[str, Any]]) -> str:
