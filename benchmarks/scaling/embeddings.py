@@ -1,9 +1,8 @@
 """Momentum on embedding tables: time per example against the vocabulary.
 
-`python -m benchmarks embeddings`: bags of 20 embeddings of
-32, momentum 0.9, batches of 4,096 examples. Dense momentum moves all of a table at each
-update; SGDPlus moves the rows that an example looks up, and the rest at the end of a
-batch.
+`python -m benchmarks embeddings`: bags of 20 embeddings of 32, momentum 0.9, batches of
+4,096 examples. Dense momentum moves all of a table at each update; SGDPlus moves the
+rows that an example looks up, and the rest at the end of a batch.
 """
 
 from __future__ import annotations
