@@ -12,7 +12,7 @@ from benchmarks.shared.quiet import QUIET
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-STUDIES = {  # in the room of its question
+STUDIES = {  # in the room of its question, some with others in one module
     "equality": "equality",
     "quick": "speed",
     "threshold": "cost",
@@ -22,12 +22,12 @@ STUDIES = {  # in the room of its question
     "extremes": "speed",
     "ablation": "cost",
     "profile": "cost",
-    "nonfinite": "cost",
-    "clipping": "cost",
+    "nonfinite": "cost.options",
+    "clipping": "cost.options",
     "overflow": "cost",
-    "averages": "cost",
-    "records": "cost",
-    "capped": "cost",
+    "averages": "cost.callbacks",
+    "records": "cost.callbacks",
+    "capped": "cost.options",
     "blocks": "cost",
     "firstcall": "cost",
     "applications": "cost",
@@ -53,11 +53,14 @@ def run(name: str, arguments: list[str]) -> int:
     The study measures while its findings are read: a table grows row by row. Before
     each finding the run waits until the machine is quiet.
     """
-    room, seen = STUDIES[name], []
-    study, tables = _module(f"{room}.{name}"), _module(f"report.tables.{room}")
+    seen: list[Finding] = []
+    room, _, shared = STUDIES[name].partition(".")
+    study = _module(f"{room}.{shared or name}")
+    tables = _module(f"report.tables.{room}")
+    given = [name, arguments] if shared else [arguments]
 
     def findings() -> Iterator[Finding]:
-        rest = iter(study.measure(arguments))
+        rest = iter(study.measure(*given))
         while True:
             before = QUIET.wait()
             if (found := next(rest, None)) is None:
@@ -85,11 +88,19 @@ def _module(path: str) -> Any:
     return importlib.import_module(f"benchmarks.{path}")
 
 
-if __name__ == "__main__":
-    name, *arguments = sys.argv[1:] or [""]
+def main(arguments: list[str]) -> int | str:
+    """Runs what the first argument names; a text is an error."""
+    name, *rest = arguments or [""]
     if name in STUDIES:
-        raise SystemExit(run(name, arguments))
+        return run(name, rest)
     if name in REPORTS:
-        raise SystemExit(_module(REPORTS[name]).main(arguments))
-    commands = ",".join([*STUDIES, *REPORTS])
-    raise SystemExit(f"usage: python -m benchmarks {{{commands}}}")
+        return _module(REPORTS[name]).main(rest)
+    usage = f"usage: python -m benchmarks {{{','.join([*STUDIES, *REPORTS])}}} [--help]"
+    if name not in ("-h", "--help"):
+        return usage
+    print(f"{__doc__}\n\n{usage}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

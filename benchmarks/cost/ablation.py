@@ -6,7 +6,6 @@ traced; then both models take turns, on one thread.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from unittest import mock
 
 from benchmarks.arms.workloads import WORKLOADS, Workload
 from benchmarks.cost import loops
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 
 REPEATS = 9
@@ -67,10 +67,7 @@ _PARTS = {  # (module, attribute, its substitute), workload
         ("_forms.reductions", "MIN_WIDTH", 1 << 31),
         _TRANSFORMER,
     ),
-    "short dot products in four sums": (
-        ("_forms.layout", "_SHORT", ()),
-        "linear-20",
-    ),
+    "short dot products in four sums": (("_forms.layout", "_SHORT", ()), "linear-20"),
 }
 _WORKLOADS = {**WORKLOADS, _DEPTHWISE.id: _DEPTHWISE}
 _EXAMPLES = {  # in a pass, where they are not 4,096
@@ -103,10 +100,9 @@ class Form(Finding):
 def measure(arguments: list[str]) -> Iterator[Form]:
     """Yields each form."""
     chosen = {**_LAYERS, **_PARTS}
-    parser = argparse.ArgumentParser(prog="python -m benchmarks ablation")
-    parser.add_argument("forms", nargs="*", help=f"of {', '.join(chosen)}; all if none")
+    options = command.options("ablation", __doc__, arguments, chosen)
     loops.use_one_thread()
-    for form in parser.parse_args(arguments).forms or chosen:
+    for form in options.names:
         _, workload = chosen[form]
         count = _EXAMPLES.get(workload, 4_096)
         # The form is off while this loop is traced; its passes run after the block.

@@ -9,7 +9,6 @@ images.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 import warnings
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 
 NETWORKS = (
@@ -61,13 +61,11 @@ class Application(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Application]:
     """Yields each network."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks applications")
-    parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}")
-    parser.add_argument("--frozen", action="store_true")
-    chosen = parser.parse_args(arguments)
+    flags = {"frozen": False}
+    chosen = command.options("applications", __doc__, arguments, NETWORKS, **flags)
     # Of first batches that take ten seconds, and of layers that normalise one example.
     warnings.simplefilter("ignore")
-    for name in chosen.networks or NETWORKS:
+    for name in chosen.names:
         firsts, passes = {}, {}
         for arm in _ARMS:
             firsts[arm], passes[arm] = _trained(name, arm, chosen.frozen)

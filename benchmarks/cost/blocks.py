@@ -1,6 +1,6 @@
 """Where blocks win: the loop with blocks of several lengths, against single updates.
 
-`python -m benchmarks blocks [--momentum 0.9] [NxM ...]`. One hidden layer of M units on
+`python -m benchmarks blocks [--one-thread] [NxM ...]`. One hidden layer of M units on
 N inputs, and one output; with a M of one, the layer is the output. All loops of a shape
 take turns. `--one-thread` keeps the matrix products of a block on one core.
 Hand-written C, which has one thread, walks the same layers in blocks of 64. Without
@@ -9,7 +9,6 @@ arguments all shapes are measured, without momentum and with.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from unittest import mock
 
 from benchmarks.arms.workloads import Workload
 from benchmarks.cost import loops
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 
 SHAPES = (
@@ -62,16 +62,13 @@ class Blocks(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Blocks]:
     """Yields each shape."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks blocks")
-    parser.add_argument("shapes", nargs="*", default=SHAPES, help="such as 784x128")
-    parser.add_argument("--momentum", type=float)
-    parser.add_argument("--one-thread", action="store_true")
-    chosen = parser.parse_args(arguments)
+    flags = {"one_thread": False}
+    chosen = command.options("blocks", __doc__, arguments, SHAPES, **flags)
     if chosen.one_thread:
         loops.use_one_thread()
     threads = 1 if chosen.one_thread else None
-    for momentum in MOMENTA if chosen.momentum is None else (chosen.momentum,):
-        for shape in chosen.shapes:
+    for momentum in MOMENTA:
+        for shape in chosen.names:
             yield _measure(shape, momentum, threads)
 
 

@@ -8,10 +8,7 @@ process per workload.
 
 from __future__ import annotations
 
-import argparse
-import gc
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +16,10 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
+from benchmarks.timing.once import timed_fit
 
 OURS, SINGLE = "SGDPlus", "without blocks"
 JIT, PLAIN = "Keras, jit_compile", "Keras"
@@ -50,9 +49,7 @@ class FirstCalls(Finding):
 
 def measure(arguments: list[str]) -> Iterator[FirstCalls]:
     """Yields each workload, from a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks firstcall")
-    parser.add_argument("id", nargs="*", default=MODELS, help="workloads, models")
-    for workload_id in parser.parse_args(arguments).id:
+    for workload_id in command.options("firstcall", __doc__, arguments, MODELS).names:
         found = in_process(first_calls, workload_id, environment=WITHOUT_FLAGS)
         yield FirstCalls(workload_id, *found)
 
@@ -78,7 +75,7 @@ def first_calls(workload_id: str) -> tuple[dict[str, float], dict[str, float]]:
         rates = {"learning_rate": workload.learning_rate, "momentum": workload.momentum}
 
     def first_fit(optimizer: Any, **settings: Any) -> tuple[float, float]:
-        return _seconds(compiled(optimizer, **settings), x, y)
+        return timed_fit(compiled(optimizer, **settings), x, y)
 
     plain = keras.optimizers.SGD
 
@@ -103,10 +100,3 @@ def first_calls(workload_id: str) -> tuple[dict[str, float], dict[str, float]]:
         for i in range(2)
     )
     return cpu, clock
-
-
-def _seconds(model: Any, x: Any, y: Any) -> tuple[float, float]:
-    gc.collect()  # else the clock has the garbage of the model before in it
-    cpu, clock = time.process_time(), time.perf_counter()
-    model.fit(x, y, batch_size=NUM_EXAMPLES, verbose=0)
-    return time.process_time() - cpu, time.perf_counter() - clock

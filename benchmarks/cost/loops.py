@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.arms.workloads import WORKLOADS, Workload
+from benchmarks.shared import command
 
 Pass = Callable[[], float]  # gives microseconds per example
 Loop = tuple[Pass, float]  # a pass; a loss
@@ -21,7 +21,7 @@ def use_one_thread() -> None:
 
 
 def chosen(
-    study: str, arguments: list[str], examples: Mapping[str, int]
+    study: str, text: str | None, arguments: list[str], examples: Mapping[str, int]
 ) -> Iterator[tuple[Workload, int]]:
     """The workloads that the command line names, and the examples in a pass of each.
 
@@ -29,14 +29,13 @@ def chosen(
 
     Args:
         study: its name.
+        text: its docstring.
         arguments: of the command line.
         examples: by id, of all workloads that the study has.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks {study}")
-    named = ", ".join(examples)
-    parser.add_argument("workloads", nargs="*", help=f"of {named}; all if none")
+    names = command.options(study, text, arguments, examples).names
     use_one_thread()
-    for name in parser.parse_args(arguments).workloads or examples:
+    for name in names:
         yield WORKLOADS[name], examples[name]
 
 

@@ -52,7 +52,7 @@ class Overflow(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Overflow]:
     """Yields each workload."""
-    for workload, count in loops.chosen("overflow", arguments, _EXAMPLES):
+    for workload, count in loops.chosen("overflow", __doc__, arguments, _EXAMPLES):
         with _whole_blocks():
             plain, loss = loops.loop_of(workload, count)
         checked, same = loops.loop_of(workload, count)

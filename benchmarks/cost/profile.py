@@ -1,13 +1,12 @@
 """A profile of the loop: the time per example of each of XLA's operations.
 
-`python -m benchmarks profile id [id ...]`, with workloads of `speed`. TensorFlow's
+`python -m benchmarks profile [id ...]`, with workloads of `speed`. TensorFlow's
 profiler gives the times, on one thread, so that they can be added. It makes short
 operations longer than they are: read the shares.
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
 import re
 import statistics
@@ -19,6 +18,7 @@ from typing import Any
 
 from benchmarks.arms.workloads import WORKLOADS
 from benchmarks.cost import loops
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 from benchmarks.shared.processes import in_process
 
@@ -37,9 +37,7 @@ class Profile(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Profile]:
     """Yields each workload, from a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks profile")
-    parser.add_argument("id", nargs="+", help="workloads of speed")
-    for workload_id in parser.parse_args(arguments).id:
+    for workload_id in command.options("profile", __doc__, arguments, WORKLOADS).names:
         loop, operations = in_process(profiled, workload_id)
         yield Profile(workload_id, loop, operations)
 

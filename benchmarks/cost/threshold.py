@@ -7,7 +7,6 @@ costs, without XLA and with it.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from benchmarks.arms.workloads import WORKLOADS
 from benchmarks.cost import loops
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 from benchmarks.shared.processes import in_process
 
@@ -58,7 +58,7 @@ class Order(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Yields the loops of all settings, then the order of each batch."""
-    argparse.ArgumentParser(prog="python -m benchmarks threshold").parse_args(arguments)
+    command.options("threshold", __doc__, arguments)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in SETTINGS}
     for _ in range(ROUNDS):
         for name, options in SETTINGS.items():

@@ -8,7 +8,6 @@ same kernels for many models; the second has the defaults.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import keras
 
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 from benchmarks.shared.processes import Call
 from keras_sgd_plus import SGDPlus
@@ -49,9 +49,7 @@ class Model(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Model]:
     """Yields each model as soon as the second run has it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks equality")
-    parser.add_argument("models", nargs="*", help="of tests/support/zoo.py")
-    ids = parser.parse_args(arguments).models or list(ZOO)
+    ids = command.options("equality", __doc__, arguments, ZOO).names
     off = []
     for answer in _differences(ids, OFF):
         off.append(answer)

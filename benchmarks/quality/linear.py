@@ -12,7 +12,6 @@ outputs, so SGDPlus gets the rate times their number.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.quality.datasets import flights
-from benchmarks.shared import storage
+from benchmarks.shared import command, storage
 from benchmarks.shared.finding import Finding, Stored
 from keras_sgd_plus import SGDPlus
 
@@ -67,11 +66,7 @@ def _flights() -> tuple[np.ndarray, np.ndarray]:
 
 
 PROBLEMS = (
-    Problem(
-        "breast cancer, 569 x 30",
-        lambda: _scaled("breast_cancer"),
-        "classes",
-    ),
+    Problem("breast cancer, 569 x 30", lambda: _scaled("breast_cancer"), "classes"),
     Problem("digits, 1,797 x 64", lambda: _scaled("digits"), "classes", 10),
     Problem("diabetes, 442 x 10", _diabetes, "values"),
     Problem("flights, 32,768 x 132", _flights, "values"),
@@ -191,7 +186,7 @@ class Compared(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Yields the difference of each problem; writes JSON with the times."""
-    argparse.ArgumentParser(prog="python -m benchmarks linear").parse_args(arguments)
+    command.options("linear", __doc__, arguments)
     results = {}
     for problem in PROBLEMS:
         apart, largest = difference(problem)

@@ -1,24 +1,23 @@
 """Why SGD shuffles: the same examples sorted by class, shuffled once, and reshuffled.
 
-`python -m benchmarks order [--seeds 5]`: the MLP on MNIST, one update per image,
+`python -m benchmarks order`: the MLP on MNIST, one update per image,
 learning rate 0.01, no momentum. The data are the same in all arms; only
 `fit(shuffle=...)`, `order` and how the rows lie differ.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 
 import keras
 import numpy as np
 
 from benchmarks.quality.tasks import TASKS
-from benchmarks.shared import storage
+from benchmarks.shared import command, storage
 from benchmarks.shared.finding import Stored
 from keras_sgd_plus import SGDPlus
 
-EPOCHS = 12
+EPOCHS, SEEDS = 12, 5
 ORDERS = {  # how the rows lie, and whether fit shuffles
     "reshuffled in every epoch": ("as they come", True),
     "shuffled once": ("as they come", False),
@@ -54,11 +53,9 @@ def _trained(order: str, seed: int) -> list[float]:
 
 def measure(arguments: list[str]) -> Iterator[Stored]:
     """Trains with every seed in every order; writes JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks order")
-    parser.add_argument("--seeds", type=int, default=5)
-    options = parser.parse_args(arguments)
+    command.options("order", __doc__, arguments)
     results: dict[str, list[list[float]]] = {order: [] for order in ORDERS}
-    for seed in range(options.seeds):
+    for seed in range(SEEDS):
         for order in ORDERS:
             results[order].append(_trained(order, seed))
             print(f"  seed {seed}, {order}: {results[order][-1][-1]:.3f}", flush=True)

@@ -86,11 +86,7 @@ def digits_mlp(seed: int) -> keras.Model:
     """64-128-10, ReLU."""
     keras.utils.set_random_seed(seed)
     return keras.Sequential(
-        [
-            keras.Input((64,)),
-            layers.Dense(128, "relu"),
-            layers.Dense(10, "softmax"),
-        ]
+        [keras.Input((64,)), layers.Dense(128, "relu"), layers.Dense(10, "softmax")]
     )
 
 

@@ -1,6 +1,7 @@
 """Robustness to the learning rate, and how a recipe for batches of 32 carries over.
 
-`python -m benchmarks robustness [part ...]`, each part stored when it is done:
+`python -m benchmarks robustness [part ...] [--missing]`, each part stored when it is
+done; `--missing` leaves out what this very code has measured:
 
 - a problem of `problems.py`: five decades of learning rates, momentum 0 and 0.9; plain
   SGD, capped by `max_loss_fraction`, clipped, averaged, with linear decay. The targets
@@ -15,7 +16,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import statistics
@@ -29,7 +29,7 @@ from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.rate_targets import verdicts
 from benchmarks.quality.tasks import TASKS
 from benchmarks.quality.training import Arm, fresh, rate_at
-from benchmarks.shared import machine, storage
+from benchmarks.shared import command, machine, storage
 from benchmarks.shared.finding import Finding, Stored, Verdicts
 from keras_sgd_plus import SGDPlus
 
@@ -59,10 +59,7 @@ RECIPES = ("the recipe: Keras SGD, batch 32", "the recipe: 32 per update")
 
 def _arm(size: int, momentum: float, fraction: float | None = None) -> Arm:
     make = functools.partial(
-        SGDPlus,
-        momentum=momentum,
-        examples_per_update=size,
-        max_loss_fraction=fraction,
+        SGDPlus, momentum=momentum, examples_per_update=size, max_loss_fraction=fraction
     )
     return Arm(f"{size} per update, momentum {momentum:g}", make)
 
@@ -130,13 +127,8 @@ def stored() -> dict[str, Any]:
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Measures the parts; writes JSON after each, which keeps the others."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks robustness")
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all if none")
-    parser.add_argument(
-        "--missing", action="store_true", help="leave out what this commit has stored"
-    )
-    options = parser.parse_args(arguments)
-    for name in options.parts or PARTS:
+    options = command.options("robustness", __doc__, arguments, PARTS, missing=False)
+    for name in options.names:
         if options.missing and machine.is_fresh(stored().get(name)):
             print(f"{name} is stored.", flush=True)
             continue

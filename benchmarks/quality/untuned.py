@@ -1,6 +1,6 @@
 """Time to accuracy without tuning: every optimizer at the rate of its documentation.
 
-`python -m benchmarks untuned [task ...] [--seeds 3]`. The tasks, the goals and the
+`python -m benchmarks untuned [task ...]`. The tasks, the goals and the
 seconds of `accuracy`, but no search: Keras's optimizers have their default rate, and
 SGDPlus is bounded by `max_loss_fraction`, at a rate that nobody chose for the task.
 Keras's arms have batches of 32, its default, and `steps_per_execution=32`, its remedy
@@ -10,7 +10,6 @@ on the machine then count less. Compilation is in them, evaluation is not.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import keras
 
 from benchmarks.quality.tasks import TASKS
 from benchmarks.quality.training import Arm, in_turns
-from benchmarks.shared import machine, storage
+from benchmarks.shared import command, machine, storage
 from benchmarks.shared.finding import Stored
 from keras_sgd_plus import SGDPlus
 
@@ -44,6 +43,7 @@ _ROWS = (
     _by_default(keras.optimizers.Adam),
     _by_default(keras.optimizers.RMSprop),
 )
+SEEDS = 3
 ARMS = tuple(arm for arm, _ in _ROWS)
 RATES = {arm.id: rate for arm, rate in _ROWS}
 
@@ -55,14 +55,10 @@ def stored() -> dict[str, Any]:
 
 def measure(arguments: list[str]) -> Iterator[Stored]:
     """Measures the tasks; writes JSON after each, which keeps the other tasks."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks untuned")
-    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all if none")
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args(arguments)
-    for name in options.tasks or TASKS:
+    for name in command.options("untuned", __doc__, arguments, TASKS).names:
         print(TASKS[name].text, flush=True)
         here = machine.environment()
-        found = in_turns(TASKS[name], RATES, ARMS, options.seeds, time.process_time)
+        found = in_turns(TASKS[name], RATES, ARMS, SEEDS, time.process_time)
         new = {"environment": here, "arms": found}
         storage.write("untuned", {**stored(), name: new})
     yield Stored("untuned")

@@ -6,10 +6,10 @@ text between the two; a test fails if a file has another text there.
 
 from __future__ import annotations
 
-import argparse
 import re
 
 from benchmarks.report.stored_tables import TABLES
+from benchmarks.shared import command
 from benchmarks.shared.machine import ROOT
 
 FILES = (
@@ -31,7 +31,7 @@ def filled(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Rewrites the files."""
-    argparse.ArgumentParser(prog="python -m benchmarks readme").parse_args(arguments)
+    command.options("readme", __doc__, arguments)
     for path in FILES:
         path.write_text(filled(path.read_text()))
         print(f"Written: {path.relative_to(ROOT)}")

@@ -9,11 +9,11 @@ from benchmarks.arms.names import FIT, KERAS_32, REFERENCE
 from benchmarks.cost.ablation import Form
 from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import Blocks
+from benchmarks.cost.callbacks import Records
 from benchmarks.cost.firstcall import FirstCalls
 from benchmarks.cost.options import Options
 from benchmarks.cost.overflow import Overflow
 from benchmarks.cost.profile import Profile
-from benchmarks.cost.records import Records
 from benchmarks.cost.threshold import Order, Thresholds
 from benchmarks.equality.equality import Model
 from benchmarks.quality import robustness

@@ -5,16 +5,15 @@ Each figure comes from a new process: only there are all compilations still to c
 
 from __future__ import annotations
 
-import gc
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
 from benchmarks.timing.measuring import Point
+from benchmarks.timing.once import timed_fit
 
 _DEPTHS = (1, 4, 16, 32)
 _LENGTHS = (64, 1_000, 65_536)
@@ -70,10 +69,7 @@ def _fit(model: Any, num_examples: int) -> float:
     import numpy as np
 
     x = np.ones((num_examples, 64), "float32")
-    gc.collect()  # else the clock has the garbage of the model before in it
-    start = time.perf_counter()
-    model.fit(x, x[:, :1], batch_size=num_examples, verbose=0)
-    return time.perf_counter() - start
+    return timed_fit(model, x, x[:, :1])[1]
 
 
 def first_call(depth: int, repeats: int = 3) -> dict[str, float]:

@@ -1,26 +1,26 @@
 """Momentum on embedding tables: time per example against the vocabulary.
 
-`python -m benchmarks embeddings [--quick]`: bags of 20 embeddings of 32, momentum 0.9,
-batches of 4,096 examples. Dense momentum moves all of a table at each update; SGDPlus
-moves the rows that an example looks up, and the rest at the end of a batch.
+`python -m benchmarks embeddings`: bags of 20 embeddings of 32, momentum 0.9, batches of
+4,096 examples. Dense momentum moves all of a table at each update; SGDPlus moves the
+rows that an example looks up, and the rest at the end of a batch.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.arms.names import FIT, JAX, KERAS_1, TORCH
 from benchmarks.arms.workloads import WORKLOADS
-from benchmarks.shared import storage
+from benchmarks.shared import command, storage
 from benchmarks.shared.finding import Finding, Stored
 from benchmarks.shared.quiet import QUIET
 from benchmarks.timing import measuring
 from benchmarks.timing.measuring import Point
 from benchmarks.timing.worker import PEERS, Worker, started
 
+REPEATS = 7
 OURS = f"{FIT}, batch 4,096"
 _ARMS = (OURS, KERAS_1, JAX, TORCH)
 _PEERS = ("keras", "jax", "torch")
@@ -40,7 +40,6 @@ class Vocabularies(Finding):
     """The points of all vocabularies, as they are stored."""
 
     points: list[dict[str, Any]]
-    repeats: int
 
     @property
     def missed(self) -> bool:
@@ -48,7 +47,7 @@ class Vocabularies(Finding):
         return any(more > BOUNDS[size] for size, more in grown(self.points).items())
 
 
-def _points(size: int, workers: list[Worker], repeats: int) -> list[Point]:
+def _points(size: int, workers: list[Worker]) -> list[Point]:
     workload = replace(
         WORKLOADS["embedding-1k"],
         id=f"embedding-{size}-m0.9",
@@ -56,7 +55,7 @@ def _points(size: int, workers: list[Worker], repeats: int) -> list[Point]:
         momentum=0.9,
         learning_rate=0.01,
     )
-    rows = measuring.measure(workload, workers, repeats, lambda arm: arm in _ARMS)
+    rows = measuring.measure(workload, workers, REPEATS, lambda arm: arm in _ARMS)
     for row in rows:  # an arm that fails must not end the others
         if not row.is_right:
             print(f"{size:,}: no {row.arm}: {row.missing or 'another loss'}")
@@ -65,15 +64,13 @@ def _points(size: int, workers: list[Worker], repeats: int) -> list[Point]:
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Yields all vocabularies; writes JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks embeddings")
-    parser.add_argument("--quick", action="store_true", help="fewer passes")
-    repeats = 3 if parser.parse_args(arguments).quick else 7
+    command.options("embeddings", __doc__, arguments)
     points: list[Point] = []
     with started([peer for peer in PEERS if peer.name in _PEERS]) as workers:
         for size in VOCABULARIES:
             QUIET.wait()
-            points += _points(size, workers, repeats)
+            points += _points(size, workers)
     found = [asdict(point) for point in points]
     storage.write("embeddings", found)
-    yield Vocabularies(found, repeats)
+    yield Vocabularies(found)
     yield Stored("embeddings")

@@ -1,6 +1,6 @@
 """Curves of time and memory: against the network, the batch, the data, the vocabulary.
 
-`python -m benchmarks growth [--quick] [--only parameters,batch,...]`; curves that are
+`python -m benchmarks growth [curve ...]`; curves that are
 left out keep their stored results. Points of a curve are measured like the rows
 of `speed`, except what a process shows once: memory, first calls and the number of
 compilations.
@@ -8,7 +8,6 @@ compilations.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +25,7 @@ from benchmarks.arms.names import (
 )
 from benchmarks.arms.workloads import WORKLOADS, Workload
 from benchmarks.scaling import compilations
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
 from benchmarks.shared.quiet import QUIET
@@ -34,6 +34,7 @@ from benchmarks.timing.measuring import Point
 from benchmarks.timing.once import MIB, peak_memory
 from benchmarks.timing.worker import PEERS, Worker, started
 
+_REPEATS = 5
 _PEERS = ("keras", "jax", "torch", "scikit-learn")
 _MLP, _LINEAR = WORKLOADS["mlp-784-128-10"], WORKLOADS["linear-20"]
 _HIDDEN = (8, 32, 128, 512, 2048)
@@ -49,11 +50,10 @@ def _timed(
     workload: Workload,
     arms: dict[str, str],
     workers: list[Worker],
-    repeats: int,
 ) -> list[Point]:
     # `arms` maps the id of an arm to its name in the curve.
     QUIET.wait()
-    rows = measuring.measure(workload, workers, repeats, lambda arm: arm in arms)
+    rows = measuring.measure(workload, workers, _REPEATS, lambda arm: arm in arms)
     wrong = [row.arm for row in rows if row.agrees is False]
     if wrong:  # a point of another algorithm would be worse than none
         raise SystemExit(f"{curve} at {at:,}: {wrong} reached another loss")
@@ -69,7 +69,7 @@ def _same(*arms: str) -> dict[str, str]:
     return {arm: arm for arm in arms}
 
 
-def _parameters(workers: list[Worker], repeats: int) -> list[Point]:
+def _parameters(workers: list[Worker]) -> list[Point]:
     arms = _same(LOOP, JAX, KERAS_1, KERAS_32, TORCH)
     points = []
     for hidden in _HIDDEN:
@@ -83,42 +83,42 @@ def _parameters(workers: list[Worker], repeats: int) -> list[Point]:
             num_examples=size,
             learning_rate=0.0005,
         )
-        points += _timed("parameters", count, workload, arms, workers, repeats)
+        points += _timed("parameters", count, workload, arms, workers)
     return points
 
 
-def _batch(workers: list[Worker], repeats: int) -> list[Point]:
+def _batch(workers: list[Worker]) -> list[Point]:
     points = []
     for workload, name in ((_MLP, "MLP"), (_LINEAR, "linear")):
         for size in _BATCHES:
             named = {f"{arm}, batch {size:,}": f"{arm}, {name}" for arm in (FIT, IDLE)}
             named[KERAS_1] = f"{KERAS_1}, {name}"  # the loss that all must reach
-            points += _timed("batch_size", size, workload, named, workers, repeats)
+            points += _timed("batch_size", size, workload, named, workers)
     return points
 
 
-def _dataset(workers: list[Worker], repeats: int) -> list[Point]:
+def _dataset(workers: list[Worker]) -> list[Point]:
     arms = _same(LOOP, ONE_BATCH, SKLEARN, KERAS_1)
     points = []
     for size in _SIZES:
         workload = replace(_LINEAR, num_examples=size)
-        points += _timed("examples", size, workload, arms, workers, repeats)
+        points += _timed("examples", size, workload, arms, workers)
     return points
 
 
-def _vocabulary(workers: list[Worker], repeats: int) -> list[Point]:
+def _vocabulary(workers: list[Worker]) -> list[Point]:
     arms = _same(LOOP, f"{FIT}, batch 256", JAX, TORCH, KERAS_1)
     points = []
     for size in _VOCABULARIES:
         workload = replace(
             WORKLOADS["embedding-1k"], id=f"embedding-{size}", sizes=(size, 16, 10)
         )
-        points += _timed("vocabulary", size, workload, arms, workers, repeats)
+        points += _timed("vocabulary", size, workload, arms, workers)
     return points
 
 
-def _memory(workers: list[Worker], repeats: int) -> list[Point]:
-    del workers, repeats
+def _memory(workers: list[Worker]) -> list[Point]:
+    del workers
     points = []
     for size in _MEMORY_BATCHES:
         for how in ("SGDPlus fit", "SGDPlus step", "keras fit", "idle fit"):
@@ -127,14 +127,14 @@ def _memory(workers: list[Worker], repeats: int) -> list[Point]:
     return points
 
 
-CURVES: dict[str, Callable[[list[Worker], int], list[Point]]] = {
+CURVES: dict[str, Callable[[list[Worker]], list[Point]]] = {
     "parameters": _parameters,
     "batch": _batch,
     "dataset": _dataset,
     "vocabulary": _vocabulary,
     "memory": _memory,
-    "depth": lambda workers, repeats: compilations.by_depth(),
-    "length": lambda workers, repeats: compilations.by_length(),
+    "depth": lambda workers: compilations.by_depth(),
+    "length": lambda workers: compilations.by_length(),
 }
 
 
@@ -154,16 +154,11 @@ class Curve(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Curve]:
     """Yields each curve."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks growth")
-    parser.add_argument("--quick", action="store_true", help="fewer passes")
-    parser.add_argument("--only", help="curves, with commas between")
-    options = parser.parse_args(arguments)
-    repeats = 3 if options.quick else 5
-    chosen = options.only.split(",") if options.only else list(CURVES)
+    chosen = command.options("growth", __doc__, arguments, CURVES).names
     # All workers at once, although memory and compilations need none: most curves do.
     with started([peer for peer in PEERS if peer.name in _PEERS]) as workers:
         for name in chosen:
-            found = CURVES[name](workers, repeats)
+            found = CURVES[name](workers)
             for curve in dict.fromkeys(point.curve for point in found):
                 points = [point for point in found if point.curve == curve]
                 yield Curve(curve, points)

@@ -12,7 +12,6 @@ workers with a core each:
 
 from __future__ import annotations
 
-import argparse
 import json
 import socket
 import statistics
@@ -20,7 +19,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.shared import storage
+from benchmarks.shared import command, storage
 from benchmarks.shared.finding import Stored
 from benchmarks.shared.processes import Call
 from benchmarks.shared.quiet import QUIET
@@ -169,7 +168,7 @@ def on_paper(results: dict[str, Any], batch: int, num_workers: int) -> float:
 
 def measure(arguments: list[str]) -> Iterator[Stored]:
     """Measures 1, 2 and 4 workers; writes JSON."""
-    argparse.ArgumentParser(prog="python -m benchmarks replicas").parse_args(arguments)
+    command.options("replicas", __doc__, arguments)
     results = {}
     for num_workers in WORKERS:
         QUIET.wait()

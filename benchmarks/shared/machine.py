@@ -108,10 +108,7 @@ def _commit() -> str:
 def _git(*arguments: str) -> str:
     try:
         found = subprocess.run(
-            ["git", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True
         )
     except OSError:
         return ""

@@ -1,24 +1,19 @@
 """First calls and peaks of memory, which the time of a pass does not show.
 
-`python -m benchmarks extremes [--quick]`; `speed` has these targets, too, unless
-it is for some workloads only. Each figure comes from a new process.
+`python -m benchmarks extremes`; `speed` has these targets, too, unless it is for
+some workloads only. Each figure comes from a new process.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Iterator, Sequence
 
 from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.shared import command
 from benchmarks.shared.finding import Verdict, Verdicts
 from benchmarks.shared.processes import WITHOUT_FLAGS, in_process
-from benchmarks.timing.once import (
-    MIB,
-    first_calls,
-    memory_can_be_measured,
-    peak_memory,
-)
+from benchmarks.timing.once import MIB, first_calls, memory_can_be_measured, peak_memory
 
 _FIRST_CALL = 1.5  # bound on the seconds of ours, in those of Keras
 _MEMORY = 1.2  # bound on memory beside two copies of the batch, in that of a small one
@@ -29,9 +24,8 @@ _MODELS = ("mlp-784-128-10", "cnn", "lstm-20x8", "transformer-32x64")
 
 def measure(arguments: list[str]) -> Iterator[Verdicts]:
     """Yields the targets of this module, all at once."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks extremes")
-    parser.add_argument("--quick", action="store_true", help="fewer figures")
-    yield Verdicts(verdicts(parser.parse_args(arguments).quick))
+    command.options("extremes", __doc__, arguments)
+    yield Verdicts(verdicts(quick=False))
 
 
 def verdicts(quick: bool) -> list[Verdict]:

@@ -8,7 +8,6 @@ epoch each. The figure is CPU time, which other programs on the machine change l
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 from benchmarks.shared.machine import ROOT
 
@@ -48,11 +48,9 @@ class OnJax(Finding):
 
 def measure(arguments: list[str]) -> Iterator[OnJax]:
     """Yields each workload."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks on_jax")
-    parser.add_argument("workloads", nargs="*", help=f"of {', '.join(_EXAMPLES)}")
-    parser.add_argument("--python", default=sys.executable)
-    chosen = parser.parse_args(arguments)
-    for name in chosen.workloads or _EXAMPLES:
+    flags = {"python": sys.executable}
+    chosen = command.options("on_jax", __doc__, arguments, _EXAMPLES, **flags)
+    for name in chosen.names:
         with contextlib.ExitStack() as open_arms:
             arms = {
                 arm: open_arms.enter_context(_started(name, arm, chosen.python))

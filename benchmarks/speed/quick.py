@@ -9,13 +9,13 @@ the same.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding
 
 REPEATS = 9
@@ -140,6 +140,6 @@ def _compared(momentum: float) -> Compared:
 
 def measure(arguments: list[str]) -> Iterator[Compared]:
     """Yields the arms without and with momentum."""
-    argparse.ArgumentParser(prog="python -m benchmarks quick").parse_args(arguments)
+    command.options("quick", __doc__, arguments)
     for momentum in (0.0, 0.9):
         yield _compared(momentum)

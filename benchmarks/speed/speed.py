@@ -1,6 +1,6 @@
 """Every workload with every arm, in turns, and the targets: met or not.
 
-`python -m benchmarks speed [--quick] [--only id,id] [--missing] [--repeats n]`. Each
+`python -m benchmarks speed [--quick] [--only id,id] [--missing]`. Each
 workload is stored when it is done; `--missing` leaves out those that this very code has
 measured, so that a run can be stopped and resumed. Before each workload the run waits
 until the machine is quiet.
@@ -14,13 +14,13 @@ call costs beside epochs.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from benchmarks.arms.names import FIT, IDLE, ONE_BATCH
 from benchmarks.arms.workloads import WORKLOADS
+from benchmarks.shared import command
 from benchmarks.shared.finding import Finding, Stored, Verdicts
 from benchmarks.shared.quiet import QUIET
 from benchmarks.speed import extremes, stored
@@ -95,14 +95,10 @@ class Run(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Yields the rows of each workload, the targets and the run; stores each."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks speed")
-    parser.add_argument("--quick", action="store_true", help="fewer arms and passes")
-    parser.add_argument("--only", help="workload ids, with commas between")
-    parser.add_argument("--repeats", type=int, help="passes of each arm")
-    parser.add_argument("--missing", action="store_true", help="what is not stored yet")
-    options = parser.parse_args(arguments)
+    flags = {"quick": False, "only": None, "missing": False}
+    options = command.options("speed", __doc__, arguments, **flags)
     name = "speed-quick" if options.quick else "speed"
-    repeats = options.repeats or (3 if options.quick else 7)
+    repeats = 3 if options.quick else 7
     chosen = options.only.split(",") if options.only else workload_ids(options.quick)
     if options.missing:
         chosen = [each for each in chosen if not stored.is_fresh(name, each)]

@@ -83,12 +83,7 @@ _MLP, _MOMENTUM, _BIG = (
 # Of each workload: where it must not lose, and by how much it must win.
 TARGETS = (
     _ratio("linear-20", ONE_BATCH, SKLEARN, 1.0),
-    _above(
-        "linear-20",
-        f"{FIT}, batch 65,536",
-        f"{IDLE}, batch 65,536",
-        0.25,
-    ),
+    _above("linear-20", f"{FIT}, batch 65,536", f"{IDLE}, batch 65,536", 0.25),
     _ratio("linear-20", LOOP, JAX, 1.0),
     _ratio(_MLP, LOOP, JAX, 0.4),
     _ratio(_MLP, LOOP, C, 1.0),

@@ -38,10 +38,7 @@ def first_calls(workload_id: str, repeats: int) -> dict[str, list[float]]:
 
     def seconds(optimizer: Any, count: int, **settings: Any) -> float:
         model = keras_arms.compiled(workload, optimizer, **settings)
-        gc.collect()  # else the clock has the garbage of the model before in it
-        start = time.perf_counter()
-        model.fit(x[:count], y[:count], batch_size=count, verbose=0)
-        return time.perf_counter() - start
+        return timed_fit(model, x[:count], y[:count])[1]
 
     found: dict[str, list[float]] = {"SGDPlus": [], "keras SGD, jit_compile": []}
     for repeat in range(repeats + 1):
@@ -51,6 +48,14 @@ def first_calls(workload_id: str, repeats: int) -> dict[str, list[float]]:
             found["SGDPlus"].append(ours)
             found["keras SGD, jit_compile"].append(theirs)
     return found
+
+
+def timed_fit(model: Any, x: Any, y: Any) -> tuple[float, float]:
+    """Seconds of one `fit` on one batch: of the processor, and of the clock."""
+    gc.collect()  # else the clock has the garbage of the model before in it
+    cpu, clock = time.process_time(), time.perf_counter()
+    model.fit(x, y, batch_size=len(x), verbose=0)
+    return time.process_time() - cpu, time.perf_counter() - clock
 
 
 def peak_memory(workload_id: str, batch_size: int, how: str) -> float:
@@ -104,10 +109,3 @@ def _memory(name: str) -> float:
     lines = _STATUS.read_text().splitlines()
     (kilobytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
     return int(kilobytes) * 1024.0
-
-
-def batch_bytes(workload_id: str, batch_size: int) -> float:
-    """Bytes of x and y."""
-
-    x, y = WORKLOADS[workload_id].data(4)
-    return (x.nbytes + y.nbytes) / 4 * batch_size

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pickle
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +28,9 @@ def _data() -> tuple[Any, Any]:
     return x, x.sum(axis=1, keepdims=True)
 
 
-def _objects() -> dict[str, Any]:
-    return pickle.loads((FILES / "objects.pickle").read_bytes())
-
-
 @_READS_THEM
-@pytest.mark.parametrize("source", ["model.keras", "objects.pickle"])
-def test_training_goes_on_as_version_0_1_0_went_on(source: str) -> None:
-    if source == "model.keras":
-        model: Any = keras.models.load_model(FILES / source)
-    else:
-        model = _objects()["model"]
+def test_training_goes_on_as_version_0_1_0_went_on() -> None:
+    model: Any = keras.models.load_model(FILES / "model.keras")
     optimizer = model.optimizer
     assert type(optimizer) is SGDPlus
     assert (optimizer.seed, optimizer.nonfinite) == (11, "skip")
@@ -57,48 +47,6 @@ def test_training_goes_on_as_version_0_1_0_went_on(source: str) -> None:
     for name, value in zip(stored.files, found, strict=True):
         # Other machines round otherwise; the epoch moved weights by far more.
         np.testing.assert_allclose(value, stored[name], rtol=1e-5, atol=1e-5 * moved)
-
-
-@_READS_THEM
-def test_pickled_objects_of_0_1_0() -> None:
-    found = _objects()
-    assert type(found["optimizer"]) is SGDPlus
-    assert float(found["optimizer"].learning_rate) == pytest.approx(0.02)
-    assert (found["optimizer"].momentum, found["optimizer"].seed) == (0.5, 3)
-    assert type(found["data"]) is SeededArrays
-    x, y = _data()
-    again = SeededArrays(x, y, batch_size=8, seed=3)
-    for a, b in zip(found["data"][0], again[0], strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert type(found["callback"]) is ExactResume
-    (skipped,) = found["skipped"]
-    assert (skipped.batch, skipped.positions, skipped.cause) == (0, (5,), "loss")
-
-
-PICKLED = {
-    "_optimizer": "SGDPlus",
-    "_arrays": "SeededArrays",
-    "_resume": "ExactResume",
-    "_ledger": "Skipped",
-}
-
-
-@pytest.mark.matrix
-def test_pickles_name_modules_that_python_finds() -> None:
-    """In a process that has imported nothing, as `pickle.load` may be."""
-    names = PICKLED.items()
-    found = [f"ckeras_sgd_plus.{module}\n{name}\n." for module, name in names]
-    code = (
-        "import pickle, sys\n"
-        f"for text in {found!r}:\n"
-        "    before = [m for m in sys.modules if m.startswith('keras_sgd_plus')]\n"
-        "    for module in before: del sys.modules[module]\n"
-        "    print(pickle.loads(text.encode()).__name__)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.stdout.split() == list(PICKLED.values()), done.stderr
 
 
 # Version 0.2.0. `write.py` in the folder wrote the files, and its functions are used.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.paths import PACKAGE, ROOT
+from tests.support.syntax import arrows, modules
 
 
 class Size(NamedTuple):
@@ -32,15 +33,9 @@ class Size(NamedTuple):
     anys: int
 
 
-def trees(folder: Path) -> dict[Path, ast.Module]:
-    """The modules below a folder."""
-    paths = sorted(p for p in folder.rglob("*.py") if "__pycache__" not in p.parts)
-    return {path: ast.parse(path.read_text()) for path in paths}
-
-
 def size_of(folder: Path) -> Size:
     """The size of a folder."""
-    found = trees(folder)
+    found = modules(folder)
     nodes = [node for tree in found.values() for node in ast.walk(tree)]
     aliases = {"Any", *_aliases_of_any(found)}
     return Size(
@@ -51,20 +46,6 @@ def size_of(folder: Path) -> Size:
         sum(isinstance(node, ast.FunctionDef) for node in nodes),
         sum(_anys(node, aliases) for node in nodes),
     )
-
-
-def arrows(folder: Path) -> int:
-    """How many pairs of folders there are of which one imports the other."""
-    found = set()
-    for path, tree in trees(folder).items():
-        own = (*path.relative_to(folder).parts[:-1], "")[0]
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                for alias in node.names:
-                    parts = f"{node.module}.{alias.name}".split(".")
-                    if parts[0] == folder.name and parts[1] != own:
-                        found.add((own, parts[1]))
-    return len(found)
 
 
 def _aliases_of_any(found: dict[Path, ast.Module]) -> set[str]:
@@ -97,7 +78,8 @@ def main() -> None:
     for folder in (PACKAGE, ROOT / "tests", ROOT / "benchmarks"):
         numbers = (f"{number:,}" for number in size_of(folder))
         print(f"| {folder.name} | {' | '.join(numbers)} |")
-    print(f"\narrows between folders of {PACKAGE.name}: {arrows(PACKAGE)}")
+    count = sum(map(len, arrows(PACKAGE).values()))
+    print(f"\narrows between folders of {PACKAGE.name}: {count}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,7 @@ from benchmarks.arms import names
 from benchmarks.arms.workloads import WORKLOADS, Workload
 from benchmarks.cost import ablation, threshold
 from benchmarks.report.tables import speed as speed_tables
-from benchmarks.scaling import embeddings, growth, replicas
+from benchmarks.scaling import embeddings
 from benchmarks.shared import kept, machine, quiet, storage
 from benchmarks.speed import quick, speed, stored, targets
 from benchmarks.timing import measuring
@@ -122,46 +121,6 @@ def _assert_prefix(workload: Workload) -> None:
             assert abs(short - long[:4]).max() < 1e-6
 
 
-def test_what_the_readme_says_of_small_networks() -> None:
-    """An epoch is faster than Keras's at batch 32, except with layers of thousands."""
-    recorded = storage.read("speed")["results"]
-    found = targets.medians(stored.rows(recorded))
-    slower = [
-        workload
-        for workload in WORKLOADS
-        if found[workload, "SGDPlus fit"] > found[workload, "keras SGD, batch 32"]
-    ]
-    assert slower == ["mlp-784-2048-2048-10"]
-
-
-def test_what_the_readme_says_of_linear_regression() -> None:
-    """An epoch is faster than scikit-learn's on large data, slower on small data."""
-    ours: dict[int, float] = {}
-    theirs: dict[int, float] = {}
-    curves = {curve.name: curve for curve in kept.read("growth", growth.Curve)}
-    for point in curves["examples"].points:
-        if point.arm == "SGDPlus fit, reshuffled, one batch":
-            ours[point.at] = point.value
-        if point.arm == "scikit-learn SGD, shuffled":
-            theirs[point.at] = point.value
-    sooner = [size for size in ours if ours[size] < theirs[size]]
-    assert sooner == [100_000, 1_000_000]
-    medians = {
-        name: {way: statistics.median(found[way]) for way in ("dataset", "theirs")}
-        for name, found in storage.read("linear")["results"].items()
-    }
-    faster = [name for name, row in medians.items() if row["dataset"] < row["theirs"]]
-    assert faster == ["flights, 32,768 x 132"]
-
-
-def test_what_is_said_of_replicas_on_paper() -> None:
-    results = storage.read("replicas")["results"]
-    times = {r: replicas.on_paper(results, 500, r) for r in replicas.FAR}
-    assert min(times, key=lambda r: times[r]) == 4
-    times = {r: replicas.on_paper(results, 2_000, r) for r in replicas.FAR}
-    assert min(times, key=lambda r: times[r]) == 8
-
-
 def test_embeddings_keep_their_bounds() -> None:
     found = embeddings.grown(storage.read("embeddings")["results"])
     assert all(more <= embeddings.BOUNDS[size] for size, more in found.items())
@@ -252,8 +211,21 @@ def test_a_run_waits_before_each_finding_and_stores_it_at_once(
     assert kept.read("ablation", ablation.Form) == forms
 
 
-def test_studies_that_store_findings_exist() -> None:
-    assert set(main.KEPT) <= set(main.STUDIES)
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in (*main.STUDIES, *main.REPORTS, *main.KEPT))
+    assert str(main.main(["nothing"])).startswith("usage: ")
+
+
+@pytest.mark.parametrize("name", [*main.STUDIES, *main.REPORTS])
+def test_each_command_has_help(name: str, monkeypatch: Any, capsys: Any) -> None:
+    """Nothing is measured."""
+    monkeypatch.setattr(main.QUIET, "wait", lambda: 1.0)
+    with pytest.raises(SystemExit) as ended:
+        main.main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"python -m benchmarks {name}" in capsys.readouterr().out
 
 
 def test_a_line_names_days_machines_and_commits_once() -> None:

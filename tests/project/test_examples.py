@@ -54,15 +54,6 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES, *ELSEWHERE}))
-def test_the_first_lines_tell_what_comes(name: str) -> None:
-    text = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text())) or ""
-    parts = text.split("\n\n")
-    assert parts[1].startswith("You will see ")
-    assert "\nThe lesson: " in text
-    assert f"\nRun it with `python examples/{name}.py`; it takes " in text
-
-
 def _is_asked(test: ast.expr) -> bool:
     return isinstance(test, ast.Compare) and ast.unparse(test) == (
         f"'{FLAG}' in sys.argv[1:]"

@@ -75,21 +75,6 @@ def test_a_stored_output_would_be_found() -> None:
     assert stored({"cells": [ran, shown, {"id": "c"}]}) == ["a", "b"]
 
 
-def test_the_first_cell_says_what_comes() -> None:
-    first = CELLS[0]
-    assert first["cell_type"] == "markdown"
-    paragraphs = "".join(first["source"]).split("\n\n")
-    assert paragraphs[0].startswith("# ")
-    assert paragraphs[1].startswith("You will see ")
-    assert paragraphs[2].startswith("The lesson: ")
-
-
-def test_text_comes_before_each_code_cell() -> None:
-    kinds = [cell["cell_type"] for cell in CELLS]
-    pairs = zip(kinds, kinds[1:], strict=False)
-    assert ("code", "code") not in pairs
-
-
 def test_cells_run_in_one_namespace(tmp_path: Path) -> None:
     cells = ["x = 2", "def f():\n    return x", "print(f())\nprint(f() + 1)"]
     assert outputs(cells, tmp_path) == ["", "", "2\n3\n"]

@@ -58,17 +58,6 @@ def test_the_loop_is_what_is_computed() -> None:
     np.testing.assert_allclose(layer.get_weights()[0][:, 0], names["w"], rtol=1e-12)
 
 
-def test_it_is_short() -> None:
-    """Who it is for, the change, the table and when not to use it come first."""
-    assert len(README.splitlines()) <= 200
-    first_screen = README[: README.index("## Set-up")]
-    assert len(first_screen.splitlines()) <= 55
-    for part in ("Use it when", "```diff", "<!-- table: first -->", "When not to use"):
-        assert part in first_screen
-    heads = re.findall(r"^\| until .*\|$", first_screen, flags=re.M)
-    assert [head.count("|") - 1 for head in heads] == [4]
-
-
 def test_the_change_of_two_lines_trains_per_example() -> None:
     (diff,) = re.findall(r"```diff\n(.*?)```", README, flags=re.DOTALL)
     lines = {sign: _lines(diff, sign) for sign in "-+"}
@@ -86,21 +75,6 @@ def _lines(diff: str, sign: str) -> str:
     lines = [line[1:] for line in diff.splitlines() if line.startswith(sign)]
     assert len(lines) == {"-": 1, "+": 2}[sign]
     return "\n".join(lines)
-
-
-def test_there_are_blocks_and_two_commands() -> None:
-    assert len(BLOCKS) == 2
-    commands = re.findall(r"^python -m pip install -e .*$", README, flags=re.MULTILINE)
-    assert len(commands) == 2
-    assert all(" && " in command for command in commands)
-
-
-def test_the_install_line_needs_a_clone_and_nothing_else() -> None:
-    """It is true as long as no index has the package; the gate runs it."""
-    first_screen = README[: README.index("## Set-up")]
-    assert re.findall(r"^python -m pip install \.$", first_screen, flags=re.M)
-    assert "on no package index yet" in first_screen
-    assert not re.search(r"pip install keras[-_]sgd[-_]plus", README)
 
 
 @pytest.mark.parametrize(

@@ -150,8 +150,7 @@ print("CANARY", len(seen) > 0)
 
 
 @pytest.mark.parametrize(
-    "callbacks",
-    ["[]", *matrix("[ExactResume('named')]", "[ExampleLog(path='named')]")],
+    "callbacks", ["[]", *matrix("[ExactResume('named')]", "[ExampleLog(path='named')]")]
 )
 def test_training_leaves_the_machine_alone(callbacks: str, tmp_path: Path) -> None:
     """The directory shows files that TensorFlow writes in C++, past the hook."""

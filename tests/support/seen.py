@@ -8,12 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tests.support.twins import (
-    Pair,
-    dense_data,
-    dense_model,
-    train_pair,
-)
+from tests.support.twins import Pair, dense_data, dense_model, train_pair
 
 N = 30
 X, Y = dense_data(N)

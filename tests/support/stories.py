@@ -8,10 +8,7 @@ from typing import Any
 import keras
 
 from keras_sgd_plus import SGDPlus
-from tests.support.twins import (
-    Pair,
-    snapshot,
-)
+from tests.support.twins import Pair, snapshot
 
 
 class Run:

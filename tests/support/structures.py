@@ -206,11 +206,9 @@ def data(row: Row, num_examples: int, seed: int) -> tuple[Any, Any, Any]:
     y = [kind, rng.normal(size=(num_examples, 2)).astype("float32")][:number_out]
     weights = [rng.uniform(0.5, 2, num_examples).astype("float32") for _ in y]
     of_y = container_out if row.y == "same" else row.y
-    weight = {
-        "none": None,
-        "one": weights[0],
-        "each": contained(of_y, weights, NAMES),
-    }[row.weights]
+    weight = {"none": None, "one": weights[0], "each": contained(of_y, weights, NAMES)}[
+        row.weights
+    ]
     return contained(container, x, _INPUT_NAMES), contained(of_y, y, NAMES), weight
 
 

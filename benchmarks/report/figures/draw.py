@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 
-from benchmarks.shared import storage
+from benchmarks.shared import command, storage
 
 _ROOMS = {  # stored results -> the module here that draws them, by a function so named
     "speed": "speed",
@@ -15,7 +14,7 @@ _ROOMS = {  # stored results -> the module here that draws them, by a function s
     "accuracy": "quality",
     "robustness": "quality",
     "order": "quality",
-    "blocks": "cost",
+    "blocks": "speed",
 }
 
 
@@ -40,7 +39,7 @@ def draw(name: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Draws all figures."""
-    argparse.ArgumentParser(prog="python -m benchmarks figures").parse_args(arguments)
+    command.options("figures", __doc__, arguments)
     for name in _ROOMS:
         draw(name)
     return 0

@@ -9,8 +9,16 @@ import numpy as np
 from benchmarks.quality.accuracy import AVERAGED, FIRST, SHOWN
 from benchmarks.quality.goals import final
 from benchmarks.quality.tasks import TASKS, Task
-from benchmarks.report.figures.canvas import bare, logarithmic, save
-from benchmarks.report.figures.palette import BLUE, GREY, PURPLE, SKY, colour_of
+from benchmarks.report.figures.canvas import (
+    BLUE,
+    GREY,
+    PURPLE,
+    SKY,
+    bare,
+    colour_of,
+    logarithmic,
+    save,
+)
 from benchmarks.report.figures.rates import rates
 
 # Dashes and a mark: an arm is told without its colour, too.

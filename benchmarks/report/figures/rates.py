@@ -7,16 +7,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.problems import PROBLEMS, Problem
-from benchmarks.quality.rates import (
-    AVERAGED,
-    CLIPPED,
-    DECAYED,
-    MOMENTA,
-    PLAIN,
-    capped,
-)
-from benchmarks.report.figures.canvas import bare, save
-from benchmarks.report.figures.palette import (
+from benchmarks.quality.rates import AVERAGED, CLIPPED, DECAYED, MOMENTA, PLAIN, capped
+from benchmarks.report.figures.canvas import (
     BLACK,
     BLUE,
     GREY,
@@ -24,6 +16,8 @@ from benchmarks.report.figures.palette import (
     PURPLE,
     SKY,
     VERMILION,
+    bare,
+    save,
 )
 
 # As in the other figures plain SGDPlus is the blue line. Colour, dashes, mark, width.

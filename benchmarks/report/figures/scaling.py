@@ -5,8 +5,15 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.report.figures.canvas import bare, save
-from benchmarks.report.figures.palette import BLACK, BLUE, GREY, SKY, colour_of
+from benchmarks.report.figures.canvas import (
+    BLACK,
+    BLUE,
+    GREY,
+    SKY,
+    bare,
+    colour_of,
+    save,
+)
 from benchmarks.scaling.replicas import FAR, OURS, STOCK, on_paper
 
 _PANELS = {  # curve -> title, label of the horizontal axis, of the vertical one

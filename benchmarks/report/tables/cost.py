@@ -7,12 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from benchmarks.cost import ablation as forms
 from benchmarks.cost import applications as application_study
-from benchmarks.cost import averages as average_study
 from benchmarks.cost import blocks as block_study
+from benchmarks.cost import callbacks, options
 from benchmarks.cost import firstcall as calls
-from benchmarks.cost import fits, options
 from benchmarks.cost import overflow as overflow_study
-from benchmarks.cost import records as record_study
 from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import LENGTHS, Blocks
 from benchmarks.cost.firstcall import FirstCalls
@@ -50,10 +48,11 @@ def nonfinite(findings: Iterable[options.Options]) -> Iterator[str]:
 def averages(findings: Iterable[options.Options]) -> Iterator[str]:
     """The same, of epochs of `fit`."""
     yield from _options(findings)
-    epochs = (average_study.REPEATS - 1) * (average_study.EPOCHS - 1)
+    study = callbacks.STUDIES["averages"]
+    epochs = (study.fits - 1) * (study.epochs - 1)
     yield (
         "\nMicroseconds of CPU time per example of an epoch of `fit` in batches of "
-        f"{fits.BATCH_SIZE:,}, medians of {epochs}."
+        f"{callbacks.BATCH_SIZE:,}, medians of {epochs}."
     )
 
 
@@ -98,9 +97,9 @@ def overflow(findings: Iterable[overflow_study.Overflow]) -> Iterator[str]:
     )
 
 
-def records(findings: Iterable[record_study.Records]) -> Iterator[str]:
+def records(findings: Iterable[callbacks.Records]) -> Iterator[str]:
     """A row per workload: epochs with each log, and what the first two cost."""
-    head = ["workload", *record_study.ARMS, "loss, more", "norm, times", "met"]
+    head = ["workload", *callbacks.ARMS, "loss, more", "norm, times", "met"]
     rows = (
         [
             found.workload,
@@ -114,8 +113,8 @@ def records(findings: Iterable[record_study.Records]) -> Iterator[str]:
     yield from markdown.lines(head, rows)
     yield (
         "\nMicroseconds of CPU time per example of an epoch of `fit` in batches of "
-        f"{fits.BATCH_SIZE:,}; the last columns are medians of "
-        f"{record_study.PAIRS} pairs."
+        f"{callbacks.BATCH_SIZE:,}; the last columns are medians of "
+        f"{callbacks.STUDIES['records'].fits - 1} pairs."
     )
 
 

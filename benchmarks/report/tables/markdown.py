@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from benchmarks.shared.finding import Stored
 
 
 def lines(
@@ -42,3 +45,15 @@ def spread(values: list[float], digits: int) -> str:
 def yes(met: bool) -> str:
     """A verdict; a bad one catches the eye."""
     return "yes" if met else "NO"
+
+
+def of_stored(
+    table: Callable[[Any], str],
+) -> Callable[[Iterable[Stored]], Iterator[str]]:
+    """The report on a study that stores its results as one: their table."""
+
+    def report(findings: Iterable[Stored]) -> Iterator[str]:
+        for stored in findings:
+            yield "\n" + table(stored.read()["results"])
+
+    return report

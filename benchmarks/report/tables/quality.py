@@ -82,12 +82,6 @@ def median_to_goal(task: Task, found: dict[str, Any], goal: float) -> str:
     return f"> {task.seconds:g} s" if math.isinf(seconds) else f"{seconds:.1f} s"
 
 
-def untuned(findings: Iterable[Stored]) -> Iterator[str]:
-    """All tasks that are stored."""
-    for stored_run in findings:
-        yield "\n" + of_untuned(stored_run.read()["results"])
-
-
 def of_untuned_ends(results: dict[str, Any]) -> str:
     """A row per optimizer: the end of each task, and the goals that it reaches."""
     names = [name for name in TASKS if name in results]
@@ -128,12 +122,6 @@ def of_untuned(results: dict[str, Any]) -> str:
     return f"{markdown.table(head, rows)}\n\n{machine.line(*environments)}"
 
 
-def order(findings: Iterable[Stored]) -> Iterator[str]:
-    """Test accuracy by order."""
-    for stored_run in findings:
-        yield "\n" + of_orders(stored_run.read()["results"])
-
-
 def of_orders(results: dict[str, list[list[float]]]) -> str:
     """Test accuracy after some epochs, a row per order."""
     epochs = (1, 2, 4, EPOCHS)
@@ -163,3 +151,7 @@ def of_problems(results: dict[str, Any]) -> str:
         cells = [f"{found['difference']:.0e}", f"{found['largest']:.2g}"]
         rows.append([name, *cells, *(f"{ms:.2f} ms" for ms in times)])
     return markdown.table(head, rows)
+
+
+untuned = markdown.of_stored(of_untuned)
+order = markdown.of_stored(of_orders)

@@ -7,10 +7,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks.report.tables import markdown
-from benchmarks.scaling.embeddings import BOUNDS, VOCABULARIES, Vocabularies, grown
+from benchmarks.scaling.embeddings import (
+    BOUNDS,
+    REPEATS,
+    VOCABULARIES,
+    Vocabularies,
+    grown,
+)
 from benchmarks.scaling.growth import Curve
 from benchmarks.scaling.replicas import FAR, on_paper
-from benchmarks.shared.finding import Finding, Stored
+from benchmarks.shared.finding import Finding
 from benchmarks.timing.measuring import Point
 
 
@@ -37,7 +43,7 @@ def embeddings(findings: Iterable[Finding]) -> Iterator[str]:
     for found in findings:
         if isinstance(found, Vocabularies):
             yield of_vocabularies(found.points)
-            yield f"\nMedians of {found.repeats} passes."
+            yield f"\nMedians of {REPEATS} passes."
 
 
 def of_vocabularies(points: list[dict[str, Any]]) -> str:
@@ -48,12 +54,6 @@ def of_vocabularies(points: list[dict[str, Any]]) -> str:
         start = f"{size:,} rows take {more:.1f} µs/example more than {smallest}"
         lines.append(f"- {start} (bound: {BOUNDS[size]:g}; {verdict})")
     return "\n".join([of_points([Point(**point) for point in points]), "", *lines])
-
-
-def replicas(findings: Iterable[Stored]) -> Iterator[str]:
-    """The measured rows, and an epoch on paper."""
-    for stored in findings:
-        yield of_workers(stored.read()["results"])
 
 
 def of_workers(results: dict[str, Any]) -> str:
@@ -76,3 +76,6 @@ def of_workers(results: dict[str, Any]) -> str:
         for batch in (500, 2_000)
     ]
     return f"{measured}\n\n{markdown.table(head, rows, right=range(1, len(head)))}"
+
+
+replicas = markdown.of_stored(of_workers)

@@ -4,7 +4,6 @@
 weights and optimizer state after one more epoch.
 """
 
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sgd_plus import ExactResume, SeededArrays, SGDPlus
+from keras_sgd_plus import SGDPlus
 
 
 def main(folder: Path) -> None:
@@ -27,24 +26,13 @@ def main(folder: Path) -> None:
     )
     optimizer: Any = SGDPlus(0.01, momentum=0.9, seed=11, nonfinite="skip")
     model.compile(optimizer, "mse")
-    data = SeededArrays(x, y, batch_size=8, seed=3)
     bad = x.copy()
     bad[5] = np.nan
     model.fit(bad, y, batch_size=8, shuffle=False, verbose=0)
-    skipped = optimizer.skipped_examples()
     model.save(folder / "model.keras")
     model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
     state = [v.numpy() for v in optimizer.variables]
     np.savez(folder / "continued.npz", *model.get_weights(), *state)
-    objects = {
-        "model": keras.models.load_model(folder / "model.keras"),
-        "optimizer": SGDPlus(0.02, momentum=0.5, seed=3),
-        "data": data,
-        "skipped": skipped,
-        "callback": ExactResume("run", 5),
-    }
-    with open(folder / "objects.pickle", "wb") as file:
-        pickle.dump(objects, file)
 
 
 if __name__ == "__main__":
