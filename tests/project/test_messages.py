@@ -63,7 +63,7 @@ REFUSALS = test_refusals.ROWS
 MESSAGES: dict[str, Any] = {
     "`{}` must be {}.": ARGUMENTS,
     "SGDPlus must be given arguments that it has.": test_misspelt.ARGUMENTS,
-    "The setting `{}` must be assigned by its name.": (
+    "The setting `learning_rate` must be assigned by its name.": (
         test_misspelt.test_old_name_of_a_setting
     ),
     "{} needs the TensorFlow backend.": test_arguments.ERRORS["other_backend"],
