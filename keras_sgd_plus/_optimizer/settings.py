@@ -82,13 +82,15 @@ def _int(low: float, high: int = _MAX_INT) -> Check:
     return check
 
 
-def _number(is_right: Callable[[float], bool]) -> Check:
-    # Variables are kept: the loop reads them.
+def _number(
+    is_right: Callable[[float], bool], kept: tuple[type, ...] = _VARIABLES
+) -> Check:
+    # Objects of the types `kept` stay as they are: the loop reads a variable.
     def check(value: Any) -> Any:
         found = _float(value)
         if not is_right(found):
             raise _OutOfRange
-        return value if isinstance(value, _VARIABLES) else found
+        return value if isinstance(value, kept) else found
 
     return check
 
@@ -140,17 +142,7 @@ def _jit_compile(value: Any) -> bool | str:
 def _fraction(value: Any) -> float:
     if isinstance(np.asarray(value).item(), bool):
         raise TypeError
-    found = _float(value)
-    if not 0 < found <= 1:
-        raise _OutOfRange
-    return found
-
-
-def _momentum(value: Any) -> float:
-    found = _float(value)
-    if not 0 <= found <= 1:
-        raise _OutOfRange
-    return found
+    return _number(lambda x: 0 < x <= 1, kept=())(value)
 
 
 def _python_float(value: Any) -> Any:
@@ -228,7 +220,10 @@ OF_SGD = {
         _live_learning_rate,
     ),
     "momentum": Argument(
-        "a float from 0 to 1", "Use 0.9, say.", _python_float, _momentum
+        "a float from 0 to 1",
+        "Use 0.9, say.",
+        _python_float,
+        _number(lambda x: 0 <= x <= 1, kept=()),
     ),
     "nesterov": _FLAG,
     "weight_decay": Argument(
