@@ -39,7 +39,7 @@ def seed(value: Any) -> int:
             "`seed` must be an int from 0 to 2**63 - 1. Received: seed=None. Use "
             "seed=0, say: a derived seed would give another order in the next process."
         )
-    return settings.seed(value)
+    return settings.checked("seed", value)
 
 
 def start_epoch(value: Any) -> int | None:

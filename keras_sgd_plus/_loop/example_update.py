@@ -18,9 +18,9 @@ from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, V
 from keras_sgd_plus._report import records, running_sums
 from keras_sgd_plus._report.guard import Skips, no_skips
 from keras_sgd_plus._report.records import Recorder, no_records
-from keras_sgd_plus._rule.part import Numbers, Slot, State, as_vector, by_name, on_host
+from keras_sgd_plus._rule.part import Numbers, Slot, State
 from keras_sgd_plus._rule.parts import AVERAGES
-from keras_sgd_plus._rule.rule import Rule, all_numbers, all_slots
+from keras_sgd_plus._rule.rule import Rule, all_slots, by_name, numbers_of
 
 
 @dataclass(frozen=True)
@@ -203,16 +203,14 @@ class ExampleUpdate:
         )
 
     def given(self, numbers: Tensor) -> ExampleUpdate:
-        """The update with the numbers of its rule, a vector as of `_rule.as_vector`.
+        """The update with the numbers of its rule, a vector as of `numbers_of`.
 
         Where forms are switched off they are constants, as Keras has them: the
         processor rounds products with a constant in another order.
         """
-        named = all_numbers()
         if tracing.is_switched_off():
-            plain = tf.constant(on_host(self.optimizer, named), tf.float64)
-            numbers = as_vector(self.optimizer, named, plain)
-        return replace(self, numbers=by_name(named, numbers))
+            numbers = numbers_of(self.optimizer, are_constants=True)
+        return replace(self, numbers=by_name(numbers))
 
     @property
     def group_size(self) -> int:

@@ -9,51 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
 from keras_sgd_plus._batch import checks, compiled, step
 from keras_sgd_plus._fit import fits, hooks
 from keras_sgd_plus._optimizer import settings
-from keras_sgd_plus._optimizer.settings import Setting, checked_property
-from keras_sgd_plus._private.types import Optimizer, Variable
+from keras_sgd_plus._optimizer.settings import Setting
+from keras_sgd_plus._private.types import Variable
 from keras_sgd_plus._report import bad_examples
 from keras_sgd_plus._report.bad_examples import Skipped
-from keras_sgd_plus._rule import ours, parts, rule
+from keras_sgd_plus._rule import ours
 from keras_sgd_plus._rule.rule import make_slots
-
-
-def _check_together(optimizer: Optimizer) -> None:
-    """Raises for settings that contradict each other; wraps Keras's trainer.
-
-    Called by each `Setting`, also before the later ones have a value.
-    """
-    if getattr(optimizer, "max_loss_fraction", None) is not None:
-        parts.refuse_with_fraction(optimizer)
-    per_example = optimizer.examples_per_update is not None
-    if per_example or replicas.is_open():
-        hooks.install()
-    nonfinite = getattr(optimizer, "nonfinite", None)
-    if per_example:
-        replicas.check()
-    elif nonfinite in ("skip", "raise"):
-        raise ValueError(
-            '`nonfinite` must be "propagate" with examples_per_update=None. Received: '
-            f"nonfinite={nonfinite!r}. Set examples_per_update to 1 or more, whose "
-            "loop sees each loss and gradient."
-        )
-
-
-def _check_fraction(optimizer: Optimizer) -> None:
-    """As `_check_together`, for a setting that is a number of compiled steps, too."""
-    _check_together(optimizer)
-    rule.refresh_numbers(optimizer)
-
-
-def _check_average(optimizer: Optimizer) -> None:
-    """Raises TypeError or ValueError for an `ema_momentum` that would be used."""
-    if optimizer.use_ema:  # else Keras does not look at it
-        settings.number(ema_momentum=optimizer.ema_momentum)
-    rule.refresh_numbers(optimizer)
 
 
 class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
@@ -217,28 +182,27 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
 
     __module__ = "keras_sgd_plus"  # files and pickles name it, wherever it stands
 
-    learning_rate = checked_property(
-        keras.optimizers.SGD.learning_rate, settings.live_learning_rate
-    )
     _derived_seed: int | None = None
-    lr = settings.OldName("learning_rate")
-    examples_per_update = Setting(settings.examples_per_update, _check_together)
-    order = Setting(settings.order, _check_together)
-    seed = Setting(settings.seed, _check_together)
-    nonfinite = Setting(settings.nonfinite, _check_together)
-    jit_compile = Setting(settings.jit_compile, _check_together)
-    # These are numbers of compiled steps: a new one compiles nothing.
-    momentum = Setting(settings.assigned_momentum, rule.refresh_numbers)
-    weight_decay = Setting(settings.assigned("weight_decay"), rule.refresh_numbers)
-    clipnorm = Setting(settings.assigned("clipnorm"), rule.refresh_numbers)
-    clipvalue = Setting(settings.assigned("clipvalue"), rule.refresh_numbers)
-    global_clipnorm = Setting(
-        settings.assigned("global_clipnorm"), rule.refresh_numbers
+    lr = property(fset=settings.refuse_lr)
+    learning_rate = keras.optimizers.SGD.learning_rate.setter(
+        settings.assign_learning_rate
     )
-    max_loss_fraction = Setting(settings.max_loss_fraction, _check_fraction)
-    ema_momentum = Setting(lambda value: value, _check_average)
+    # These are numbers of compiled steps: a new one compiles nothing.
+    momentum = Setting()
+    weight_decay = Setting()
+    clipnorm = Setting()
+    clipvalue = Setting()
+    global_clipnorm = Setting()
+    ema_momentum = Setting()
+    max_loss_fraction = Setting()
+    # A loop is compiled for each value of these.
+    examples_per_update = Setting()
+    order = Setting()
+    seed = Setting()
+    nonfinite = Setting()
+    jit_compile = Setting()
 
-    @settings.refused
+    @settings.refuses_others
     def __init__(
         self,
         learning_rate: float | LearningRateSchedule | Callable[[], Any] = 0.01,
@@ -262,29 +226,13 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         jit_compile: bool | Literal["auto"] = "auto",
         max_loss_fraction: float | None = None,
     ) -> None:
+        given = locals()  # all arguments, by name
         settings.backend("SGDPlus")
-        checked = settings.of_sgd(
-            learning_rate=learning_rate,
-            momentum=momentum,
-            nesterov=nesterov,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-        )
-        super().__init__(**checked, name=name)
-        self.examples_per_update = examples_per_update
-        self.order = order
-        self.seed = seed
-        self.nonfinite = nonfinite
-        self.jit_compile = jit_compile
-        self.max_loss_fraction = max_loss_fraction
+        super().__init__(**settings.of_sgd(given), name=name)
+        for argument in settings.OWN:
+            setattr(self, argument, given[argument])
         self._derived_seed = self.seed if seed is None else None
+        hooks.install()
         if examples_per_update is not None and jit_compile is not False:
             compiled.raise_small_loop_threshold()
 
@@ -340,8 +288,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         if self.examples_per_update is None:
             return hooks.stock_train_step(model, data)
         owner = getattr(model, "optimizer", None)
-        wraps = owner is not None and ours.unwrap(owner) is self
-        outer = owner if wraps else self
+        outer = owner if ours.unwrap(owner) is self else self
         ours.refuse_overrides(outer)
         notices.note_engaged(self)
         try:
@@ -386,15 +333,8 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; a derived seed is among them."""
-        return {
-            **super().get_config(),
-            "examples_per_update": self.examples_per_update,
-            "order": self.order,
-            "seed": self.seed,
-            "nonfinite": self.nonfinite,
-            "jit_compile": self.jit_compile,
-            "max_loss_fraction": self.max_loss_fraction,
-        }
+        own = {name: getattr(self, name) for name in settings.OWN}
+        return {**super().get_config(), **own}
 
 
 def _register() -> None:

@@ -1,33 +1,24 @@
-"""Which optimizers take the place of Keras's train step.
+"""Which optimizers are ours, and whether the loop may stand for their update.
 
-Methods of an optimizer that somebody has replaced, which the loop would ignore.
-
-The loop computes the rule by itself and calls none of the methods with which Keras
-makes an update. A replaced one would be ignored without a word.
+An optimizer of ours takes the place of Keras's train step. Its loop computes the rule
+by itself, and calls none of the methods with which Keras makes an update. A method that
+somebody has replaced would be ignored without a word, so it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_sgd_plus._private import keras_optimizer
-from keras_sgd_plus._private.types import Optimizer, Structure
+from keras_sgd_plus._private.types import Optimizer
 
 
 class PerExampleOptimizer:
-    """Base of optimizers that can train a model on a batch by themselves.
-
-    The trainer knows an optimizer by this class, so that it need not know `SGDPlus`.
-    """
+    """A base of `SGDPlus`, by which the rooms below it know that class."""
 
     examples_per_update: Any
-
-    def train_step(self, model: keras.Model, data: Structure) -> Any:
-        """Trains a model on one batch; gives the logs."""
-        raise NotImplementedError
 
 
 def unwrap(optimizer: Optimizer) -> Any:
@@ -64,19 +55,24 @@ def refuse_overrides(optimizer: Optimizer) -> None:
     Args:
         optimizer: the SGDPlus, or the `LossScaleOptimizer` around it.
     """
-    is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    inner = optimizer.inner_optimizer if is_scaled else optimizer
+    inner, names = unwrap(optimizer), keras_optimizer.UPDATE_METHODS
     if inner.examples_per_update is None:
         return
-    names = keras_optimizer.UPDATE_METHODS
-    if is_scaled:
-        names = keras_optimizer.SCALED_UPDATE_METHODS
+    if inner is not optimizer:
         refuse_overrides(inner)
-    own = vars(optimizer)
-    _refuse([name for name in names if name in own], "an optimizer object with its own")
-    kind = type(optimizer)
-    replaced = [name for name in names if not _is_stock(getattr(kind, name, None))]
-    _refuse(replaced, "a subclass that overrides")
+        names = keras_optimizer.SCALED_UPDATE_METHODS
+    for name in names:
+        if name in vars(optimizer):
+            received = "an optimizer object with its own"
+        elif not _is_stock(getattr(type(optimizer), name, None)):
+            received = "a subclass that overrides"
+        else:
+            continue
+        raise NotImplementedError(
+            "The per-example loop computes SGD's own update rule. Received: "
+            f"{received} {name!r}, which the loop would ignore. Use "
+            "examples_per_update=None with it, for one update per batch."
+        )
 
 
 def refuse_hooks(optimizer: Optimizer) -> None:
@@ -88,15 +84,6 @@ def refuse_hooks(optimizer: Optimizer) -> None:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if not (_HOOKS.isdisjoint(vars(optimizer)) and _HOOKS.isdisjoint(vars(inner))):
         refuse_overrides(optimizer)
-
-
-def _refuse(names: Sequence[str], received: str) -> None:
-    if names:
-        raise NotImplementedError(
-            "The per-example loop computes SGD's own update rule. Received: "
-            f"{received} {names[0]!r}, which the loop would ignore. Use "
-            "examples_per_update=None with it, for one update per batch."
-        )
 
 
 def _is_stock(method: Any) -> bool:

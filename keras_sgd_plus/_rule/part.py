@@ -1,29 +1,25 @@
-"""Numbers of a rule that a compiled loop takes as tensors: a new one compiles nothing.
-
-Parts of a rule name them (`Part.numbers`). A loop is compiled for whether such a number
-is above zero, not for its value. All are computed on the host and handed over in one
-vector of float64, so that they are rounded once, as Python's own constants are.
-
-Parts of a rule, and the update that they work on.
+"""Parts of a rule, and the update that they work on.
 
     update = part(update)            # for each part of a rule, in order
 
 Nothing here reads or writes a variable. To add a part, define a class like those in
-`descent.py` in a module of its own, and put it into `GRADIENT_PARTS` or `WEIGHT_PARTS`
+`parts.py` in a module of its own, and put it into `GRADIENT_PARTS` or `WEIGHT_PARTS`
 of `rule.py`: its state is then made with the optimizer, carried by the loop, saved and
 restored. Parts act in the loop alone; gradients that are applied by hand get the rule
 of `keras.optimizers.SGD`.
+
+A part names the numbers that it computes with (`Part.numbers`). The loop takes them as
+tensors, so a new one compiles nothing: it is compiled for whether such a number is
+above zero, not for its value.
 """
 
 from __future__ import annotations
 
 import abc
-import numbers as python_numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -55,59 +51,6 @@ def in_float32(value: float) -> float:
     on the host, since TensorFlow 2.17's XLA drops a cast to float32 and back.
     """
     return float(np.float32(value))
-
-
-def on_host(optimizer: Optimizer, numbers: Sequence[Number]) -> list[float]:
-    """The values of now; zero for a setting that is None or held by a variable."""
-    return [_on_host(number, getattr(optimizer, number.setting)) for number in numbers]
-
-
-def as_vector(optimizer: Optimizer, numbers: Sequence[Number], plain: Tensor) -> Tensor:
-    """The numbers of now, (numbers,) float64.
-
-    Args:
-        optimizer: the SGDPlus.
-        numbers: of its rule.
-        plain: (numbers,) float64, as `on_host` gives them.
-    """
-    held = [getattr(optimizer, number.setting) for number in numbers]
-    if not any(map(is_held, held)):
-        return plain
-    parts = [
-        tf.cast(tf.convert_to_tensor(value), tf.float64) if is_held(value) else plain[i]
-        for i, value in enumerate(held)
-    ]
-    return tf.stack(parts)
-
-
-def by_name(numbers: Sequence[Number], vector: Tensor) -> dict[str, Tensor]:
-    """The numbers of a vector, (numbers,) float64, by their names."""
-    names = [number.name for number in numbers]
-    return dict(zip(names, tf.unstack(vector, len(names)), strict=True))
-
-
-def switch(value: Any) -> Any:
-    """The fact about a setting that is fixed in a compiled loop.
-
-    None, or whether the number is above zero; a variable is itself.
-    """
-    return value if value is None or is_held(value) else _is_positive(value)
-
-
-def is_held(value: Any) -> bool:
-    """Whether the value of a setting is in a variable, which the loop reads."""
-    return isinstance(value, (tf.Variable, keras.Variable))
-
-
-def _on_host(number: Number, value: Any) -> float:
-    if not isinstance(value, python_numbers.Real):  # no part of the rule needs it
-        return 0.0
-    plain = float(value)
-    return number.of(plain) if plain > 0 else plain
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, python_numbers.Real) and float(value) > 0
 
 
 Condition = Any  # () bool; None is a condition that always holds

@@ -1,21 +1,18 @@
-"""Where the parts of a rule are put together, and run.
+"""The rule of an optimizer: its parts in order, and the numbers they compute with.
 
 The algebra and its order are those of `keras.optimizers.SGD` (Keras 3.15), so that a
-run agrees with Keras at `batch_size=1`.
+run agrees with Keras at `batch_size=1`. Under a `keras.optimizers.LossScaleOptimizer`
+an update scales its loss and tells the next scale, as Keras does.
 
-Which settings of an optimizer are fixed in a compiled loop.
-
-The trainer and the step both ask; the rule names most of these settings.
-
-Dynamic loss scaling, as `keras.optimizers.LossScaleOptimizer` has it.
-
-Numbers of a live optimizer, in a variable that compiled steps read.
-
-So a callback may assign `momentum` for each batch: nothing is traced or compiled anew.
+Numbers of all parts stand in one vector of float64. They are computed on the host, so
+that they are rounded once, as Python's own constants are, and put into a variable that
+compiled steps read. So a callback may assign `momentum` for each batch: nothing is
+traced or compiled anew. `compiled_for` has the settings that do ask for a new trace.
 """
 
 from __future__ import annotations
 
+import numbers as python_numbers
 import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -35,11 +32,8 @@ from keras_sgd_plus._rule.part import (
     Slot,
     State,
     Update,
-    as_vector,
     both,
-    on_host,
     select,
-    switch,
 )
 from keras_sgd_plus._rule.parts import (
     Accumulate,
@@ -169,12 +163,6 @@ class Rule:
         return Updated(state, waiting, update.applies, rates, update.capped)
 
 
-def settings() -> tuple[str, ...]:
-    """Attributes of SGDPlus that a rule is made from, each once."""
-    kinds = (*GRADIENT_PARTS, *WEIGHT_PARTS)
-    return tuple(dict.fromkeys(name for kind in kinds for name in kind.settings))
-
-
 def all_numbers() -> tuple[Number, ...]:
     """The numbers that parts of a rule take as tensors, in the order of the vector."""
     kinds = (*GRADIENT_PARTS, *WEIGHT_PARTS)
@@ -217,11 +205,12 @@ def compiled_for(optimizer: Optimizer, with_numbers: bool) -> tuple[Any, ...]:
         with_numbers: whether numbers of the rule are constants, too. Else only whether
             they are above zero counts.
     """
-    names = (*_OF_THE_LOOP, *settings())
-    values = (getattr(optimizer, name) for name in names)
-    numbers = [getattr(optimizer, n.setting) for n in all_numbers()]
-    fixed = numbers if with_numbers else map(switch, numbers)
-    return (keras_optimizer.schedule(optimizer), *values, *fixed)
+    of_parts = (n for kind in (*GRADIENT_PARTS, *WEIGHT_PARTS) for n in kind.settings)
+    values = [getattr(optimizer, name) for name in (*_OF_THE_LOOP, *of_parts)]
+    numbers = [getattr(optimizer, number.setting) for number in all_numbers()]
+    if not with_numbers:
+        numbers = [v if v is None or _is_held(v) else _plain(v) > 0 for v in numbers]
+    return (keras_optimizer.schedule(optimizer), *values, *numbers)
 
 
 ops: Any = keras.ops  # its annotations name tensors of every backend
@@ -278,17 +267,32 @@ def apply_scaled(
 _vectors: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-def numbers_of(optimizer: Optimizer) -> Tensor:
+def numbers_of(optimizer: Optimizer, are_constants: bool = False) -> Tensor:
     """The numbers that the rule of an optimizer computes with, (numbers,) float64.
 
     Read outside the compiled loop, since a replica may compile for another device.
+
+    Args:
+        optimizer: the SGDPlus.
+        are_constants: whether a loop is traced that takes them as constants.
     """
-    vector = _vectors.get(optimizer)
-    if vector is None:
-        vector = private_tensorflow.variable((len(all_numbers()),), tf.float64)
-        _vectors[optimizer] = vector
-        refresh_numbers(optimizer)
-    return as_vector(optimizer, all_numbers(), vector.read_value())
+    if are_constants:
+        found = tf.constant(_on_host(optimizer), tf.float64)
+    else:
+        vector = _vectors.get(optimizer)
+        if vector is None:
+            vector = private_tensorflow.variable((len(all_numbers()),), tf.float64)
+            _vectors[optimizer] = vector
+            refresh_numbers(optimizer)
+        found = vector.read_value()
+    held = [getattr(optimizer, number.setting) for number in all_numbers()]
+    if not any(map(_is_held, held)):
+        return found
+    parts = [
+        tf.cast(tf.convert_to_tensor(v), tf.float64) if _is_held(v) else found[i]
+        for i, v in enumerate(held)
+    ]
+    return tf.stack(parts)
 
 
 def refresh_numbers(optimizer: Optimizer) -> None:
@@ -296,4 +300,24 @@ def refresh_numbers(optimizer: Optimizer) -> None:
     vector = _vectors.get(optimizer)
     if vector is not None:
         with tf.init_scope():
-            vector.assign(on_host(optimizer, all_numbers()))
+            vector.assign(_on_host(optimizer))
+
+
+def by_name(vector: Tensor) -> dict[str, Tensor]:
+    """The numbers of a vector, (numbers,) float64, by their names."""
+    names = [number.name for number in all_numbers()]
+    return dict(zip(names, tf.unstack(vector, len(names)), strict=True))
+
+
+def _on_host(optimizer: Optimizer) -> list[float]:
+    # Zero for a setting that is None, or in a variable, which the loop reads itself.
+    pairs = [(n, _plain(getattr(optimizer, n.setting))) for n in all_numbers()]
+    return [n.of(value) if value > 0 else value for n, value in pairs]
+
+
+def _plain(value: Any) -> float:
+    return float(value) if isinstance(value, python_numbers.Real) else 0.0
+
+
+def _is_held(value: Any) -> bool:
+    return isinstance(value, (tf.Variable, keras.Variable))

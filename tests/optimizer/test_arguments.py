@@ -351,7 +351,7 @@ def test_error(make: Callable[[], Any], row: Row) -> None:
 
 def test_every_argument_has_a_message_and_a_row() -> None:
     given = {next(iter(arguments)) for _, arguments, _, _ in ARGUMENTS}
-    assert given == set(settings._ARGUMENTS)
+    assert given == set(settings.ARGUMENTS)
     for_keras = {"name", "kwargs"}  # Keras names these itself
     accepted = set(inspect.signature(SGDPlus.__init__).parameters) - {"self"}
     assert accepted - for_keras == given

@@ -112,7 +112,7 @@ def _members(owner: type) -> list[str]:
             continue
         if inspect.isfunction(value):
             lines.append(f"- `{signature(name, value)}`: {summary(value)}")
-        elif isinstance(value, property):
+        elif isinstance(value, property) and value.fget:
             lines.append(f"- `{name}`, a property: {summary(value)}")
     return lines
 

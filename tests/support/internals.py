@@ -22,7 +22,7 @@ from keras_sgd_plus._loop.example_update import RuleVariables
 from keras_sgd_plus._loop.scope import Carry, Scope
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer, xla
-from keras_sgd_plus._rule import gradient, part, parts, rule
+from keras_sgd_plus._rule import gradient, parts, rule
 from keras_sgd_plus._rule.part import Part, Slot, State, Update
 from keras_sgd_plus._rule.rule import Rule
 
@@ -52,7 +52,6 @@ __all__ = [
     "log_records",
     "notices",
     "one_kernel",
-    "part",
     "parts",
     "pooled",
     "reductions",

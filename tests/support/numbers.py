@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensorflow as tf
-
-from tests.support.internals import part, rule
+from tests.support.internals import rule
 
 
 def numbers_of(optimizer: Any) -> dict[str, Any]:
     """By name, () float64, as the optimizer is set now."""
-    of_rule = rule.all_numbers()
-    values = tf.constant(part.on_host(optimizer, of_rule), tf.float64)
-    return part.by_name(of_rule, values)
+    return rule.by_name(rule.numbers_of(optimizer, are_constants=True))

@@ -37,11 +37,14 @@ before, flags = patched(), os.environ.get("XLA_FLAGS")
 from keras_sgd_plus import SGDPlus
 assert patched() == before, "import alone altered Keras"
 assert os.environ.get("XLA_FLAGS") == flags, "import alone set XLA_FLAGS"
-SGDPlus(examples_per_update=None)
-assert patched() == before, "a stock SGDPlus altered Keras"
+stock = SGDPlus(examples_per_update=None)
+assert patched() != before, "SGDPlus altered nothing"
 assert os.environ.get("XLA_FLAGS") == flags, "a stock SGDPlus set XLA_FLAGS"
+after = patched()
+stock.examples_per_update, stock.order, stock.momentum = 1, "given", 0.5
+assert patched() == after, "a setting altered Keras"
 SGDPlus()
-assert patched() != before
+assert patched() == after
 assert "xla_cpu_small_while_loop_byte_threshold" in os.environ["XLA_FLAGS"]
 """
 
@@ -73,10 +76,16 @@ def test_uninstall_restores_and_construction_installs() -> None:
     assert vars(TRAINER)["train_step"] is original
     hooks.uninstall()
     assert vars(TRAINER)["train_step"] is original
-    SGDPlus(examples_per_update=None)
-    assert vars(TRAINER)["train_step"] is original
-    SGDPlus()
+    SGDPlus(examples_per_update=None)  # may step per example later
     assert getattr(vars(TRAINER)["train_step"], hooks._MARK) is original
+
+
+def test_a_setting_installs_nothing() -> None:
+    optimizer = SGDPlus(examples_per_update=None)
+    hooks.uninstall()
+    original = vars(TRAINER)["train_step"]
+    optimizer.examples_per_update, optimizer.nonfinite = 2, "skip"
+    assert vars(TRAINER)["train_step"] is original
 
 
 def test_wrapper_looks_like_the_original() -> None:
@@ -94,7 +103,6 @@ def test_unknown_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match=r"train_step\(self: .*more: .*version"):
         SGDPlus()
     assert vars(TRAINER)["train_step"] is train_step
-    SGDPlus(examples_per_update=None)  # needs no hook
 
 
 def _other_signature(model: Any) -> None:
