@@ -37,9 +37,9 @@ def install() -> None:
 
     `train_step` to hand batches over, `make_train_function` to notice settings that
     change on a live optimizer, `reset_metrics` to count per epoch, as metrics do;
-    `fit` to say at its end what went wrong;
-    `_make_function` and `_maybe_symbolic_build` so that `fit` runs on several workers
-    and on parts of unequal size.
+    `fit` to say at its end what went wrong; `_maybe_symbolic_build` to see its data;
+    that one and `_make_function` also so that `fit` runs on several workers and on
+    parts of unequal size.
 
     Raises:
         RuntimeError: this version of Keras lacks one that every training needs.
@@ -50,9 +50,15 @@ def install() -> None:
     installation.install()
 
 
-def install_fit() -> None:
-    """Wraps `fit` alone, for callbacks that work with other optimizers, too."""
-    _wrap("fit", keras_trainer.owner_of("fit"))
+def install_fit(sees_data: bool = False) -> None:
+    """Wraps `fit` alone, for callbacks that work without a loop over examples, too.
+
+    Args:
+        sees_data: whether they ask what it trains on.
+    """
+    for name in ("fit", *(["_maybe_symbolic_build"] if sees_data else [])):
+        keras_trainer.need(name)
+        _wrap(name, keras_trainer.owner_of(name))
 
 
 def install_loading(register: Callable[[], None]) -> None:
@@ -84,15 +90,10 @@ def _fit(original: Any) -> Any:
         if len(named) < len(args) or named.keys() & kwargs.keys():
             return original(self, *args, **kwargs)  # which says what is wrong
         arguments = {**named, **kwargs}
-        is_ours = _trains_ours(self)
-        if is_ours:
+        if _trains_ours(self):
             _need_int(arguments.get("batch_size"))
-        with fits.running(self, arguments) as run:
-            if is_ours:
-                with fits.watched(run, arguments.get("callbacks")) as callbacks:
-                    history = original(self, **{**arguments, "callbacks": callbacks})
-            else:
-                history = original(self, **arguments)
+        with fits.running(self, arguments) as (run, arranged):
+            history = original(self, **arranged)
             run.end()
         return history
 
@@ -199,7 +200,10 @@ def _make_function(original: Any) -> Any:
 
 
 def _maybe_symbolic_build(original: Any) -> Any:
+    # `fit` calls this before all callbacks, `evaluate` in one of them again.
     def build(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
+        if (run := fits.of(self)) is not None and run.iterator is None:
+            run.iterator = iterator
         several = self.distribute_strategy.num_replicas_in_sync > 1
         if several and iterator is not None and _trains_ours(self):
             return keras_model.build_from_first_part(self, iterator)
