@@ -235,7 +235,6 @@ class AverageWeights(fits.ComesFirst, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts clean."""
-        del logs
         run = fits.of(self.model)
         # In a loop by hand the list is as its author made it.
         _check_alone(self.model, [self] if run is None else run.callbacks)
@@ -263,37 +262,31 @@ class AverageWeights(fits.ComesFirst, keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Puts the weights of training back."""
-        del logs
         if self._averages is not None:
             self._averages.begin_epoch(epoch)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Puts the weights of training back, after an evaluation inside an epoch."""
-        del batch, logs
         if self._averages is not None:
             self._averages.hide()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes the weights into the averages."""
-        del logs
         if self._averages is not None:
             self._averages.end_batch(batch)
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Puts the averages into the model."""
-        del logs
         if self._averages is not None:
             self._averages.show()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Puts the averages into the model, for the callbacks that come after this."""
-        del epoch, logs
         if self._averages is not None:
             self._averages.show()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Leaves the averages in the model, or what another callback has put there."""
-        del logs
         self._averages = None
 
 

@@ -125,7 +125,6 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the last save of the directory, if there is one."""
-        del logs
         model: Model = self.model
         params: Any = self.params
         self._model, self._outer = model, model.optimizer
@@ -163,7 +162,6 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch, also for `SeededArrays`."""
-        del logs
         keras_trainer.set_initial_epoch(self.model, None)  # has been read
         self._epoch, self._batch = epoch, 0
         data = None if self._data is None else self._data.dataset
@@ -172,7 +170,6 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is time."""
-        del logs
         num_new, self._batch = batch + 1 - self._batch, batch + 1
         if (self._epoch, self._batch) <= self._reached:
             return
@@ -182,12 +179,10 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves the beginning of the next epoch."""
-        del logs
         self._save(epoch + 1, 0)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Resets the initial epoch, so that a later `fit` begins at its own."""
-        del logs
         keras_trainer.set_initial_epoch(self.model, None)
         if not self._is_chief:
             self._temporary.cleanup()

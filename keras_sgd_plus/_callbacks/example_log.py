@@ -140,6 +140,8 @@ class ExampleLog(keras.callbacks.Callback):
         self._optimizer: Any = None
 
     def _forget_run(self) -> None:
+        if self._optimizer is not None:
+            records.stop_recording(self._optimizer)
         self._structure = self._outputs()
         self._rows = self._recorder = self._optimizer = None
 
@@ -161,8 +163,6 @@ class ExampleLog(keras.callbacks.Callback):
     def stop(self) -> None:
         """Ends what `start` began."""
         self._take()
-        if self._optimizer is not None:
-            records.stop_recording(self._optimizer)
         self._forget_run()
 
     def last_batch(self) -> dict[str, Any]:
@@ -253,7 +253,6 @@ class ExampleLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begins to record; forgets an earlier `fit`."""
-        del logs
         run = fits.of(self.model)
         self._rows = Rows(run, self._wanted.id is not None, self._strategy())
         params: Any = self.params
@@ -264,18 +263,15 @@ class ExampleLog(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begins the records of an epoch."""
-        del logs
         self.records.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keeps the records of an epoch."""
-        del epoch, logs
         self._take()
         self.records.end_epoch()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Ends to record."""
-        del logs
         self.stop()
         self.records.end()
 
@@ -285,7 +281,7 @@ class ExampleLog(keras.callbacks.Callback):
         self._recorder = records.start_recording(optimizer, self._wanted, self._receive)
         self._optimizer = optimizer
         if (run := fits.of(model)) is not None:  # an error may end it
-            run.at_end.callback(self.stop)
+            run.at_end.callback(self._forget_run)
 
     def _strategy(self) -> Any:
         # That of the model in `fit`, or None before there is one.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -96,118 +96,96 @@ class EpochRecord:
         return self._arrays[name]
 
 
-class EpochsInMemory:
-    """Keeps the arrays of each finished epoch.
+class Epochs:
+    """Finished epochs: one array per quantity, in memory or in a `.npy` file.
 
     Args:
-        num_epochs: of `state`.
-        state: of other epochs, to go on with.
+        folder: for the files, made if it is missing; None: they are kept in memory.
+        num_epochs: to go on with.
+        state: what `state` gave after so many epochs.
     """
 
-    def __init__(self, num_epochs: int, state: Arrays) -> None:
-        epochs = range(num_epochs)
-        self._epochs = [{n: a[i] for n, a in state.items()} for i in epochs]
-
-    def __len__(self) -> int:
-        return len(self._epochs)
-
-    def add(self, arrays: Arrays, num_epochs: int) -> None:
-        """Adds an epoch.
-
-        Args:
-            arrays: by name, (num_rows, ...).
-            num_epochs: that the run is to have in the end.
-        """
-        del num_epochs
-        self._epochs.append({name: array.copy() for name, array in arrays.items()})
-
-    def names(self) -> list[str]:
-        """Names of the arrays."""
-        return list(self._epochs[0]) if self._epochs else []
-
-    def array(self, name: str) -> np.ndarray:
-        """(epochs, num_rows, ...); rows that an epoch lacks were not visited in it."""
-        parts = [epoch[name] for epoch in self._epochs]
-        shape = (len(parts), max(map(len, parts)), *parts[0].shape[1:])
-        found = blank(name, shape, parts[0].dtype)
-        for row, part in zip(found, parts, strict=True):
-            row[: len(part)] = part
-        return found
-
-    def state(self) -> Arrays:
-        """Arrays from which the same epochs can be made."""
-        return {name: self.array(name) for name in self.names()}
-
-
-class EpochsInFiles:
-    """Writes each finished epoch to files, and keeps none.
-
-    Args:
-        path: a directory, made if it is missing.
-        num_epochs: of those in the files.
-        names: of files to go on with.
-    """
-
-    def __init__(self, path: str, num_epochs: int, names: Iterable[str]) -> None:
-        self._path, self._num_epochs = path, num_epochs
-        opened = np.lib.format.open_memmap
-        self._files = {n: opened(self._file(n), mode="r+") for n in names}
+    def __init__(self, folder: str | None, num_epochs: int, state: Arrays) -> None:
+        self._folder, self._num_epochs = folder, num_epochs
+        self._stacks = state  # by name, (room for epochs, num_rows, ...)
+        if folder is not None:
+            opened = np.lib.format.open_memmap
+            self._stacks = {n: opened(self._file(n), mode="r+") for n in state}
 
     def __len__(self) -> int:
         return self._num_epochs
 
     def __reduce__(self) -> Any:
-        """A copy opens the files anew."""
-        return type(self), (self._path, self._num_epochs, self.names())
+        """A copy opens files anew."""
+        return type(self), (self._folder, self._num_epochs, self.state())
 
     def add(self, arrays: Arrays, num_epochs: int) -> None:
-        """As for `EpochsInMemory`; the files get their size with the first epoch.
+        """Adds an epoch; files get their size with the first.
+
+        Args:
+            arrays: by name, (num_rows, ...).
+            num_epochs: that the run is to have in the end.
 
         Raises:
-            ValueError: an epoch with a row beyond those of the first.
+            ValueError: an epoch with a row beyond those of the files.
         """
         for name, array in arrays.items():
-            file = self._files.get(name)
-            if file is None or len(file) <= self._num_epochs:
-                file = self._files[name] = self._opened(name, array, num_epochs)
-            if len(array) > file.shape[1]:
-                raise ValueError(
-                    "With ExampleLog(path=...) the first epoch must visit the last row "
-                    f"of the data, which gives the files their size. Received: row "
-                    f"{len(array) - 1} in epoch {self._num_epochs}, and "
-                    f"{file.shape[1]} rows before. Leave path out."
-                )
-            file[self._num_epochs, : len(array)] = array
-            file.flush()
+            stack = self._stacks.get(name)
+            if (
+                stack is None
+                or len(stack) <= self._num_epochs
+                or stack.shape[1] < len(array)
+            ):
+                stack = self._stacks[name] = self._grown(name, array, num_epochs)
+            stack[self._num_epochs, : len(array)] = array
+            if isinstance(stack, np.memmap):
+                stack.flush()
         self._num_epochs += 1
 
     def names(self) -> list[str]:
-        """As for `EpochsInMemory`."""
-        return list(self._files)
+        """Names of the arrays."""
+        return list(self._stacks)
 
     def array(self, name: str) -> np.ndarray:
-        """As for `EpochsInMemory`; a part of the file, read where it is looked at."""
-        return self._files[name][: self._num_epochs]
+        """(epochs, num_rows, ...); rows that an epoch lacks were not visited in it.
+
+        Of a file it is a part, read where it is looked at.
+        """
+        found = self._stacks[name][: self._num_epochs]
+        return found.copy() if self._folder is None else found
 
     def state(self) -> Arrays:
-        """The names alone: the values are in the files already."""
-        return {name: np.zeros(0) for name in self._files}
+        """Arrays to go on with; of files the names alone, for they have the values."""
+        in_memory = self._folder is None
+        return {n: self.array(n) if in_memory else np.zeros(0) for n in self._stacks}
 
     def _file(self, name: str) -> str:
-        return os.path.join(self._path, f"{name}.npy")
+        return os.path.join(self._folder or "", f"{name}.npy")
 
-    def _opened(self, name: str, like: np.ndarray, num_epochs: int) -> Any:
-        # A file for all epochs of the run; those that are there already are kept.
-        os.makedirs(self._path, exist_ok=True)
-        file = self._file(name)
-        if os.path.exists(file):  # arrays that a user has of it stay as they are
-            os.remove(file)
-        known = self._files.pop(name, np.empty((0, *like.shape)))[: self._num_epochs]
+    def _grown(self, name: str, like: np.ndarray, num_epochs: int) -> np.ndarray:
+        # Room for more epochs or rows; the epochs that are there already are kept.
+        known = self._stacks.get(name, np.empty((0, *like.shape)))[: self._num_epochs]
+        num_rows = max(known.shape[1], len(like))
         size = max(num_epochs, self._num_epochs + 1)
-        shape = (size, *known.shape[1:])
-        made = np.lib.format.open_memmap(file, "w+", dtype=like.dtype, shape=shape)
-        made[len(known) :] = _blank_value(name, like.dtype)
-        made[: len(known)] = known
+        if self._folder is None:
+            size = min(size, 2 * self._num_epochs + 1)  # `fit` may be stopped early
+            made = np.empty((size, num_rows, *like.shape[1:]), like.dtype)
+        elif num_rows > known.shape[1]:
+            raise ValueError(
+                "With ExampleLog(path=...) the first epoch must visit the last row "
+                f"of the data, which gives the files their size. Received: row "
+                f"{len(like) - 1} in epoch {self._num_epochs}, and "
+                f"{known.shape[1]} rows before. Leave path out."
+            )
+        else:
+            os.makedirs(self._folder, exist_ok=True)
+            file = self._file(name)
+            if os.path.exists(file):  # arrays that a user has of it stay as they are
+                os.remove(file)
+            shape = (size, num_rows, *like.shape[1:])
+            made = np.lib.format.open_memmap(file, "w+", dtype=like.dtype, shape=shape)
+        made[...] = _blank_value(name, like.dtype)
+        made[: len(known), : known.shape[1]] = known
         return made
 
 
@@ -479,9 +457,10 @@ class LogRecords:
         Args:
             exchange: gives what each worker hands over.
         """
-        before, found = self._epochs, self._epochs_from(0, {})
+        before, found = self._epochs, Epochs(self._folder(), 0, {})
+        stacks = {name: before.array(name) for name in before.names()}
         for i in range(len(before)):
-            arrays = {name: before.array(name)[i] for name in before.names()}
+            arrays = {name: stack[i] for name, stack in stacks.items()}
             if i >= self._num_gathered:
                 arrays = merged([unpacked(b) for b in exchange(visited_part(arrays))])
             found.add(arrays, self._num_epochs)
@@ -506,19 +485,14 @@ class LogRecords:
             for p in (_DONE, _PART)
         )
         num_epochs, gathered, epoch, _, examples = arrays["counts"].tolist()
-        self._epochs, self._num_gathered = self._epochs_from(num_epochs, done), gathered
+        self._epochs, self._num_gathered = (
+            Epochs(self._folder(), num_epochs, done),
+            gathered,
+        )
         self._epoch = EpochRecord(epoch, examples, part) if epoch >= 0 else None
         self._is_restored = True
 
     def _empty(self) -> None:
-        self._epochs = self._epochs_from(0, {})
+        self._epochs = Epochs(self._folder(), 0, {})
         self._num_gathered = 0  # epochs that have the rows of all workers
         self._epoch: EpochRecord | None = None
-
-    def _epochs_from(
-        self, num_epochs: int, state: Arrays
-    ) -> EpochsInMemory | EpochsInFiles:
-        folder = self._folder()
-        if folder is None:
-            return EpochsInMemory(num_epochs, state)
-        return EpochsInFiles(folder, num_epochs, state)

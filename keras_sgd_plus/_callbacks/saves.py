@@ -168,7 +168,6 @@ class RunState(tf.train.experimental.PythonState):
 
     def deserialize(self, string_value: Any) -> None:
         """Called by TensorFlow; the identity has been compared before."""
-        del string_value
 
 
 def identity_of(

@@ -133,17 +133,14 @@ class Watcher(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch."""
-        del logs
         self._run.epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Notes that the call for this batch comes next."""
-        del logs
         self._run.begin_batch(batch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Lets the run look at the epoch."""
-        del epoch, logs
         self._run.end_epoch()
 
 
