@@ -107,7 +107,8 @@ class Epochs:
 
     def __init__(self, folder: str | None, num_epochs: int, state: Arrays) -> None:
         self._folder, self._num_epochs = folder, num_epochs
-        self._stacks = state  # by name, (room for epochs, num_rows, ...)
+        # By name, (room for epochs, num_rows, ...).
+        self._stacks: dict[str, Any] = state
         if folder is not None:
             opened = np.lib.format.open_memmap
             self._stacks = {n: opened(self._file(n), mode="r+") for n in state}
@@ -485,10 +486,8 @@ class LogRecords:
             for p in (_DONE, _PART)
         )
         num_epochs, gathered, epoch, _, examples = arrays["counts"].tolist()
-        self._epochs, self._num_gathered = (
-            Epochs(self._folder(), num_epochs, done),
-            gathered,
-        )
+        self._epochs = Epochs(self._folder(), num_epochs, done)
+        self._num_gathered = gathered
         self._epoch = EpochRecord(epoch, examples, part) if epoch >= 0 else None
         self._is_restored = True
 
