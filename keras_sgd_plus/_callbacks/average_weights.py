@@ -235,15 +235,15 @@ class AverageWeights(fits.ComesFirst, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts clean."""
-        run = fits.of(self.model)
-        # In a loop by hand the list is as its author made it.
-        _check_alone(self.model, [self] if run is None else run.callbacks)
-        self._averages = Averages(self.model, self.start_epoch)
-        if run is not None:
-            params: Any = self.params
-            _check_reached(self.start_epoch, params["epochs"])
-            run.averages = self._averages
-            run.at_end.callback(self._forget_run)
+        run = fits.begun(self.model)
+        if run is None:  # a loop by hand: the list is as its author made it
+            _check_alone(self.model, [self])
+            self._averages = Averages(self.model, self.start_epoch)
+            return
+        self._averages = averages_in(run)
+        run.at_end.callback(self._forget_run)
+        params: Any = self.params
+        _check_reached(self.start_epoch, params["epochs"])
 
     def _forget_run(self) -> None:
         # Keras calls no `on_train_end` where `fit` ends by an error or an interrupt.
@@ -288,6 +288,18 @@ class AverageWeights(fits.ComesFirst, keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Leaves the averages in the model, or what another callback has put there."""
         self._averages = None
+
+
+def averages_in(run: fits.Run) -> Averages | None:
+    """The averages of a `fit` that begins, or None without an `AverageWeights`.
+
+    The callback that asks first makes them.
+    """
+    own = [c for c in run.callbacks if isinstance(c, AverageWeights)]
+    if own and run.averages is None:
+        _check_alone(run.model, run.callbacks)
+        run.averages = Averages(run.model, own[0].start_epoch)
+    return run.averages
 
 
 def _checked_start(value: Any) -> int | None:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._callbacks.average_weights import averages_in
 from keras_sgd_plus._callbacks.example_log import ExampleLog
 from keras_sgd_plus._callbacks.log_records import packed, unpacked
 from keras_sgd_plus._callbacks.saves import (
@@ -114,7 +115,7 @@ class ExactResume(keras.callbacks.Callback):
         if save_freq != "epoch":
             check_positive("save_freq", save_freq)
         check_positive("max_to_keep", max_to_keep)
-        install_fit(sees_data=True)
+        install_fit()
         self.directory = os.fspath(directory)
         self.save_freq, self.max_to_keep = save_freq, max_to_keep
 
@@ -131,12 +132,13 @@ class ExactResume(keras.callbacks.Callback):
         self._optimizer = unwrap(self._outer)
         self._steps = params.get("steps") or 0  # batches per epoch
         _check_resumable(self._optimizer)
-        run = fits.of(model)
+        run = fits.begun(model)
         self._data = None if run is None else run.data
+        self._first_epoch = 0 if run is None else run.initial_epoch
         if self._data is not None:
             _check_replayable(self._data)
         callbacks = [] if run is None else run.callbacks
-        self._averages = None if run is None else run.averages
+        self._averages = None if run is None else averages_in(run)
         self._log = next((c for c in callbacks if isinstance(c, ExampleLog)), None)
         self._manager: Any = None
         self._epoch, self._batch, self._unsaved = 0, 0, 0
@@ -260,10 +262,8 @@ class ExactResume(keras.callbacks.Callback):
             if ledger is not None:
                 ledger.in_epoch.assign(skipped)
 
-        earlier, run = 0, fits.of(model)
-        if run is not None and run.data is not None and run.data.steps_per_epoch:
-            epochs = max(epoch - run.initial_epoch, 0)
-            earlier = epochs * run.data.steps_per_epoch
+        steps = 0 if self._data is None else self._data.steps_per_epoch or 0
+        earlier = steps * max(epoch - self._first_epoch, 0)
         if batch or earlier:
             if not isinstance(model.train_function, TrainFunction):
                 made = TrainFunction(model, self._optimizer, model.train_function)

@@ -11,7 +11,6 @@ import numpy as np
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._callbacks.log_records import PREDICTION, LogRecords, Rows
 from keras_sgd_plus._fit import fits
-from keras_sgd_plus._fit.hooks import install_fit
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private.types import Model, Optimizer
 from keras_sgd_plus._report import records
@@ -132,7 +131,6 @@ class ExampleLog(keras.callbacks.Callback):
         self._path = None if path is None else os.fspath(path)
         # `ExactResume` saves them.
         self.records = LogRecords(self._folder, self._take)
-        install_fit(sees_data=True)
         self._last: BatchRecord | None = None
         self._structure: Any = None  # of the model's outputs
         self._rows: Rows | None = None  # in `fit`, as what follows

@@ -25,6 +25,8 @@ from keras_sgd_plus._private.types import Model, Optimizer
 from keras_sgd_plus._rule.ours import is_ours, per_example
 
 _runs: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
+# List of callbacks -> its `fit`, where that was not wrapped when it was called.
+_unwrapped: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
 
 
@@ -45,8 +47,7 @@ class Run:
         initial_epoch: as for `fit`.
         epoch: that began last.
         callbacks: of the user, in the order in which Keras calls them.
-        averages: of the weights, where an `AverageWeights` makes them.
-        iterator: over its epochs, once Keras has made it.
+        averages: of the weights, where an `AverageWeights` has made them.
         at_end: closed when `fit` ends, by an error or an interrupt, too.
     """
 
@@ -58,7 +59,6 @@ class Run:
         self.epoch = self.initial_epoch = arguments.get("initial_epoch") or 0
         self.callbacks: list[Any] = []
         self.averages: Any = None
-        self.iterator: Any = None
         self.at_end = contextlib.ExitStack()
         self._optimizer = per_example(getattr(model, "optimizer", None))
         self._place: tuple[int, int, int] | None = None
@@ -70,8 +70,9 @@ class Run:
 
     @functools.cached_property
     def data(self) -> keras_trainer.Data | None:
-        """What it trains on, or None where nobody has asked to see it."""
-        return None if self.iterator is None else keras_trainer.data_of(self.iterator)
+        """What it trains on; asked while it runs, or None."""
+        found = keras_trainer.fit_in_progress(self.model)
+        return None if found is None else found.data
 
     def trains(self, optimizer: Optimizer) -> bool:
         """Whether it trains with this optimizer."""
@@ -177,7 +178,7 @@ def _callbacks(run: Run, given: Any) -> dict[str, Any]:
     # `CallbackList` is changed itself, and has the watcher for a while.
     is_list = isinstance(given, keras.callbacks.CallbackList)
     listed = given.callbacks if is_list else keras.tree.flatten(given or [])
-    run.callbacks = sorted(listed, key=lambda c: not isinstance(c, ComesFirst))
+    run.callbacks = _in_order(listed)
     watchers = [Watcher(run)] if is_ours(getattr(run.model, "optimizer", None)) else []
     arranged = [*run.callbacks, *watchers]
     if arranged == listed:
@@ -191,6 +192,28 @@ def _callbacks(run: Run, given: Any) -> dict[str, Any]:
 
     run.at_end.callback(take_out)
     return {}
+
+
+def _in_order(callbacks: list[Any]) -> list[Any]:
+    return sorted(callbacks, key=lambda c: not isinstance(c, ComesFirst))
+
+
+def begun(model: Model) -> Run | None:
+    """The `fit` that tells callbacks that it begins, or None in a loop by hand.
+
+    `model.fit(callbacks=[AverageWeights()])` is looked up before the first callback
+    wraps it. For such a call a `Run` is made now, and nobody is told of its end.
+    """
+    found = None if model in _runs else keras_trainer.fit_in_progress(model)
+    if found is None:
+        return of(model)
+    if found.callbacks not in _unwrapped:
+        run = Run(model, {"initial_epoch": found.initial_epoch}, False)
+        run.callbacks, run.data = _in_order(found.callbacks.callbacks), found.data
+        _unwrapped[found.callbacks] = run
+        # A new list: Keras is walking along the old one.
+        found.callbacks.callbacks = [*run.callbacks]
+    return _unwrapped[found.callbacks]
 
 
 def of(model: Model) -> Run | None:

@@ -37,9 +37,9 @@ def install() -> None:
 
     `train_step` to hand batches over, `make_train_function` to notice settings that
     change on a live optimizer, `reset_metrics` to count per epoch, as metrics do;
-    `fit` to say at its end what went wrong; `_maybe_symbolic_build` to see its data;
-    that one and `_make_function` also so that `fit` runs on several workers and on
-    parts of unequal size.
+    `fit` to know which one runs, and to say at its end what went wrong;
+    `_make_function` and `_maybe_symbolic_build` so that `fit` runs on several workers
+    and on parts of unequal size.
 
     Raises:
         RuntimeError: this version of Keras lacks one that every training needs.
@@ -50,15 +50,9 @@ def install() -> None:
     installation.install()
 
 
-def install_fit(sees_data: bool = False) -> None:
-    """Wraps `fit` alone, for callbacks that work without a loop over examples, too.
-
-    Args:
-        sees_data: whether they ask what it trains on.
-    """
-    for name in ("fit", *(["_maybe_symbolic_build"] if sees_data else [])):
-        keras_trainer.need(name)
-        _wrap(name, keras_trainer.owner_of(name))
+def install_fit() -> None:
+    """Wraps `fit` alone, for callbacks that work without a loop over examples, too."""
+    _wrap("fit", keras_trainer.owner_of("fit"))
 
 
 def install_loading(register: Callable[[], None]) -> None:
@@ -188,9 +182,6 @@ def _make_function(original: Any, self: Any, step_function: Any) -> Any:
 def _maybe_symbolic_build(
     original: Any, self: Any, iterator: Any = None, data_batch: Any = None
 ) -> Any:
-    # `fit` calls this before all callbacks, `evaluate` in one of them again.
-    if (run := fits.of(self)) is not None and run.iterator is None:
-        run.iterator = iterator
     several = self.distribute_strategy.num_replicas_in_sync > 1
     if several and iterator is not None and _trains_ours(self):
         return keras_model.build_from_first_part(self, iterator)

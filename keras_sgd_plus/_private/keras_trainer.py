@@ -1,4 +1,4 @@
-"""Private names of Keras's TensorFlow trainer, and of the data of its `fit`.
+"""Private names of Keras's TensorFlow trainer and of its `fit`.
 
 Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 """
@@ -6,6 +6,7 @@ Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,18 +103,50 @@ _ADAPTERS = {
 }
 
 
-def data_of(iterator: Any) -> Data:
-    """What is behind the iterator over epochs with which `fit` builds a model.
+@dataclass(frozen=True)
+class Fit:
+    """What a running `fit` of Keras has, and tells no callback.
 
-    Keras tells a callback nothing of the data. Goes when it hands them over.
+    Attributes:
+        callbacks: the list of them.
+        data: that it trains on.
+        initial_epoch: as for `fit`.
     """
+
+    callbacks: Any
+    data: Data
+    initial_epoch: int
+
+
+def fit_in_progress(model: Model) -> Fit | None:
+    """The innermost `fit` of a model that the caller is called from, or None.
+
+    This looks at the local variables of `fit`. Goes when Keras hands callbacks their
+    data.
+    """
+    source = owner_of("train_step").__module__
+    frame: Any = sys._getframe()
+    while frame is not None:
+        is_fit = frame.f_code.co_name == "fit" and frame.f_globals["__name__"] == source
+        if is_fit and frame.f_locals.get("self") is model:
+            return _fit(frame.f_locals)
+        frame = frame.f_back
+    return None
+
+
+def _fit(found: dict[str, Any]) -> Fit:
+    for name in ("callbacks", "epoch_iterator", "initial_epoch"):
+        if name not in found:
+            needed = f"the local variable {name} of {keras.Model.__name__}.fit"
+            raise names.unusable(needed, "do not have it")
+    iterator = found["epoch_iterator"]
     adapter = names.attribute(iterator, "data_adapter")
     kind = type(adapter).__name__
     if kind not in _ADAPTERS:
         raise names.unusable(f"one of {', '.join(_ADAPTERS)}", f"have {kind}")
     dataset, shuffle = _ADAPTERS[kind]
     is_array = kind == "ArrayDataAdapter"
-    return Data(
+    data = Data(
         names.attribute(adapter, dataset) if dataset else None,
         bool(names.attribute(adapter, shuffle)) if shuffle else False,
         names.attribute(adapter, "num_batches"),
@@ -121,6 +154,7 @@ def data_of(iterator: Any) -> Data:
         getattr(adapter, "_batch_size", None) if is_array else None,
         getattr(adapter, "_num_samples", None) if is_array else None,
     )
+    return Fit(found["callbacks"], data, found["initial_epoch"])
 
 
 def set_initial_epoch(model: Model, epoch: int | None) -> None:

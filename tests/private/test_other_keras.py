@@ -34,6 +34,7 @@ PUBLIC = {
     "attributes of Python's functions": (
         "__code__ __func__ __init__ __module__ __name__"
     ),
+    "the only way to a caller's frame": "_getframe",
     "methods and arguments of keras.Model": (
         "call callbacks compute_metrics evaluate fit initial_epoch sample_weight x y "
         "y_pred"

@@ -112,6 +112,11 @@ RENAMED = _rows(
     Row(renamed("_make_function", TRAINERS), "workers", ERROR),
     Row(renamed("_maybe_symbolic_build", TRAINERS), "replicas", ERROR),
     Row(
+        renamed("epoch_iterator", TRAINERS, r"(?<![\w.])epoch_iterator\b(?! import)"),
+        "resume",
+        ERROR,
+    ),
+    Row(
         renamed("data_adapter", TRAINERS, r"(self|iterator)\.data_adapter\b"),
         "resume",
         ERROR,
