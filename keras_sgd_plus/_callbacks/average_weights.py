@@ -1,23 +1,23 @@
-"""The averages of a model's weights in one run of `fit`, and how they get into it.
+"""AverageWeights: a callback that evaluates and returns averages of the weights.
 
-AverageWeights: a callback that evaluates and returns averages of the weights.
+`Averages` are those of one run of `fit`, and get into the model and out of it again.
+The callback says when: it comes before all others, so that these see the averages at
+the end of an epoch. `ExactResume` finds the averages at the run, and saves them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._callbacks import checks
 from keras_sgd_plus._fit import fits
 from keras_sgd_plus._fit.hooks import install_fit
 from keras_sgd_plus._optimizer import settings
-from keras_sgd_plus._private import keras_optimizer, keras_trainer
+from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Model
 from keras_sgd_plus._rule.ours import is_ours, unwrap
 
@@ -153,7 +153,7 @@ def _at_least_float32(dtype: Any) -> Any:
     return tf.float32 if dtype.size < 4 else dtype
 
 
-class AverageWeights(keras.callbacks.Callback):
+class AverageWeights(fits.ComesFirst, keras.callbacks.Callback):
     """Averages the weights over the batches of `fit`, and gives the model the averages.
 
     Use it where the last weights are noisy, as those of SGD with a constant rate are:
@@ -229,23 +229,21 @@ class AverageWeights(keras.callbacks.Callback):
     def __init__(self, start_epoch: int | None = None) -> None:
         super().__init__()
         settings.backend("AverageWeights")
-        self.start_epoch = checks.start_epoch(start_epoch)
+        self.start_epoch = _checked_start(start_epoch)
         self._averages: Averages | None = None
         install_fit()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Starts clean, and moves to the front of the list of callbacks."""
-        del logs
-        callbacks = keras_trainer.callbacks_of_fit()
-        if callbacks is None:  # a loop by hand: the list is as its author made it
-            checks.only_averages(self.model, [self])
+        """Starts clean."""
+        run = fits.begun(self.model)
+        if run is None:  # a loop by hand: the list is as its author made it
+            _check_alone(self.model, [self])
             self._averages = Averages(self.model, self.start_epoch)
             return
-        self._averages = averages_in(callbacks)
-        if (run := fits.of(self.model)) is not None:
-            run.at_end(self._forget_run)
+        self._averages = averages_in(run)
+        run.at_end.callback(self._forget_run)
         params: Any = self.params
-        checks.is_reached(self.start_epoch, params)
+        _check_reached(self.start_epoch, params["epochs"])
 
     def _forget_run(self) -> None:
         # Keras calls no `on_train_end` where `fit` ends by an error or an interrupt.
@@ -257,65 +255,85 @@ class AverageWeights(keras.callbacks.Callback):
         """A copy has neither the model nor the run."""
         return {**vars(self), "_averages": None, "_model": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process, too, `fit` has to know it."""
+        vars(self).update(state)
+        install_fit()
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Puts the weights of training back."""
-        del logs
         if self._averages is not None:
             self._averages.begin_epoch(epoch)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Puts the weights of training back, after an evaluation inside an epoch."""
-        del batch, logs
         if self._averages is not None:
             self._averages.hide()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes the weights into the averages."""
-        del logs
         if self._averages is not None:
             self._averages.end_batch(batch)
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Puts the averages into the model."""
-        del logs
         if self._averages is not None:
             self._averages.show()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Puts the averages into the model, for the callbacks that come after this."""
-        del epoch, logs
         if self._averages is not None:
             self._averages.show()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Leaves the averages in the model, or what another callback has put there."""
-        del logs
         self._averages = None
-        callbacks = keras_trainer.callbacks_of_fit()
-        if callbacks is not None:  # a list that a user has made may be used again
-            _RUNS.pop(callbacks, None)
 
 
-# List of callbacks -> the averages of its `fit`. Each run makes a list of its own.
-_RUNS: weakref.WeakKeyDictionary[keras.callbacks.CallbackList, Averages]
-_RUNS = weakref.WeakKeyDictionary()
-
-
-def averages_in(callbacks: keras.callbacks.CallbackList) -> Averages | None:
+def averages_in(run: fits.Run) -> Averages | None:
     """The averages of a `fit` that begins, or None without an `AverageWeights`.
 
-    The first callback that asks makes them, so that `ExactResume` may stand before.
+    The callback that asks first makes them.
     """
-    each = callbacks.callbacks
-    own = [c for c in each if isinstance(c, AverageWeights)]
-    if not own:
-        return None
-    if callbacks not in _RUNS:
-        model: Model = own[0].model
-        swaps = [c for c in each if isinstance(c, keras.callbacks.SwapEMAWeights)]
-        checks.only_averages(model, [*own, *swaps])
-        _RUNS[callbacks] = Averages(model, own[0].start_epoch)
-        # All others then see the averages at the end of an epoch. A new list: Keras may
-        # be walking along the old one.
-        callbacks.callbacks = [*own, *(c for c in each if c is not own[0])]
-    return _RUNS[callbacks]
+    own = [c for c in run.callbacks if isinstance(c, AverageWeights)]
+    if own and run.averages is None:
+        _check_alone(run.model, run.callbacks)
+        run.averages = Averages(run.model, own[0].start_epoch)
+    return run.averages
+
+
+def _checked_start(value: Any) -> int | None:
+    text = (
+        "`start_epoch` must be an int >= 0, or None. Received: "
+        f"start_epoch={settings.shown(value)}. Use None for polynomial decay."
+    )
+    if isinstance(value, bool) or not isinstance(value, (int, type(None))):
+        raise TypeError(text)
+    if value is not None and value < 0:
+        raise ValueError(text)
+    return value
+
+
+def _check_reached(epoch: int | None, epochs: int) -> None:
+    if epoch is not None and epoch >= epochs:
+        raise ValueError(
+            "`start_epoch` must be an epoch of fit, which counts them from 0. "
+            f"Received: start_epoch={epoch} and fit(epochs={epochs}). Use {epochs - 1} "
+            "or less."
+        )
+
+
+def _check_alone(model: Model, callbacks: Iterable[Any]) -> None:
+    # Only one may average weights: of these callbacks, and of the model's optimizers.
+    kinds = (AverageWeights, keras.callbacks.SwapEMAWeights)
+    averaging = [type(c).__name__ for c in callbacks if isinstance(c, kinds)]
+    outer = unwrap(model.optimizer)
+    for optimizer in getattr(outer, "optimizers", [outer]):
+        if getattr(optimizer, "use_ema", False):
+            averaging.append(f"{type(optimizer).__name__}(use_ema=True)")
+    if len(averaging) > 1:
+        raise ValueError(
+            "AverageWeights must be alone in putting averages into the model. "
+            f"Received: {' and '.join(averaging)}. Leave out all but one of them: "
+            "use_ema=True averages after each update, AverageWeights after each batch."
+        )

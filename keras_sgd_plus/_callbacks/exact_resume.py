@@ -1,6 +1,8 @@
-"""How `ExactResume` saves the records of an `ExampleLog`.
+"""ExactResume: a callback with which a restarted run ends with the same bits.
 
-ExactResume: a callback with which a restarted run ends with the same bits.
+A save is a checkpoint of TensorFlow with all that training changes: `saves.py` knows
+which saves of a directory are good, and of which run. What other callbacks of the
+package have to save (`AverageWeights`, `ExampleLog`) is a part of it.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import contextlib
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,7 +19,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus import _replicas as replicas
-from keras_sgd_plus._callbacks import checks
 from keras_sgd_plus._callbacks.average_weights import averages_in
 from keras_sgd_plus._callbacks.example_log import ExampleLog
 from keras_sgd_plus._callbacks.log_records import packed, unpacked
@@ -28,57 +30,16 @@ from keras_sgd_plus._callbacks.saves import (
     identity_of,
     saved_identity,
 )
-from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
+from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays, check_positive
+from keras_sgd_plus._fit import fits
+from keras_sgd_plus._fit.hooks import install_fit
 from keras_sgd_plus._fit.train_function import FastForward, TrainFunction
 from keras_sgd_plus._loop import examples
+from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer
-from keras_sgd_plus._private.types import Model, Structure
+from keras_sgd_plus._private.types import Model, Optimizer, Strategy, Structure
 from keras_sgd_plus._report import bad_examples, running_sums
-from keras_sgd_plus._rule.ours import unwrap
-
-
-class LogState(tf.train.experimental.PythonState):
-    """A part of a `tf.train.Checkpoint`.
-
-    One worker writes the save, so it holds the records of all.
-
-    Args:
-        log: whose records are saved, and restored.
-    """
-
-    def __init__(self, log: ExampleLog) -> None:
-        self._log = log
-        self._saved = b""
-
-    def collect(self) -> None:
-        """Called by all workers, at the same place, before a save."""
-        parts = replicas.gathered_bytes(_strategy(self._log), self._log.records.saved())
-        named = {str(i): np.frombuffer(p, np.uint8) for i, p in enumerate(parts)}
-        self._saved = packed(named)
-
-    def serialize(self) -> Any:
-        """Called by TensorFlow for each save."""
-        return self._saved
-
-    def deserialize(self, string_value: Any) -> None:
-        """Called by TensorFlow with what `serialize` gave."""
-        parts, current = unpacked(string_value), _strategy(self._log)
-        num_workers = len(replicas.gathered(current, 0))
-        if len(parts) != num_workers:
-            raise ValueError(f"{len(parts)} workers there, {num_workers} here")
-        self._log.records.restore(parts[str(replicas.worker(current))].tobytes())
-
-
-def log_in(callbacks: Any) -> ExampleLog | None:
-    """The `ExampleLog` in the `CallbackList` of a `fit`, if there is one."""
-    found = [c for c in callbacks.callbacks if isinstance(c, ExampleLog)]
-    return found[0] if found else None
-
-
-def _strategy(log: ExampleLog) -> Any:
-    model: Any = log.model
-    return model.distribute_strategy
-
+from keras_sgd_plus._rule.ours import is_ours, unwrap
 
 _AVERAGES = "averages"  # the part of a save that AverageWeights needs
 _LOG = "log"  # that of ExampleLog
@@ -150,10 +111,11 @@ class ExactResume(keras.callbacks.Callback):
         max_to_keep: int = 3,
     ) -> None:
         super().__init__()
-        checks.directory(directory)
+        _check_directory(directory)
         if save_freq != "epoch":
-            checks.positive_int("save_freq", save_freq)
-        checks.positive_int("max_to_keep", max_to_keep)
+            check_positive("save_freq", save_freq)
+        check_positive("max_to_keep", max_to_keep)
+        install_fit()
         self.directory = os.fspath(directory)
         self.save_freq, self.max_to_keep = save_freq, max_to_keep
 
@@ -164,19 +126,20 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Restores the last save of the directory, if there is one."""
-        del logs
         model: Model = self.model
         params: Any = self.params
         self._model, self._outer = model, model.optimizer
         self._optimizer = unwrap(self._outer)
         self._steps = params.get("steps") or 0  # batches per epoch
-        checks.can_resume(self._optimizer)
-        self._fit = keras_trainer.fit_in_progress()
-        if self._fit is not None:
-            checks.replayable(self._fit)
-        callbacks = keras_trainer.callbacks_of_fit()
-        self._averages = None if callbacks is None else averages_in(callbacks)
-        self._log = None if callbacks is None else log_in(callbacks)
+        _check_resumable(self._optimizer)
+        run = fits.begun(model)
+        self._data = None if run is None else run.data
+        self._first_epoch = 0 if run is None else run.initial_epoch
+        if self._data is not None:
+            _check_replayable(self._data)
+        callbacks = [] if run is None else run.callbacks
+        self._averages = None if run is None else averages_in(run)
+        self._log = next((c for c in callbacks if isinstance(c, ExampleLog)), None)
         self._manager: Any = None
         self._epoch, self._batch, self._unsaved = 0, 0, 0
         self._reached = (0, 0)  # epoch and batch up to which the save had trained
@@ -185,7 +148,7 @@ class ExactResume(keras.callbacks.Callback):
         self._number = saves.last + 1
         current = model.distribute_strategy
         newest = saves.complete[-1] if saves.complete else 0
-        checks.same_saves(replicas.gathered(current, newest))
+        check_same_saves(replicas.gathered(current, newest))
         # Reading metrics takes all workers, so all save, but one save counts.
         self._is_chief = replicas.is_chief(current)
         self._written = self.directory
@@ -201,16 +164,14 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch, also for `SeededArrays`."""
-        del logs
         keras_trainer.set_initial_epoch(self.model, None)  # has been read
         self._epoch, self._batch = epoch, 0
-        data = None if self._fit is None else self._fit.dataset
+        data = None if self._data is None else self._data.dataset
         if isinstance(data, SeededArrays):
             data.next_epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is time."""
-        del logs
         num_new, self._batch = batch + 1 - self._batch, batch + 1
         if (self._epoch, self._batch) <= self._reached:
             return
@@ -220,12 +181,10 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves the beginning of the next epoch."""
-        del logs
         self._save(epoch + 1, 0)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Resets the initial epoch, so that a later `fit` begins at its own."""
-        del logs
         keras_trainer.set_initial_epoch(self.model, None)
         if not self._is_chief:
             self._temporary.cleanup()
@@ -240,12 +199,12 @@ class ExactResume(keras.callbacks.Callback):
             "optimizer": self._outer,
             "seeds": [v.value for v in states],
             "position": tf.Variable(tf.zeros(5, tf.int64), trainable=False),
-            "run": RunState(identity_of(self._model, self._outer, self._fit)),
+            "run": RunState(identity_of(self._model, self._outer, self._data)),
         }
         if self._averages is not None:
             parts[_AVERAGES] = self._averages.saved()
         if self._log is not None:
-            parts[_LOG] = LogState(self._log)
+            parts[_LOG] = _LogState(self._log, self._model.distribute_strategy)
         return parts
 
     def _save(self, epoch: int, batch: int) -> None:
@@ -303,10 +262,8 @@ class ExactResume(keras.callbacks.Callback):
             if ledger is not None:
                 ledger.in_epoch.assign(skipped)
 
-        earlier = 0
-        if self._fit is not None and self._fit.steps_per_epoch:
-            epochs = max(epoch - self._fit.initial_epoch, 0)
-            earlier = epochs * self._fit.steps_per_epoch
+        steps = 0 if self._data is None else self._data.steps_per_epoch or 0
+        earlier = steps * max(epoch - self._first_epoch, 0)
         if batch or earlier:
             if not isinstance(model.train_function, TrainFunction):
                 made = TrainFunction(model, self._optimizer, model.train_function)
@@ -327,7 +284,7 @@ class ExactResume(keras.callbacks.Callback):
             if there is None:
                 del parts["run"]
             else:
-                here = identity_of(self._model, self._outer, self._fit)
+                here = identity_of(self._model, self._outer, self._data)
                 if found := differences(there, here):
                     raise ValueError("; ".join(found))
             status = tf.train.Checkpoint(**parts).restore(path)
@@ -372,6 +329,79 @@ class ExactResume(keras.callbacks.Callback):
         return [*self._model.metrics_variables, *counts]
 
 
+class _LogState(tf.train.experimental.PythonState):
+    # The records of an `ExampleLog` as a part of a save, which one worker writes: so it
+    # has those of all.
+    def __init__(self, log: ExampleLog, strategy: Strategy) -> None:
+        self._log, self._strategy, self._saved = log, strategy, b""
+
+    def collect(self) -> None:
+        """Called by all workers, at the same place, before a save."""
+        parts = replicas.gathered_bytes(self._strategy, self._log.records.saved())
+        named = {str(i): np.frombuffer(p, np.uint8) for i, p in enumerate(parts)}
+        self._saved = packed(named)
+
+    def serialize(self) -> Any:
+        """Called by TensorFlow for each save."""
+        return self._saved
+
+    def deserialize(self, string_value: Any) -> None:
+        """Called by TensorFlow with what `serialize` gave."""
+        parts = unpacked(string_value)
+        num_workers = len(replicas.gathered(self._strategy, 0))
+        if len(parts) != num_workers:
+            raise ValueError(f"{len(parts)} workers there, {num_workers} here")
+        own = parts[str(replicas.worker(self._strategy))]
+        self._log.records.restore(own.tobytes())
+
+
 def _has(path: str, part: str) -> bool:
     names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     return any(name.startswith(f"{part}/") for name in names)
+
+
+def _check_directory(value: Any) -> None:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise TypeError(
+            "`directory` must be a str or a path. Received: "
+            f"directory={settings.shown(value)}. Name one for this run alone."
+        )
+
+
+def _check_resumable(optimizer: Optimizer) -> None:
+    if not is_ours(optimizer):
+        raise TypeError(
+            "ExactResume must be used with an SGDPlus. Received: "
+            f"{type(optimizer).__name__}. Compile the model with SGDPlus(...), or with "
+            "examples_per_update=None for one update per batch."
+        )
+
+
+def _check_replayable(data: keras_trainer.Data) -> None:
+    if data.steps_per_epoch and data.num_batches is not None:
+        raise ValueError(
+            "ExactResume with steps_per_epoch must have data that never end. Received: "
+            f"steps_per_epoch={data.steps_per_epoch} and {data.num_batches} batches. "
+            "Use dataset.repeat(), or leave steps_per_epoch out."
+        )
+    if data.shuffles:
+        raise ValueError(
+            "ExactResume must see the same batches again after a restart. Received: "
+            "fit(shuffle=True), which draws their order anew. Use fit(shuffle=False); "
+            "SeededArrays(x, y, seed=...) has a fresh order in each epoch."
+        )
+    if keras_trainer.shuffles_differently(data.dataset) and not data.steps_per_epoch:
+        raise ValueError(
+            "ExactResume must see the same batches again after a restart. Received: a "
+            "tf.data.Dataset whose shuffle() is drawn anew. Use shuffle(..., seed=..., "
+            "reshuffle_each_iteration=False), or repeat() with steps_per_epoch."
+        )
+
+
+def check_same_saves(numbers: Sequence[int]) -> None:
+    """Raises ValueError where workers found different last saves in a directory."""
+    if len(set(numbers)) > 1:
+        raise ValueError(
+            "`directory` must be one that all workers see. Received: workers whose "
+            f"last saves there are {list(numbers)}. Use a folder that they share."
+        )

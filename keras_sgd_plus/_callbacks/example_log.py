@@ -9,14 +9,13 @@ import keras
 import numpy as np
 
 from keras_sgd_plus import _replicas as replicas
-from keras_sgd_plus._callbacks import checks
 from keras_sgd_plus._callbacks.log_records import PREDICTION, LogRecords, Rows
 from keras_sgd_plus._fit import fits
-from keras_sgd_plus._private import keras_trainer
-from keras_sgd_plus._private.types import Model
+from keras_sgd_plus._optimizer import settings
+from keras_sgd_plus._private.types import Model, Optimizer
 from keras_sgd_plus._report import records
 from keras_sgd_plus._report.records import BatchRecord, Wanted
-from keras_sgd_plus._rule.ours import unwrap
+from keras_sgd_plus._rule.ours import is_ours, per_example, unwrap
 
 
 class ExampleLog(keras.callbacks.Callback):
@@ -127,7 +126,7 @@ class ExampleLog(keras.callbacks.Callback):
         path: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        checks.log_arguments(gradient_norm, prediction, id, path)
+        _check_arguments(gradient_norm, prediction, id, path)
         self._wanted = Wanted(gradient_norm, prediction, id)
         self._path = None if path is None else os.fspath(path)
         # `ExactResume` saves them.
@@ -139,6 +138,8 @@ class ExampleLog(keras.callbacks.Callback):
         self._optimizer: Any = None
 
     def _forget_run(self) -> None:
+        if self._optimizer is not None:
+            records.stop_recording(self._optimizer)
         self._structure = self._outputs()
         self._rows = self._recorder = self._optimizer = None
 
@@ -160,8 +161,6 @@ class ExampleLog(keras.callbacks.Callback):
     def stop(self) -> None:
         """Ends what `start` began."""
         self._take()
-        if self._optimizer is not None:
-            records.stop_recording(self._optimizer)
         self._forget_run()
 
     def last_batch(self) -> dict[str, Any]:
@@ -198,13 +197,13 @@ class ExampleLog(keras.callbacks.Callback):
     @property
     def gradient_norm(self) -> np.ndarray:
         """(epochs, num_examples) float32: the Euclidean norm of each gradient."""
-        checks.is_kept("gradient_norm", self._wanted.gradient_norm)
+        _check_kept("gradient_norm", self._wanted.gradient_norm)
         return self.records.array("gradient_norm")
 
     @property
     def prediction(self) -> Any:
         """(epochs, num_examples, ...): the outputs of the model before each update."""
-        checks.is_kept("prediction", self._wanted.prediction)
+        _check_kept("prediction", self._wanted.prediction)
         names = [n for n in self.records.names() if n.startswith(PREDICTION.format(""))]
         if not names:
             return self.records.array(PREDICTION.format(0))
@@ -252,40 +251,35 @@ class ExampleLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Begins to record; forgets an earlier `fit`."""
-        del logs
-        fit = keras_trainer.fit_in_progress()
-        by_id = self._wanted.id is not None
         run = fits.of(self.model)
-        number = None if run is None else run.number
-        self._rows = Rows(fit, by_id, self._strategy(), number)
+        self._rows = Rows(run, self._wanted.id is not None, self._strategy())
         params: Any = self.params
-        first = 0 if fit is None else fit.initial_epoch
+        first = 0 if run is None else run.initial_epoch
         self.records.begin((params.get("epochs") or 1) - first)
         self._last = None
         self._start(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Begins the records of an epoch."""
-        del logs
         self.records.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keeps the records of an epoch."""
-        del epoch, logs
         self._take()
         self.records.end_epoch()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Ends to record."""
-        del logs
         self.stop()
         self.records.end()
 
     def _start(self, model: Model) -> None:
         optimizer = unwrap(getattr(model, "optimizer", None))
-        checks.can_record(optimizer)
+        _check_recordable(optimizer)
         self._recorder = records.start_recording(optimizer, self._wanted, self._receive)
         self._optimizer = optimizer
+        if (run := fits.of(model)) is not None:  # an error may end it
+            run.at_end.callback(self._forget_run)
 
     def _strategy(self) -> Any:
         # That of the model in `fit`, or None before there is one.
@@ -317,3 +311,48 @@ class ExampleLog(keras.callbacks.Callback):
     def _outputs(self) -> Any:
         # The structure of the model's outputs, as far as it is known.
         return self._structure if self._recorder is None else self._recorder.structure
+
+
+def _check_arguments(gradient_norm: Any, prediction: Any, id: Any, path: Any) -> None:
+    for name, value in {
+        "gradient_norm": gradient_norm,
+        "prediction": prediction,
+    }.items():
+        if not isinstance(value, bool):
+            raise TypeError(
+                f"`{name}` must be a bool. Received: {name}={settings.shown(value)}. "
+                f"Use ExampleLog({name}=True) to keep that quantity."
+            )
+    is_id = isinstance(id, (str, int)) and not isinstance(id, bool) and id != ""
+    if id is not None and not is_id:
+        raise TypeError(
+            "`id` must be a key of the inputs, the number of a column, or None. "
+            f'Received: id={settings.shown(id)}. Use id="row" for '
+            'x={..., "row": rows}, or id=0 if the first column of x has the rows.'
+        )
+    if path is not None and (
+        not isinstance(path, (str, os.PathLike)) or not os.fspath(path)
+    ):
+        raise TypeError(
+            "`path` must be a str or a path, or None. Received: "
+            f"path={settings.shown(path)}. Name a directory for this log alone."
+        )
+
+
+def _check_recordable(optimizer: Optimizer) -> None:
+    if per_example(optimizer) is None:
+        kind = type(optimizer).__name__
+        if is_ours(optimizer):
+            kind = f"{kind} with examples_per_update=None"
+        raise TypeError(
+            "ExampleLog must be used with an SGDPlus, whose loop sees each example. "
+            f"Received: {kind}. Compile the model with SGDPlus(...)."
+        )
+
+
+def _check_kept(name: str, is_kept: bool) -> None:
+    if not is_kept:
+        raise RuntimeError(
+            f"ExampleLog keeps `{name}` only if it is asked for. Received: "
+            f"ExampleLog({name}=False). Use ExampleLog({name}=True)."
+        )

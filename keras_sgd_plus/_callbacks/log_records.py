@@ -1,19 +1,17 @@
-"""The records of one epoch, in the order of the data set.
+"""The records of an `ExampleLog`, by epoch and by row of the data.
 
-The records of finished epochs: in memory, or in one `.npy` file per quantity.
-
-Arrays as bytes, for saves and other workers; the rows of several workers as one.
-
-Which rows of the data of `fit` the examples of a batch are.
-
-The records of one run of `fit`: finished epochs, and the one that runs.
+Batches come as the loop has visited them. `Rows` finds which rows of the data their
+examples are, an `EpochRecord` puts them there, and finished epochs are kept in memory
+or in one `.npy` file per quantity. `LogRecords` leads a run through this, and is what
+`ExampleLog` holds and `ExactResume` saves. Workers of `tf.distribute` have rows of
+their own each, which can be exchanged and merged.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -21,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._fit.fits import Run
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Strategy
 from keras_sgd_plus._report.bad_examples import KnownRows
@@ -28,6 +27,18 @@ from keras_sgd_plus._report.records import BatchRecord
 
 UNVISITED = -1
 PREDICTION = "prediction_{}"  # of one output of the model
+Arrays = dict[str, np.ndarray]  # by the name of the quantity
+
+
+def blank(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array of rows that were not visited."""
+    return np.full(shape, _blank_value(name, dtype), dtype)
+
+
+def _blank_value(name: str, dtype: np.dtype) -> float | int:
+    if name == "visited":
+        return UNVISITED
+    return float("nan") if dtype.kind == "f" else 0
 
 
 class EpochRecord:
@@ -35,14 +46,16 @@ class EpochRecord:
 
     Args:
         epoch: its number, as `fit` counts.
+        num_examples: visited so far, by all workers.
+        arrays: what is known of them, (num_rows, ...).
     """
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.num_batches = 0
-        self.num_examples = 0  # visited so far, by all workers
-        self._num_rows = 0
-        self._arrays: dict[str, np.ndarray] = {}
+    def __init__(
+        self, epoch: int, num_examples: int = 0, arrays: Arrays | None = None
+    ) -> None:
+        self.epoch, self.num_examples = epoch, num_examples
+        self._arrays = arrays or {}
+        self._num_rows = max(map(len, self._arrays.values()), default=0)
 
     def put(self, rows: np.ndarray, batch: BatchRecord) -> None:
         """Adds a batch.
@@ -52,12 +65,10 @@ class EpochRecord:
             batch: its records.
         """
         num_rows = int(rows.max(initial=-1)) + 1
-        for name, new in batch.values.items():
-            self._array(name, new, num_rows)[rows] = new
-        for name, new in named_outputs(batch.outputs).items():
+        outputs = {PREDICTION.format(i): a for i, a in enumerate(batch.outputs)}
+        for name, new in {**batch.values, **outputs}.items():
             self._array(name, new, num_rows)[rows] = new
         self._num_rows = max(self._num_rows, num_rows)
-        self.num_batches += 1
         self.num_examples += batch.size
 
     def visited_before(self, rows: np.ndarray) -> np.ndarray:
@@ -68,19 +79,10 @@ class EpochRecord:
         unique, counts = np.unique(rows, return_counts=True)
         return np.concatenate([again, unique[counts > 1]])
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> Arrays:
         """By name, (num_rows, ...); with rows for the examples of other workers."""
-        num_rows = max(self._num_rows, self.num_examples)
-        arrays = {n: self._array(n, a, num_rows) for n, a in self._arrays.items()}
-        return {name: array[:num_rows] for name, array in arrays.items()}
-
-    def restore(
-        self, batches: int, examples: int, arrays: dict[str, np.ndarray]
-    ) -> None:
-        """Takes the state of another epoch's record."""
-        self.num_batches, self.num_examples = batches, examples
-        self._arrays = {name: array.copy() for name, array in arrays.items()}
-        self._num_rows = len(next(iter(arrays.values()))) if arrays else 0
+        size = max(self._num_rows, self.num_examples)
+        return {n: self._array(n, a, size)[:size] for n, a in self._arrays.items()}
 
     def _array(self, name: str, like: np.ndarray, num_rows: int) -> np.ndarray:
         known = self._arrays.get(name)
@@ -94,160 +96,101 @@ class EpochRecord:
         return self._arrays[name]
 
 
-def blank(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array of rows that were not visited."""
-    return np.full(shape, blank_value(name, dtype), dtype)
-
-
-def blank_value(name: str, dtype: np.dtype) -> float | int:
-    """What stands for an example that was not visited."""
-    if name == "visited":
-        return UNVISITED
-    return float("nan") if dtype.kind == "f" else 0
-
-
-def named_outputs(outputs: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """The outputs of a model by the names of their arrays."""
-    names = [PREDICTION.format(i) for i in range(len(outputs))]
-    return dict(zip(names, outputs, strict=True))
-
-
-Arrays = dict[str, np.ndarray]
-
-
-class EpochsInMemory:
-    """Keeps the arrays of each epoch."""
-
-    def __init__(self) -> None:
-        self._epochs: list[Arrays] = []
-
-    def __len__(self) -> int:
-        return len(self._epochs)
-
-    def add(self, arrays: Arrays, num_epochs: int) -> None:
-        """Adds an epoch.
-
-        Args:
-            arrays: by name, (num_rows, ...).
-            num_epochs: that the run is to have in the end.
-        """
-        del num_epochs
-        self._epochs.append({name: array.copy() for name, array in arrays.items()})
-
-    def names(self) -> list[str]:
-        """Names of the arrays."""
-        return list(self._epochs[0]) if self._epochs else []
-
-    def array(self, name: str) -> np.ndarray:
-        """(epochs, num_rows, ...); rows that an epoch lacks were not visited in it."""
-        parts = [epoch[name] for epoch in self._epochs]
-        num_rows = max(len(part) for part in parts)
-        like = parts[0]
-        shape = (len(parts), num_rows, *like.shape[1:])
-        found = blank(name, shape, like.dtype)
-        for row, part in zip(found, parts, strict=True):
-            row[: len(part)] = part
-        return found
-
-    def state(self) -> Arrays:
-        """Arrays from which `restore` makes the same epochs."""
-        return {name: self.array(name) for name in self.names()}
-
-    def restore(self, num_epochs: int, arrays: Arrays) -> None:
-        """Takes epochs from `state` of another."""
-        names = arrays.items()
-        self._epochs = [{n: a[i].copy() for n, a in names} for i in range(num_epochs)]
-
-
-class EpochsInFiles:
-    """Writes each epoch to files, and keeps none.
+class Epochs:
+    """Finished epochs: one array per quantity, in memory or in a `.npy` file.
 
     Args:
-        path: a directory, made if it is missing.
+        folder: for the files, made if it is missing; None: they are kept in memory.
+        num_epochs: to go on with.
+        state: what `state` gave after so many epochs.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._num_epochs = 0
-        self._files: dict[str, np.memmap[Any, Any]] = {}
+    def __init__(self, folder: str | None, num_epochs: int, state: Arrays) -> None:
+        self._folder, self._num_epochs = folder, num_epochs
+        # By name, (room for epochs, num_rows, ...).
+        self._stacks: dict[str, Any] = state
+        if folder is not None:
+            opened = np.lib.format.open_memmap
+            self._stacks = {n: opened(self._file(n), mode="r+") for n in state}
 
     def __len__(self) -> int:
         return self._num_epochs
 
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy opens the files anew."""
-        return {**vars(self), "_files": list(self._files)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Opens the files of a copy."""
-        vars(self).update(state)
-        self.restore(self._num_epochs, dict.fromkeys(state["_files"]))
+    def __reduce__(self) -> Any:
+        """A copy opens files anew."""
+        return type(self), (self._folder, self._num_epochs, self.state())
 
     def add(self, arrays: Arrays, num_epochs: int) -> None:
-        """As for `EpochsInMemory`; the files get their size with the first epoch.
+        """Adds an epoch; files get their size with the first.
+
+        Args:
+            arrays: by name, (num_rows, ...).
+            num_epochs: that the run is to have in the end.
 
         Raises:
-            ValueError: an epoch with a row beyond those of the first.
+            ValueError: an epoch with a row beyond those of the files.
         """
         for name, array in arrays.items():
-            file = self._files.get(name)
-            if file is None or len(file) <= self._num_epochs:
-                file = self._files[name] = self._opened(name, array, num_epochs)
-            if len(array) > file.shape[1]:
-                raise ValueError(
-                    "With ExampleLog(path=...) the first epoch must visit the last row "
-                    f"of the data, which gives the files their size. Received: row "
-                    f"{len(array) - 1} in epoch {self._num_epochs}, and "
-                    f"{file.shape[1]} rows before. Leave path out."
-                )
-            file[self._num_epochs, : len(array)] = array
-            file.flush()
+            stack = self._stacks.get(name)
+            if (
+                stack is None
+                or len(stack) <= self._num_epochs
+                or stack.shape[1] < len(array)
+            ):
+                stack = self._stacks[name] = self._grown(name, array, num_epochs)
+            stack[self._num_epochs, : len(array)] = array
+            if isinstance(stack, np.memmap):
+                stack.flush()
         self._num_epochs += 1
 
     def names(self) -> list[str]:
-        """As for `EpochsInMemory`."""
-        return list(self._files)
+        """Names of the arrays."""
+        return list(self._stacks)
 
     def array(self, name: str) -> np.ndarray:
-        """As for `EpochsInMemory`; a part of the file, read where it is looked at."""
-        return self._files[name][: self._num_epochs]
+        """(epochs, num_rows, ...); rows that an epoch lacks were not visited in it.
+
+        Of a file it is a part, read where it is looked at.
+        """
+        found = self._stacks[name][: self._num_epochs]
+        return found.copy() if self._folder is None else found
 
     def state(self) -> Arrays:
-        """The names alone: the values are in the files already."""
-        return {name: np.zeros(0) for name in self._files}
-
-    def restore(self, num_epochs: int, arrays: Iterable[str]) -> None:
-        """Goes on after so many epochs of the files with these names."""
-        self._num_epochs = num_epochs
-        opened = np.lib.format.open_memmap
-        self._files = {n: opened(self._file(n), mode="r+") for n in arrays}
+        """Arrays to go on with; of files the names alone, for they have the values."""
+        in_memory = self._folder is None
+        return {n: self.array(n) if in_memory else np.zeros(0) for n in self._stacks}
 
     def _file(self, name: str) -> str:
-        return os.path.join(self._path, f"{name}.npy")
+        return os.path.join(self._folder or "", f"{name}.npy")
 
-    def _opened(self, name: str, like: np.ndarray, num_epochs: int) -> Any:
-        # A file for all epochs of the run; those that are there already are kept.
-        os.makedirs(self._path, exist_ok=True)
-        file = self._file(name)
-        if os.path.exists(file):  # arrays that a user has of it stay as they are
-            os.remove(file)
-        known = self._files.pop(name, None)
-        before = None if known is None else np.array(known[: self._num_epochs])
-        num_rows = len(like) if before is None else before.shape[1]
+    def _grown(self, name: str, like: np.ndarray, num_epochs: int) -> np.ndarray:
+        # Room for more epochs or rows; the epochs that are there already are kept.
+        known = self._stacks.get(name, np.empty((0, *like.shape)))[: self._num_epochs]
+        num_rows = max(known.shape[1], len(like))
         size = max(num_epochs, self._num_epochs + 1)
-        shape = (size, num_rows, *like.shape[1:])
-        made = np.lib.format.open_memmap(file, "w+", dtype=like.dtype, shape=shape)
-        made[...] = blank_value(name, like.dtype)
-        if before is not None:
-            made[: len(before)] = before
+        if self._folder is None:
+            size = min(size, 2 * self._num_epochs + 1)  # `fit` may be stopped early
+            made = np.empty((size, num_rows, *like.shape[1:]), like.dtype)
+        elif num_rows > known.shape[1]:
+            raise ValueError(
+                "With ExampleLog(path=...) the first epoch must visit the last row "
+                f"of the data, which gives the files their size. Received: row "
+                f"{len(like) - 1} in epoch {self._num_epochs}, and "
+                f"{known.shape[1]} rows before. Leave path out."
+            )
+        else:
+            os.makedirs(self._folder, exist_ok=True)
+            file = self._file(name)
+            if os.path.exists(file):  # arrays that a user has of it stay as they are
+                os.remove(file)
+            shape = (size, num_rows, *like.shape[1:])
+            made = np.lib.format.open_memmap(file, "w+", dtype=like.dtype, shape=shape)
+        made[...] = _blank_value(name, like.dtype)
+        made[: len(known), : known.shape[1]] = known
         return made
 
 
-_Packed = dict[str, np.ndarray]
-_ROWS = "rows"  # beside the records of an epoch
-
-
-def packed(arrays: _Packed) -> bytes:
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Named arrays as bytes."""
     file = io.BytesIO()
     # NumPy before 2.1 would store `allow_pickle=False` as one more array.
@@ -256,13 +199,16 @@ def packed(arrays: _Packed) -> bytes:
     return file.getvalue()
 
 
-def unpacked(data: bytes) -> _Packed:
+def unpacked(data: bytes) -> Arrays:
     """The arrays that `packed` took."""
     with np.load(io.BytesIO(data)) as found:
         return {name: found[name] for name in found.files}
 
 
-def visited_part(arrays: _Packed) -> bytes:
+_ROWS = "rows"  # beside the records of an epoch
+
+
+def visited_part(arrays: Arrays) -> bytes:
     """The rows of an epoch that were visited, and which they are.
 
     Args:
@@ -272,7 +218,7 @@ def visited_part(arrays: _Packed) -> bytes:
     return packed({_ROWS: rows, **{name: a[rows] for name, a in arrays.items()}})
 
 
-def merged(parts: Sequence[_Packed]) -> _Packed:
+def merged(parts: Sequence[Arrays]) -> Arrays:
     """An epoch from the visited rows of each worker.
 
     Raises:
@@ -307,35 +253,31 @@ class Rows:
     """Finds rows for batches of one `fit`.
 
     Args:
-        fit: the running `fit`, or None where it is not found.
+        run: the `fit` that begins, or None outside of one.
         by_id: whether the batches tell rows themselves.
-        current: the `tf.distribute` strategy of the model.
-        number: of the `fit`, as batches tell it; None where it is not found.
+        strategy: of `tf.distribute`, with which the model trains.
 
     Raises:
         ValueError: the data come in an order that is not known, or workers get parts
             that are not known.
     """
 
-    def __init__(
-        self,
-        fit: keras_trainer.Fit | None,
-        by_id: bool,
-        current: Strategy,
-        number: int | None,
-    ) -> None:
-        self._by_id, self._fit = by_id, number
-        self._data: Any = None if fit is None else fit.dataset
-        if not by_id and (fit is None or not _is_known(fit)):
-            raise ValueError(_unknown(fit))
-        if not by_id and replicas.has_workers(current):
-            _check_parts(self._data, replicas.num_replicas_per_worker(current))
+    def __init__(self, run: Run | None, by_id: bool, strategy: Strategy) -> None:
+        self._by_id = by_id
+        self._number = None if run is None else run.number
+        if by_id:
+            return
+        data = None if run is None else run.data
+        if data is None or not _is_known(data):
+            raise ValueError(_unknown(data))
+        self._dataset = data.dataset
+        if replicas.has_workers(strategy):
+            _check_parts(data.dataset, replicas.num_replicas_per_worker(strategy))
 
     def has(self, batch: BatchRecord, epoch: EpochRecord) -> bool:
         """Whether a batch is one of that epoch, and not one that a callback brought."""
-        if self._fit is None:
-            return True
-        return (batch.fit, batch.epoch) == (self._fit, epoch.epoch)
+        place = batch.fit, batch.epoch
+        return self._number is None or place == (self._number, epoch.epoch)
 
     def of(self, batch: BatchRecord, epoch: EpochRecord) -> np.ndarray:
         """(num_examples,) int64: the rows of a batch, in the order of visits.
@@ -350,9 +292,9 @@ class Rows:
         """
         if self._by_id:
             return _checked_ids(batch.ids, epoch)
-        if not isinstance(self._data, KnownRows):
+        if not isinstance(self._dataset, KnownRows):
             return epoch.num_examples + batch.positions
-        known = np.asarray(self._data.rows_of(batch.number), np.int64)
+        known = np.asarray(self._dataset.rows_of(batch.number), np.int64)
         if len(known) != batch.size:
             raise ValueError(
                 "ExampleLog must get the batches whose rows the data tell. Received: "
@@ -363,32 +305,32 @@ class Rows:
         return known[batch.positions]
 
 
-def _is_known(fit: keras_trainer.Fit) -> bool:
-    if fit.shuffles or fit.steps_per_epoch:
+def _is_known(data: keras_trainer.Data) -> bool:
+    if data.shuffles or data.steps_per_epoch:
         return False
-    if isinstance(fit.dataset, tf.data.Dataset):
-        return not keras_trainer.shuffles_differently(fit.dataset)
-    if isinstance(fit.dataset, keras.utils.PyDataset):
-        return isinstance(fit.dataset, KnownRows) or not _changes(fit.dataset)
-    return fit.array_batch_size is not None
+    if isinstance(data.dataset, tf.data.Dataset):
+        return not keras_trainer.shuffles_differently(data.dataset)
+    if isinstance(data.dataset, keras.utils.PyDataset):
+        return isinstance(data.dataset, KnownRows) or not _changes(data.dataset)
+    return data.array_batch_size is not None
 
 
-def _changes(data: keras.utils.PyDataset) -> bool:
+def _changes(dataset: keras.utils.PyDataset) -> bool:
     # Whether it may hand over its batches in another order in each epoch.
-    base, kind = keras.utils.PyDataset, type(data)
+    base, kind = keras.utils.PyDataset, type(dataset)
     hooks = ("on_epoch_begin", "on_epoch_end")
     return any(getattr(kind, h) is not getattr(base, h) for h in hooks)
 
 
-def _unknown(fit: keras_trainer.Fit | None) -> str:
-    if fit is None:
+def _unknown(data: keras_trainer.Data | None) -> str:
+    if data is None:
         received = "no fit that runs"
-    elif fit.shuffles:
+    elif data.shuffles:
         received = "fit(shuffle=True), which draws the order anew"
-    elif fit.steps_per_epoch:
-        received = f"steps_per_epoch={fit.steps_per_epoch}"
+    elif data.steps_per_epoch:
+        received = f"steps_per_epoch={data.steps_per_epoch}"
     else:
-        kind = "other data" if fit.dataset is None else type(fit.dataset).__name__
+        kind = "other data" if data.dataset is None else type(data.dataset).__name__
         received = f"{kind} that may come in another order in each epoch"
     return (
         "ExampleLog must know which row of the data each example is. Received: "
@@ -399,14 +341,14 @@ def _unknown(fit: keras_trainer.Fit | None) -> str:
     )
 
 
-def _check_parts(data: Any, num_replicas: int) -> None:
+def _check_parts(dataset: Any, num_replicas: int) -> None:
     # The first worker must get the first part of each batch, and so on. For arrays and
     # a `PyDataset` TensorFlow shares them so.
     received = ""
     if num_replicas > 1:
         received = f"{num_replicas} replicas on each worker"
-    elif isinstance(data, tf.data.Dataset):
-        policy = data.options().experimental_distribute.auto_shard_policy
+    elif isinstance(dataset, tf.data.Dataset):
+        policy = dataset.options().experimental_distribute.auto_shard_policy
         policy = tf.data.experimental.AutoShardPolicy(policy)
         if policy != tf.data.experimental.AutoShardPolicy.DATA:
             received = f"a tf.data.Dataset with AutoShardPolicy.{policy.name}"
@@ -516,9 +458,10 @@ class LogRecords:
         Args:
             exchange: gives what each worker hands over.
         """
-        before, found = self._epochs, self._no_epochs()
+        before, found = self._epochs, Epochs(self._folder(), 0, {})
+        stacks = {name: before.array(name) for name in before.names()}
         for i in range(len(before)):
-            arrays = {name: before.array(name)[i] for name in before.names()}
+            arrays = {name: stack[i] for name, stack in stacks.items()}
             if i >= self._num_gathered:
                 arrays = merged([unpacked(b) for b in exchange(visited_part(arrays))])
             found.add(arrays, self._num_epochs)
@@ -527,40 +470,28 @@ class LogRecords:
     def saved(self) -> bytes:
         """Everything, for `restore`."""
         self._take()
+        # The last but one is not used any more.
         counts = [len(self._epochs), self._num_gathered, -1, 0, 0]
-        part: dict[str, np.ndarray] = {}
+        arrays = {f"{_DONE}{n}": a for n, a in self._epochs.state().items()}
         if self._epoch is not None:
-            part, epoch = self._epoch.arrays(), self._epoch
-            counts[2:] = [epoch.epoch, epoch.num_batches, epoch.num_examples]
-        arrays = {f"{_PART}{name}": array for name, array in part.items()}
-        arrays |= {f"{_DONE}{n}": a for n, a in self._epochs.state().items()}
-        arrays["counts"] = np.array(counts)
-        return packed(arrays)
+            counts[2], counts[4] = self._epoch.epoch, self._epoch.num_examples
+            arrays |= {f"{_PART}{n}": a for n, a in self._epoch.arrays().items()}
+        return packed({**arrays, "counts": np.array(counts)})
 
     def restore(self, saved: bytes) -> None:
         """Goes on where `saved` was called, in the run that is about to begin."""
         arrays = unpacked(saved)
-        counts = arrays.pop("counts").tolist()
-        num_epochs, gathered, epoch, batches, examples = counts
-        done, part = _with_prefix(_DONE, arrays), _with_prefix(_PART, arrays)
-        self._empty()
-        self._epochs.restore(num_epochs, done)
+        done, part = (
+            {n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)}
+            for p in (_DONE, _PART)
+        )
+        num_epochs, gathered, epoch, _, examples = arrays["counts"].tolist()
+        self._epochs = Epochs(self._folder(), num_epochs, done)
         self._num_gathered = gathered
-        if epoch >= 0:
-            self._epoch = EpochRecord(epoch)
-            self._epoch.restore(batches, examples, part)
+        self._epoch = EpochRecord(epoch, examples, part) if epoch >= 0 else None
         self._is_restored = True
 
     def _empty(self) -> None:
-        self._epochs = self._no_epochs()
+        self._epochs = Epochs(self._folder(), 0, {})
         self._num_gathered = 0  # epochs that have the rows of all workers
         self._epoch: EpochRecord | None = None
-
-    def _no_epochs(self) -> EpochsInMemory | EpochsInFiles:
-        folder = self._folder()
-        return EpochsInMemory() if folder is None else EpochsInFiles(folder)
-
-
-def _with_prefix(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    size = len(prefix)
-    return {n[size:]: a for n, a in arrays.items() if n.startswith(prefix)}

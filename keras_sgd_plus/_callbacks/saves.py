@@ -1,11 +1,10 @@
-"""The saves in a directory: which are complete, which are damaged, what comes next.
+"""The saves in a directory: which are complete, which are damaged, whose they are.
 
 TensorFlow writes a save under other names, renames its files, the `.index` last, and
 then lists it in the file `checkpoint`. So a save that is listed was completed; if it
 cannot be read now, it was damaged later. Files have checksums, which TensorFlow
-compares when it reads them.
-
-What a save says of its run, so that no other run takes it up.
+compares when it reads them. Each save also says of which run it is, so that no other
+run takes it up.
 """
 
 from __future__ import annotations
@@ -169,11 +168,10 @@ class RunState(tf.train.experimental.PythonState):
 
     def deserialize(self, string_value: Any) -> None:
         """Called by TensorFlow; the identity has been compared before."""
-        del string_value
 
 
 def identity_of(
-    model: Model, outer: Optimizer, fit: keras_trainer.Fit | None
+    model: Model, outer: Optimizer, data: keras_trainer.Data | None
 ) -> dict[str, Any]:
     """The shapes of all that is saved, and the size of the data.
 
@@ -182,12 +180,12 @@ def identity_of(
     Args:
         model: built.
         outer: its optimizer, built.
-        fit: that runs, or None where it is not found.
+        data: of the `fit` that runs, or None where they cannot be seen.
     """
     return {
         "model": [_shown_variable(v) for v in model.variables],
         "optimizer": [_shown_variable(v) for v in outer.variables],
-        **_of_data(fit),
+        **_of_data(data),
     }
 
 
@@ -195,17 +193,17 @@ def _shown_variable(variable: Any) -> str:
     return f"{variable.dtype}{list(variable.shape)}"
 
 
-def _of_data(fit: keras_trainer.Fit | None) -> dict[str, Any]:
-    if fit is None:
+def _of_data(data: keras_trainer.Data | None) -> dict[str, Any]:
+    if data is None:
         return {}
-    data = fit.dataset
-    if isinstance(data, SeededArrays):
+    arrays = data.dataset
+    if isinstance(arrays, SeededArrays):
         return {
-            "examples": data.num_examples,
-            "batch size": data.batch_size,
-            "seed of SeededArrays": data.seed,
+            "examples": arrays.num_examples,
+            "batch size": arrays.batch_size,
+            "seed of SeededArrays": arrays.seed,
         }
-    return {"examples": fit.num_examples, "batch size": fit.array_batch_size}
+    return {"examples": data.num_examples, "batch size": data.array_batch_size}
 
 
 def differences(there: Identity, here: Identity) -> list[str]:

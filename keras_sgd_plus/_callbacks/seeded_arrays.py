@@ -1,17 +1,19 @@
-"""Structures of arrays, and the lists of numbers that stand for arrays in them.
+"""SeededArrays: arrays in an order that can be repeated, epoch by epoch.
 
-SeededArrays: arrays in an order that can be repeated, epoch by epoch.
+Its data may be structures of arrays, with lists of numbers in their places.
 """
 
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_sgd_plus._callbacks import checks
+from keras_sgd_plus._loop import examples
+from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._report.bad_examples import KnownRows
 
 _SCALARS = (numbers.Number, str, bytes, np.generic)
@@ -106,17 +108,16 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        checks.positive_int("batch_size", batch_size)
-        self.batch_size, self.seed = batch_size, checks.seed(seed)
+        check_positive("batch_size", batch_size)
+        self.batch_size, self.seed = batch_size, _checked_seed(seed)
         named = {"x": x, "y": y, "sample_weight": sample_weight}
         parts = [arrays_of(name, part) for name, part in named.items()]
-        self.num_examples = checks.same_length(*parts)
+        self.num_examples = _num_examples(parts)
         while len(parts) > 1 and parts[-1] is None:
             parts.pop()
         self._parts = tuple(parts)
-        self.next_epoch = 0
-        self.on_epoch_begin()
-        self.next_epoch = 0
+        self._order = self._order_of(0)
+        self._epoch = self.next_epoch = 0
 
     def on_epoch_begin(self) -> None:
         """Draws the order of the next epoch (called by Keras)."""
@@ -157,3 +158,38 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
     def _order_of(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, epoch))
         return rng.permutation(self.num_examples)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises unless an int >= 1."""
+    received = f"{name}={settings.shown(value)}"
+    text = f"`{name}` must be an int >= 1. Received: {received}. Use 1 or more."
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(text)
+    if value < 1:
+        raise ValueError(text)
+
+
+def _checked_seed(value: Any) -> int:
+    if value is None:
+        raise TypeError(
+            "`seed` must be an int from 0 to 2**63 - 1. Received: seed=None. Use "
+            "seed=0, say: a derived seed would give another order in the next process."
+        )
+    return settings.checked("seed", value)
+
+
+def _num_examples(parts: Sequence[Any]) -> int:
+    # In x, y and sample_weight, which must agree.
+    named = examples.named_leaves(tuple(parts))
+    lengths = [len(a) if a.ndim else 0 for _, a in named]
+    if not lengths or 0 in lengths or len(set(lengths)) > 1:
+        wrong = next((i for i, n in enumerate(lengths) if n != lengths[0]), 0)
+        some = [named[i] for i in sorted({0, wrong}) if named]
+        shown = [f"{name} of shape {array.shape}" for name, array in some]
+        raise ValueError(
+            "x, y and sample_weight must have the same number of examples, one or "
+            f"more. Received: {' and '.join(shown) or 'no array'}. Give every example "
+            "its target (and weight)."
+        )
+    return lengths[0]

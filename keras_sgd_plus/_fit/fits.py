@@ -1,29 +1,37 @@
-"""The calls of `fit` that run now, and what is said at the ends of epochs and runs.
+"""The calls of `fit` that run now: what is known of each, and what is said of it.
 
-What belongs to a `fit` is known from that `fit`: it calls a callback of ours before
-each of its batches. For callbacks of users may train on other batches in between, or
-reset metrics.
+Keras tells a callback neither the data nor the other callbacks, and nobody when `fit`
+breaks off. So `hooks` keeps a `Run` while Keras's own `fit` runs, which whoever has the
+model finds by `of(model)`. What belongs to a `fit` is known from that `fit`: it calls a
+callback of ours before each of its batches. For callbacks of users may train on other
+batches in between, or reset metrics.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 
 from keras_sgd_plus._advice import learning, notices
-from keras_sgd_plus._private import keras_optimizer
+from keras_sgd_plus._private import keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer
-from keras_sgd_plus._report import records
-from keras_sgd_plus._rule.ours import per_example
+from keras_sgd_plus._rule.ours import is_ours, per_example
 
 _runs: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
+# List of callbacks -> its `fit`, where that was not wrapped when it was called.
+_unwrapped: weakref.WeakKeyDictionary[Any, Run] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
+
+
+class ComesFirst:
+    """Base of callbacks that `fit` calls before others, wherever they are listed."""
 
 
 class Run:
@@ -32,44 +40,52 @@ class Run:
     Args:
         model: the model, whatever its optimizer.
         arguments: of `fit`, by name.
-        outer: the run in which a callback has called this `fit`, or None.
+        is_nested: whether a callback of another `fit` of the model has called this one.
 
     Attributes:
         number: of its own, in this process.
-        is_nested: whether a callback of another `fit` of the model has called this one.
+        initial_epoch: as for `fit`.
+        epoch: that began last.
+        callbacks: of the user, in the order in which Keras calls them.
+        averages: of the weights, where an `AverageWeights` has made them.
+        at_end: closed when `fit` ends, by an error or an interrupt, too.
     """
 
     def __init__(
-        self, model: Model, arguments: Mapping[str, Any], outer: Run | None
+        self, model: Model, arguments: Mapping[str, Any], is_nested: bool
     ) -> None:
-        self._model, self._arguments = model, arguments
-        self.number, self.is_nested = next(_numbers), outer is not None
+        self.model, self._arguments, self.is_nested = model, arguments, is_nested
+        self.number = next(_numbers)
+        self.epoch = self.initial_epoch = arguments.get("initial_epoch") or 0
+        self.callbacks: list[Any] = []
+        self.averages: Any = None
+        self.at_end = contextlib.ExitStack()
         self._optimizer = per_example(getattr(model, "optimizer", None))
-        self._place: tuple[int, int] | None = None
+        self._place: tuple[int, int, int] | None = None
         self._is_first_epoch = True
         # Whether the run began with the optimizer's first update.
         self._is_new = self._optimizer is not None and not _iterations(self._optimizer)
-        self._watch = None
-        if self._is_new:
-            self._watch = learning.Watch(model, self._optimizer)
+        self._watch = learning.Watch(model, self._optimizer) if self._is_new else None
         self._num_begun = 0  # batches
-        self._was_recorded = self._is_recorded()
-        self._at_end: list[Callable[[], None]] = []
+
+    @functools.cached_property
+    def data(self) -> keras_trainer.Data | None:
+        """What it trains on; asked while it runs, or None."""
+        found = keras_trainer.fit_in_progress(self.model)
+        return None if found is None else found.data
 
     def trains(self, optimizer: Optimizer) -> bool:
         """Whether it trains with this optimizer."""
         return self._optimizer is optimizer
 
-    def begin_batch(self, epoch: int, batch: int) -> None:
+    def begin_batch(self, batch: int) -> None:
         """Notes that the next call of the train function is one of this `fit`."""
         self._num_begun += 1
-        if self._num_begun == 2:
-            notices.warn_of_bypass(
-                self._model
-            )  # after the first batch, and not after all
+        if self._num_begun == 2:  # after the first batch, and not after all
+            notices.warn_of_bypass(self.model)
         if self._watch is not None:
             self._watch.begin_batch()
-        self._place = epoch, batch
+        self._place = self.number, self.epoch, batch
 
     def take_place(self) -> tuple[int, int, int] | None:
         """Number, epoch and batch of the call of the train function that begins.
@@ -77,7 +93,7 @@ class Run:
         None if that is no call of this `fit`, but of a callback.
         """
         place, self._place = self._place, None
-        return None if place is None else (self.number, *place)
+        return place
 
     def end_epoch(self) -> None:
         """Looks at the run at the end of an epoch."""
@@ -89,37 +105,18 @@ class Run:
 
     def end(self) -> None:
         """Says what `fit` has found, once it has returned."""
-        notices.warn_of_bypass(self._model)
+        notices.warn_of_bypass(self.model)
         if self._optimizer is None or not notices.is_engaged(self._optimizer):
             return
-        _say(learning.report_divergence(self._model, self._optimizer, self._arguments))
-
-    def at_end(self, function: Callable[[], None]) -> None:
-        """Calls a function when `fit` ends, by an error or an interrupt, too."""
-        self._at_end.append(function)
-
-    def leave(self) -> None:
-        """Called when `fit` ends in whatever way."""
-        # Records that a callback has started: it hears nothing of an error.
-        if not self._was_recorded and self._is_recorded():
-            records.stop_recording(self._optimizer)
-        for function in self._at_end:
-            function()
-
-    def _is_recorded(self) -> bool:
-        found = self._optimizer
-        return found is not None and records.wanted_of(found) is not None
+        _say(learning.report_divergence(self.model, self._optimizer, self._arguments))
 
     def _end_first_epoch(self) -> None:
         found = self._optimizer
         if found is None or not self._is_new or not notices.is_engaged(found):
             return
-        params = getattr(getattr(self._model, "history", None), "params", None) or {}
-        epochs = (params.get("epochs") or 1) - (
-            self._arguments.get("initial_epoch") or 0
-        )
-        updates = _iterations(self._optimizer)
-        _say(notices.report_schedule(self._optimizer, updates, epochs))
+        params = getattr(getattr(self.model, "history", None), "params", None) or {}
+        epochs = (params.get("epochs") or 1) - self.initial_epoch
+        _say(notices.report_schedule(found, _iterations(found), epochs))
 
 
 class Watcher(keras.callbacks.Callback):
@@ -133,59 +130,90 @@ class Watcher(keras.callbacks.Callback):
 
     def __init__(self, run: Run) -> None:
         super().__init__()
-        self._run, self._epoch = run, 0
+        self._run = run
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch."""
-        del logs
-        self._epoch = epoch
+        self._run.epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Notes that the call for this batch comes next."""
-        del logs
-        self._run.begin_batch(self._epoch, batch)
+        self._run.begin_batch(batch)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Lets the run look at the epoch."""
-        del epoch, logs
         self._run.end_epoch()
 
 
 @contextlib.contextmanager
-def running(model: Model, arguments: Mapping[str, Any]) -> Iterator[Run]:
+def running(
+    model: Model, arguments: Mapping[str, Any]
+) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Keeps a `Run` for a model until the block is left.
 
     A callback may call `fit` of the same model: then the outer one goes on after it.
+
+    Args:
+        model: whatever its optimizer.
+        arguments: of `fit`, by name.
+
+    Yields:
+        The run, and the arguments for Keras's own `fit`, with its callbacks in order.
     """
     outer = _runs.get(model)
-    run = _runs[model] = Run(model, arguments, outer)
+    run = _runs[model] = Run(model, arguments, outer is not None)
     try:
-        yield run
+        with run.at_end:
+            yield run, {**arguments, **_callbacks(run, arguments.get("callbacks"))}
     finally:
         if outer is None:
             _runs.pop(model, None)
         else:
             _runs[model] = outer
-        run.leave()
 
 
-@contextlib.contextmanager
-def watched(run: Run, callbacks: Any) -> Iterator[Any]:
-    """The callbacks of a `fit` with a `Watcher` behind them.
+def _callbacks(run: Run, given: Any) -> dict[str, Any]:
+    # The argument of `fit` with the callbacks that come first in front, and a `Watcher`
+    # behind all if the optimizer is ours; {} where both make no difference. A user's
+    # `CallbackList` is changed itself, and has the watcher for a while.
+    is_list = isinstance(given, keras.callbacks.CallbackList)
+    listed = given.callbacks if is_list else keras.tree.flatten(given or [])
+    run.callbacks = _in_order(listed)
+    watchers = [Watcher(run)] if is_ours(getattr(run.model, "optimizer", None)) else []
+    arranged = [*run.callbacks, *watchers]
+    if arranged == listed:
+        return {}
+    if not is_list:
+        return {"callbacks": arranged}
+    given.callbacks = arranged
 
-    Args:
-        run: the run of that `fit`.
-        callbacks: as `fit` takes them. A `CallbackList` gets the watcher for a while.
+    def take_out() -> None:
+        given.callbacks = [c for c in given.callbacks if c not in watchers]
+
+    run.at_end.callback(take_out)
+    return {}
+
+
+def _in_order(callbacks: list[Any]) -> list[Any]:
+    return sorted(callbacks, key=lambda c: not isinstance(c, ComesFirst))
+
+
+def begun(model: Model) -> Run | None:
+    """The `fit` that tells callbacks that it begins, or None in a loop by hand.
+
+    `model.fit(callbacks=[AverageWeights()])` is looked up before the first callback
+    wraps it. For such a call a `Run` is made now, and nobody is told of its end.
     """
-    watcher = Watcher(run)
-    if not isinstance(callbacks, keras.callbacks.CallbackList):
-        yield [*keras.tree.flatten(callbacks or []), watcher]
-        return
-    callbacks.callbacks.append(watcher)
-    try:
-        yield callbacks
-    finally:
-        callbacks.callbacks = [c for c in callbacks.callbacks if c is not watcher]
+    found = None if model in _runs else keras_trainer.fit_in_progress(model)
+    if found is None:
+        return of(model)
+    if found.callbacks not in _unwrapped:
+        run = Run(model, {"initial_epoch": found.initial_epoch}, False)
+        run.callbacks, run.data = _in_order(found.callbacks.callbacks), found.data
+        _unwrapped[found.callbacks] = run
+        # A new list: Keras is walking along the old one.
+        found.callbacks.callbacks = [*run.callbacks]
+    return _unwrapped[found.callbacks]
 
 
 def of(model: Model) -> Run | None:
@@ -193,9 +221,10 @@ def of(model: Model) -> Run | None:
     return _runs.get(model)
 
 
-def is_nested(optimizer: Optimizer) -> bool:
-    """Whether a `fit` with this optimizer runs inside a callback of another one."""
-    return any(run.is_nested and run.trains(optimizer) for run in _runs.values())
+def with_optimizer(optimizer: Optimizer) -> Run | None:
+    """The `fit` that trains with an optimizer now, first one inside a callback."""
+    found = [run for run in _runs.values() if run.trains(optimizer)]
+    return max(found, key=lambda run: run.is_nested, default=None)
 
 
 def models() -> list[Model]:

@@ -37,7 +37,7 @@ def install() -> None:
 
     `train_step` to hand batches over, `make_train_function` to notice settings that
     change on a live optimizer, `reset_metrics` to count per epoch, as metrics do;
-    `fit` to say at its end what went wrong;
+    `fit` to know which one runs, and to say at its end what went wrong;
     `_make_function` and `_maybe_symbolic_build` so that `fit` runs on several workers
     and on parts of unequal size.
 
@@ -51,7 +51,7 @@ def install() -> None:
 
 
 def install_fit() -> None:
-    """Wraps `fit` alone, for callbacks that work with other optimizers, too."""
+    """Wraps `fit` alone, for callbacks that work without a loop over examples, too."""
     _wrap("fit", keras_trainer.owner_of("fit"))
 
 
@@ -70,33 +70,29 @@ _registers: list[Callable[[], None]] = []
 
 def _wrap(name: str, owner: type) -> None:
     original: Any = vars(owner)[name]
-    if not hasattr(original, _MARK):
-        wrapped = functools.wraps(original)(_WRAPPERS[name](original))
-        setattr(wrapped, _MARK, original)
-        setattr(owner, name, wrapped)
+    if hasattr(original, _MARK):
+        return
+
+    @functools.wraps(original)
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _WRAPPERS[name](original, self, *args, **kwargs)
+
+    setattr(wrapped, _MARK, original)
+    setattr(owner, name, wrapped)
 
 
-def _fit(original: Any) -> Any:
+def _fit(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     names = list(inspect.signature(original).parameters)[1:]
-
-    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-        named = dict(zip(names, args, strict=False))
-        if len(named) < len(args) or named.keys() & kwargs.keys():
-            return original(self, *args, **kwargs)  # which says what is wrong
-        arguments = {**named, **kwargs}
-        is_ours = _trains_ours(self)
-        if is_ours:
-            _need_int(arguments.get("batch_size"))
-        with fits.running(self, arguments) as run:
-            if is_ours:
-                with fits.watched(run, arguments.get("callbacks")) as callbacks:
-                    history = original(self, **{**arguments, "callbacks": callbacks})
-            else:
-                history = original(self, **arguments)
-            run.end()
-        return history
-
-    return fit
+    named = dict(zip(names, args, strict=False))
+    if len(named) < len(args) or named.keys() & kwargs.keys():
+        return original(self, *args, **kwargs)  # which says what is wrong
+    arguments = {**named, **kwargs}
+    if _trains_ours(self):
+        _need_int(arguments.get("batch_size"))
+    with fits.running(self, arguments) as (run, arranged):
+        history = original(self, **arranged)
+        run.end()
+    return history
 
 
 def _need_int(batch_size: Any) -> None:
@@ -110,57 +106,48 @@ def _need_int(batch_size: Any) -> None:
         )
 
 
-def _train_step(original: Any) -> Any:
-    def train_step(self: Any, data: Structure) -> Any:
-        optimizer: Optimizer = getattr(self, "optimizer", None)
-        stepping = per_example(optimizer)
-        if stepping is not None:
-            return stepping.train_step(self, data)
-        parts = getattr(unwrap(optimizer), "optimizers", None)
-        if parts is not None and self.run_eagerly and not optimizer.built:
-            # A MultiOptimizer may pick its parts by a function, when it is built: do
-            # that before the first of them changes a weight.
-            optimizer.build(self.trainable_variables)
-        _refuse_halves(optimizer)
-        logs = original(self, data)
-        # While tracing they are built now, and nothing has run.
-        _refuse_halves(optimizer)
-        return logs
-
-    return train_step
+def _train_step(original: Any, self: Any, data: Structure) -> Any:
+    optimizer: Optimizer = getattr(self, "optimizer", None)
+    stepping = per_example(optimizer)
+    if stepping is not None:
+        return stepping.train_step(self, data)
+    parts = getattr(unwrap(optimizer), "optimizers", None)
+    if parts is not None and self.run_eagerly and not optimizer.built:
+        # A MultiOptimizer may pick its parts by a function, when it is built: do that
+        # before the first of them changes a weight.
+        optimizer.build(self.trainable_variables)
+    _refuse_halves(optimizer)
+    logs = original(self, data)
+    # While tracing they are built now, and nothing has run.
+    _refuse_halves(optimizer)
+    return logs
 
 
-def _make_train_function(original: Any) -> Any:
-    def make_train_function(self: Any, force: bool = False) -> Any:
-        optimizer = unwrap(getattr(self, "optimizer", None))
-        if not is_ours(optimizer):
-            return original(self, force)
-        _need_methods(self, optimizer)
-        # Derived seeds are of each process: all take that of the first worker.
-        optimizer.seed = replicas.gathered(self.distribute_strategy, optimizer.seed)[0]
-        run = fits.of(self)
-        if run is None or not run.is_nested:  # what a callback does belongs to its fit
-            bad_examples.begin_fit(
-                optimizer, bad_examples.OUTSIDE if run is None else run.number
-            )
-        current = self.train_function
-        earlier = None
-        if isinstance(current, TrainFunction):
-            current.forward = None  # of a fit that was interrupted
-            if not force and current.is_stale(optimizer):
-                earlier = current
-                force = True
-        elif keras_trainer.is_stock_train_function(current):
-            force = True  # made before the optimizer stepped per example
-        if current is None or force:
-            made = None if earlier is None else earlier.kept_for(optimizer)
-            if made is None:
-                original(self, True)
-                made = self.train_function
-            self.train_function = TrainFunction(self, optimizer, made, earlier)
-        return self.train_function
-
-    return make_train_function
+def _make_train_function(original: Any, self: Any, force: bool = False) -> Any:
+    optimizer = unwrap(getattr(self, "optimizer", None))
+    if not is_ours(optimizer):
+        return original(self, force)
+    _need_methods(self, optimizer)
+    # Derived seeds are of each process: all take that of the first worker.
+    optimizer.seed = replicas.gathered(self.distribute_strategy, optimizer.seed)[0]
+    run = fits.of(self)
+    if run is None or not run.is_nested:  # what a callback does belongs to its fit
+        number = bad_examples.OUTSIDE if run is None else run.number
+        bad_examples.begin_fit(optimizer, number)
+    current, earlier = self.train_function, None
+    if isinstance(current, TrainFunction):
+        current.forward = None  # of a fit that was interrupted
+        if not force and current.is_stale(optimizer):
+            earlier, force = current, True
+    elif keras_trainer.is_stock_train_function(current):
+        force = True  # made before the optimizer stepped per example
+    if current is None or force:
+        made = None if earlier is None else earlier.kept_for(optimizer)
+        if made is None:
+            original(self, True)
+            made = self.train_function
+        self.train_function = TrainFunction(self, optimizer, made, earlier)
+    return self.train_function
 
 
 def _need_methods(model: Model, optimizer: Optimizer) -> None:
@@ -173,58 +160,41 @@ def _need_methods(model: Model, optimizer: Optimizer) -> None:
         keras_trainer.need("_make_function")
 
 
-def _reset_metrics(original: Any) -> Any:
-    def reset_metrics(self: Any) -> None:
-        original(self)
-        optimizer = per_example(getattr(self, "optimizer", None))
-        if optimizer is not None:
-            bad_examples.reset_counts(optimizer)
-            bad_examples.reset_places(optimizer)
-            running_sums.reset_capped(optimizer)
-
-    return reset_metrics
+def _reset_metrics(original: Any, self: Any) -> None:
+    original(self)
+    optimizer = per_example(getattr(self, "optimizer", None))
+    if optimizer is not None:
+        bad_examples.reset_counts(optimizer)
+        bad_examples.reset_places(optimizer)
+        running_sums.reset_capped(optimizer)
 
 
-def _make_function(original: Any) -> Any:
-    def make_function(self: Any, step_function: Any) -> Any:
-        # Keras averages logs over an axis that scalars have not, where there are
-        # several workers (https://github.com/keras-team/keras/issues/20585).
-        def step(data: Structure) -> Any:
-            logs = step_function(data)
-            return keras.tree.map_structure(lambda v: tf.expand_dims(v, 0), logs)
+def _make_function(original: Any, self: Any, step_function: Any) -> Any:
+    # Keras averages logs over an axis that scalars have not, where there are several
+    # workers (https://github.com/keras-team/keras/issues/20585).
+    def step(data: Structure) -> Any:
+        logs = step_function(data)
+        return keras.tree.map_structure(lambda v: tf.expand_dims(v, 0), logs)
 
-        return original(self, step if _has_workers(self) else step_function)
-
-    return make_function
+    return original(self, step if _has_workers(self) else step_function)
 
 
-def _maybe_symbolic_build(original: Any) -> Any:
-    def build(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
-        several = self.distribute_strategy.num_replicas_in_sync > 1
-        if several and iterator is not None and _trains_ours(self):
-            return keras_model.build_from_first_part(self, iterator)
-        return original(self, iterator, data_batch)
-
-    return build
-
-
-def _compile_from_config(original: Any) -> Any:
-    def compile_from_config(self: Any, config: Any) -> None:
-        for register in _registers:
-            register()
-        original(self, config)
-
-    return compile_from_config
+def _maybe_symbolic_build(
+    original: Any, self: Any, iterator: Any = None, data_batch: Any = None
+) -> Any:
+    several = self.distribute_strategy.num_replicas_in_sync > 1
+    if several and iterator is not None and _trains_ours(self):
+        return keras_model.build_from_first_part(self, iterator)
+    return original(self, iterator, data_batch)
 
 
-def _trains_ours(model: Model) -> bool:
-    return is_ours(getattr(model, "optimizer", None))
+def _compile_from_config(original: Any, self: Any, config: Any) -> None:
+    for register in _registers:
+        register()
+    original(self, config)
 
 
-def _has_workers(model: Model) -> bool:
-    return _trains_ours(model) and replicas.has_workers(model.distribute_strategy)
-
-
+# Method -> what is called in its place, with the original and the arguments.
 _WRAPPERS = {
     "compile_from_config": _compile_from_config,
     "fit": _fit,
@@ -234,6 +204,14 @@ _WRAPPERS = {
     "_make_function": _make_function,
     "_maybe_symbolic_build": _maybe_symbolic_build,
 }
+
+
+def _trains_ours(model: Model) -> bool:
+    return is_ours(getattr(model, "optimizer", None))
+
+
+def _has_workers(model: Model) -> bool:
+    return _trains_ours(model) and replicas.has_workers(model.distribute_strategy)
 
 
 def uninstall() -> None:

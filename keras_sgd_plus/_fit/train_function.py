@@ -103,7 +103,7 @@ class TrainFunction:
         asks = optimizer.nonfinite != "propagate" or records.wanted_of(optimizer)
         if place is None or not asks:
             return contextlib.nullcontext()
-        return bad_examples.at_place(optimizer, place)
+        return bad_examples.at_place(optimizer, place, run)
 
     def _called(self, iterator: Any) -> Any:
         if self._was_called:
@@ -140,7 +140,8 @@ class TrainFunction:
         return batches.given_to(self.of_keras)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.of_keras, name)
+        # A copy is asked before it has attributes: `self.of_keras` would come here.
+        return getattr(object.__getattribute__(self, "of_keras"), name)
 
 
 def _settings(optimizer: Optimizer) -> tuple[Any, ...]:

@@ -313,9 +313,9 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
 
     def finalize_variable_values(self, var_list: Any) -> None:
         """Writes final values (averages under `use_ema`); Keras's `fit` calls it."""
-        if not fits.is_nested(self):
-            skipped = bad_examples.report_skips(self)
-            if skipped:
+        run = fits.with_optimizer(self)
+        if run is None or not run.is_nested:
+            if skipped := bad_examples.report_skips(self, run):
                 warnings.warn(skipped, stacklevel=2)
         super().finalize_variable_values(var_list)
 

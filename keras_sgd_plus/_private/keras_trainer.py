@@ -41,12 +41,15 @@ def trainer_methods() -> dict[str, type]:
     """
     for name in _ALWAYS:
         need(name)
-    return {name: _definer(name) for name in _METHODS if not _objection(name)}
+    return {name: owner_of(name) for name in _METHODS if not _objection(name)}
 
 
 def owner_of(method: str) -> type:
     """The class that defines a method of every model, such as `fit`."""
-    return _definer(method)
+    found = [c for c in keras.Model.__mro__ if method in vars(c)]
+    if not found:
+        raise names.unusable(f"{method} of Keras's trainer", "do not have it")
+    return found[0]
 
 
 def need(name: str) -> None:
@@ -69,15 +72,14 @@ def _objection(name: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The arguments of a running `fit`, as far as they can be seen.
+class Data:
+    """The data of a `fit`, as far as they can be seen.
 
     Attributes:
         dataset: the source of the batches: a `PyDataset`, `tf.data.Dataset`, or None.
         shuffles: whether Keras shuffles it.
         num_batches: of one pass through it, or None where it never ends.
         steps_per_epoch: as for `fit`.
-        initial_epoch: as for `fit`.
         array_batch_size: examples per batch of arrays, or None for other data.
         num_examples: of arrays, or None.
     """
@@ -86,7 +88,6 @@ class Fit:
     shuffles: bool
     num_batches: int | None
     steps_per_epoch: int | None
-    initial_epoch: int
     array_batch_size: int | None
     num_examples: int | None = None
 
@@ -102,44 +103,39 @@ _ADAPTERS = {
 }
 
 
-def fit_in_progress() -> Fit | None:
-    """The `fit` that the caller is called from, or None where it is not found.
+@dataclass(frozen=True)
+class Fit:
+    """What a running `fit` of Keras has, and tells no callback.
 
-    Keras tells a callback nothing of the data, so this looks at the local variables of
-    `fit`. Goes when Keras hands callbacks their data.
+    Attributes:
+        callbacks: the list of them.
+        data: that it trains on.
+        initial_epoch: as for `fit`.
     """
-    frame = _frame_of_fit()
-    return None if frame is None else _fit(frame.f_locals)
+
+    callbacks: Any
+    data: Data
+    initial_epoch: int
 
 
-def callbacks_of_fit() -> Any:
-    """The `CallbackList` of the `fit` that the caller is called from, or None.
+def fit_in_progress(model: Model) -> Fit | None:
+    """The innermost `fit` of a model that the caller is called from, or None.
 
-    Keras tells a callback nothing of the others. Goes when it does.
+    This looks at the local variables of `fit`. Goes when Keras hands callbacks their
+    data.
     """
-    frame = _frame_of_fit()
-    if frame is None:
-        return None
-    found = frame.f_locals.get("callbacks")
-    if not isinstance(found, keras.callbacks.CallbackList):
-        needed = f"the local variable callbacks of {keras.Model.__name__}.fit"
-        raise names.unusable(needed, f"have {type(found).__name__} in it")
-    return found
-
-
-def _frame_of_fit() -> Any:
-    # The innermost call of `fit` of Keras's trainer, or None.
-    source = _definer("train_step").__module__
+    source = owner_of("train_step").__module__
     frame: Any = sys._getframe()
     while frame is not None:
-        if frame.f_code.co_name == "fit" and frame.f_globals["__name__"] == source:
-            return frame
+        is_fit = frame.f_code.co_name == "fit" and frame.f_globals["__name__"] == source
+        if is_fit and frame.f_locals.get("self") is model:
+            return _fit(frame.f_locals)
         frame = frame.f_back
     return None
 
 
 def _fit(found: dict[str, Any]) -> Fit:
-    for name in ("epoch_iterator", "initial_epoch"):
+    for name in ("callbacks", "epoch_iterator", "initial_epoch"):
         if name not in found:
             needed = f"the local variable {name} of {keras.Model.__name__}.fit"
             raise names.unusable(needed, "do not have it")
@@ -150,15 +146,15 @@ def _fit(found: dict[str, Any]) -> Fit:
         raise names.unusable(f"one of {', '.join(_ADAPTERS)}", f"have {kind}")
     dataset, shuffle = _ADAPTERS[kind]
     is_array = kind == "ArrayDataAdapter"
-    return Fit(
+    data = Data(
         names.attribute(adapter, dataset) if dataset else None,
         bool(names.attribute(adapter, shuffle)) if shuffle else False,
         names.attribute(adapter, "num_batches"),
         names.attribute(iterator, "steps_per_epoch"),
-        found["initial_epoch"],
         getattr(adapter, "_batch_size", None) if is_array else None,
         getattr(adapter, "_num_samples", None) if is_array else None,
     )
+    return Fit(found["callbacks"], data, found["initial_epoch"])
 
 
 def set_initial_epoch(model: Model, epoch: int | None) -> None:
@@ -194,7 +190,7 @@ _SEEDS = ("_seed", "_seed2")
 def is_stock_train_function(function: Any) -> bool:
     """Whether Keras's own `make_train_function` has made it."""
     python = getattr(function, "python_function", function)
-    return getattr(python, "__module__", None) == _definer("train_step").__module__
+    return getattr(python, "__module__", None) == owner_of("train_step").__module__
 
 
 def hands_over_batches(steps_per_execution: int) -> bool:
@@ -209,13 +205,13 @@ def hands_over_batches(steps_per_execution: int) -> bool:
 
 def has_default_metrics(model: Model) -> bool:
     """Whether `compute_metrics` is Keras's own, whose logs need only the metrics."""
-    stock = _definer("compute_metrics").compute_metrics
+    stock = owner_of("compute_metrics").compute_metrics
     return getattr(model.compute_metrics, "__func__", None) is stock
 
 
 def has_stock_train_step(model: Model) -> bool:
     """Whether `train_step` is Keras's own, or our wrapper of it."""
-    stock = _definer("train_step").train_step
+    stock = owner_of("train_step").train_step
     return getattr(model.train_step, "__func__", None) is stock
 
 
@@ -226,10 +222,3 @@ def inside_strategy_run() -> bool:
     strategy; goes when Keras tells an optimizer that it is being fitted.
     """
     return type(tf.distribute.get_replica_context()) is tf.distribute.ReplicaContext
-
-
-def _definer(method: str) -> type:
-    found = [c for c in keras.Model.__mro__ if method in vars(c)]
-    if not found:
-        raise names.unusable(f"{method} of Keras's trainer", "do not have it")
-    return found[0]

@@ -187,8 +187,8 @@ class Ledger:
 # next. Outside the calls of `fit` the first two are `OUTSIDE`, and batches count from
 # the last reset of metrics.
 _places: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-# Optimizer -> the last epoch of `fit`.
-_epochs: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+# Optimizer -> the `fit` that its train function is called by, until that returns.
+_fits: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def place_of(optimizer: Optimizer) -> Any:
@@ -206,18 +206,22 @@ def reset_places(optimizer: Optimizer) -> None:
 
 
 @contextlib.contextmanager
-def at_place(optimizer: Optimizer, place: tuple[int, int, int]) -> Iterator[None]:
+def at_place(
+    optimizer: Optimizer, place: tuple[int, int, int], fit: Any
+) -> Iterator[None]:
     """Says that the call of a train function that follows is one of `fit`.
 
     Args:
         optimizer: the SGDPlus.
         place: the number of the `fit`, the epoch and the first batch, both from 0.
+        fit: the `Run` of it.
     """
-    _epochs[optimizer] = place[1]
+    _fits[optimizer] = fit
     place_of(optimizer).assign(place)
     try:
         yield
     finally:
+        _fits.pop(optimizer, None)
         reset_places(optimizer)
 
 
@@ -229,56 +233,53 @@ class KnownRows:
         raise NotImplementedError
 
 
-def rows_in_words(optimizer: Optimizer, entries: Sequence[Skipped]) -> str:
+def rows_in_words(fit: Any, entries: Sequence[Skipped]) -> str:
     """A sentence that names the rows, or says how to get them; "" where neither is so.
 
-    Called while `fit` runs.
-
     Args:
-        optimizer: the SGDPlus.
+        fit: the `Run` of the `fit` that goes on, or None.
         entries: the groups that a message names, one or more.
     """
-    fit = keras_trainer.fit_in_progress()
-    if fit is None or any(entry.replica is not None for entry in entries):
+    if fit is None or fit.data is None:
         return ""
-    if any(entry.epoch is None for entry in entries):
-        return ""  # of a batch that a callback has brought
-    found = [_rows(fit, entry, _epochs[optimizer]) for entry in entries]
+    if any(e.replica is not None or e.epoch is None for e in entries):
+        return ""  # of replicas, or of a batch that a callback has brought
+    found = [_rows(fit.data, entry, fit.epoch) for entry in entries]
     rows = [row for part in found if part is not None for row in part]
     if rows and None not in found:
         listed = ", ".join(str(row) for row in rows)
         return f"In the data: row{'s' if len(rows) > 1 else ''} {listed}. "
-    return _advice(fit, entries[0].batch)
+    return _advice(fit.data, entries[0].batch)
 
 
-def _rows(fit: keras_trainer.Fit, entry: Skipped, epoch: int) -> list[int] | None:
-    if fit.shuffles or fit.steps_per_epoch or entry.epoch is None:
+def _rows(data: keras_trainer.Data, entry: Skipped, epoch: int) -> list[int] | None:
+    if data.shuffles or data.steps_per_epoch or entry.epoch is None:
         return None
-    if isinstance(fit.dataset, KnownRows):
-        rows = fit.dataset.rows_of(entry.batch, epoch - entry.epoch)
+    if isinstance(data.dataset, KnownRows):
+        rows = data.dataset.rows_of(entry.batch, epoch - entry.epoch)
         if max(entry.positions) >= len(rows):  # a subclass hands over other batches
             return None
         return [int(rows[i]) for i in entry.positions]
-    if fit.array_batch_size is not None:
-        return [entry.batch * fit.array_batch_size + i for i in entry.positions]
+    if data.array_batch_size is not None:
+        return [entry.batch * data.array_batch_size + i for i in entry.positions]
     return None
 
 
-def _advice(fit: keras_trainer.Fit, batch: int) -> str:
-    if fit.shuffles and isinstance(fit.dataset, KnownRows):
+def _advice(data: keras_trainer.Data, batch: int) -> str:
+    if data.shuffles and isinstance(data.dataset, KnownRows):
         return (
             "fit(shuffle=True) had shuffled the batches: with fit(shuffle=False) this "
             "message names the row. "
         )
-    if fit.shuffles and fit.array_batch_size is not None:
+    if data.shuffles and data.array_batch_size is not None:
         return (
             "fit(shuffle=True) had shuffled the arrays, so a position is no row of x: "
             "with fit(shuffle=False), or with SeededArrays(x, y) and shuffle=False, "
             "this message names the row. "
         )
-    if not isinstance(fit.dataset, tf.data.Dataset) or fit.steps_per_epoch:
+    if not isinstance(data.dataset, tf.data.Dataset) or data.steps_per_epoch:
         return ""
-    if keras_trainer.shuffles_differently(fit.dataset):
+    if keras_trainer.shuffles_differently(data.dataset):
         return (
             "The dataset is shuffled anew in each pass, so a position is no row of the "
             "data: use shuffle(..., seed=1, reshuffle_each_iteration=False), and "
@@ -356,15 +357,15 @@ def close_batch(
     return logs
 
 
-def report_skips(optimizer: Optimizer) -> str | None:
-    """The warning for the end of `fit`, or None where nothing was skipped."""
+def report_skips(optimizer: Optimizer, fit: Any) -> str | None:
+    """The warning for the end of a `fit` (a `Run`), or None if nothing was skipped."""
     texts = []
     for ledger in ledgers_of(optimizer, raises=False):
         ledger.is_reported = True
         total = int(ledger.total.numpy())
         if total:
             entries = ledger.entries()
-            place = rows_in_words(optimizer, entries[:_SHOWN])
+            place = rows_in_words(fit, entries[:_SHOWN])
             texts.append(_left_out(total, entries, place))
     return " ".join(texts) or None
 
@@ -375,7 +376,7 @@ def raise_if_ended(optimizer: Optimizer) -> None:
         if int(ledger.total.numpy()):
             entry = ledger.entries()[0]
             ledger.clear()
-            place = rows_in_words(optimizer, [entry])
+            place = rows_in_words(_fits.get(optimizer), [entry])
             raise FloatingPointError(_not_finite(entry, place))
 
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sgd_plus import AverageWeights, SGDPlus
+from keras_sgd_plus import AverageWeights, ExactResume, SGDPlus
 from tests.support.averaged import (
     EPOCHS,
     NUM_BATCHES,
@@ -25,6 +25,7 @@ from tests.support.averaged import (
     oracle,
     trainable,
 )
+from tests.support.internals import hooks
 from tests.support.messages import normalises
 from tests.support.seen import VALIDATION, X, Y
 from tests.support.tiers import matrix
@@ -262,6 +263,32 @@ def test_one_list_of_callbacks_for_two_fits() -> None:
         seen.batches.clear()
         model.fit(X, Y, BATCH_SIZE, EPOCHS, 0, every, shuffle=False)
         assert_close(trainable(model), oracle(seen.batches)[-1])
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_the_first_fit_of_a_process(is_list: bool, tmp_path: Path) -> None:
+    """`model.fit` is looked up before the first callback can wrap it."""
+    seen = Recorder()
+    hooks.uninstall()
+    model = compiled(optimizer=SGDPlus(0.02, examples_per_update=None))
+
+    def listed(*callbacks: Any) -> Any:
+        kwargs = {"add_history": True, "epochs": EPOCHS, "steps": NUM_BATCHES}
+        kind = keras.callbacks.CallbackList
+        return kind([*callbacks], model=model, **kwargs) if is_list else [*callbacks]
+
+    model.fit(
+        *(X, Y, BATCH_SIZE, EPOCHS, 0),
+        listed(ExactResume(tmp_path), seen, AverageWeights()),
+        shuffle=False,
+    )
+    averages = oracle(seen.batches)
+    for ours, theirs in zip(seen.epochs, averages, strict=True):
+        assert_close(ours, theirs)
+    assert_close(trainable(model), averages[-1])
+    hooks.uninstall()
+    with pytest.raises(ValueError, match="same batches again"):
+        model.fit(X, Y, verbose=0, callbacks=[ExactResume(tmp_path)])
 
 
 @pytest.mark.matrix

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.internals import checks, keras_trainer, log_records, replicas
+from tests.support.internals import exact_resume, keras_trainer, log_records, replicas
 from tests.support.paths import ROOT
 from tests.support.record_on_workers import SOURCES, arrays, trained
 from tests.support.replicas import mirrored
@@ -113,9 +114,9 @@ def test_a_killed_worker(killed: int, uninterrupted: str, tmp_path: Path) -> Non
 
 
 def test_workers_must_share_the_directory() -> None:
-    checks.same_saves([3, 3])
+    exact_resume.check_same_saves([3, 3])
     with pytest.raises(ValueError, match=r"last saves there are \[3, 0\]"):
-        checks.same_saves([3, 0])
+        exact_resume.check_same_saves([3, 0])
 
 
 def test_only_a_lost_worker_is_translated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +158,9 @@ def test_workers_whose_parts_are_not_known(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(
             replicas, "num_replicas_per_worker", lambda strategy: num_replicas
         )
-        fit = keras_trainer.Fit(dataset, False, 3, None, 0, None)
-        log_records.Rows(fit, False, strategy, 0)
+        run: Any = SimpleNamespace(number=0)
+        run.data = keras_trainer.Data(dataset, False, 3, None, None)
+        log_records.Rows(run, False, strategy)
 
     data = tf.data.Dataset.range(6).batch(2)
     with pytest.raises(ValueError, match="AutoShardPolicy.AUTO. Use one replica"):

@@ -4,7 +4,7 @@ from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
 from keras_sgd_plus._batch import compiled, step, walk_batch
 from keras_sgd_plus._batch.walk_batch import visiting_order
-from keras_sgd_plus._callbacks import checks, log_records
+from keras_sgd_plus._callbacks import exact_resume, log_records
 from keras_sgd_plus._fit import hooks
 from keras_sgd_plus._forms import (
     convolution,
@@ -37,9 +37,9 @@ __all__ = [
     "Update",
     "block_plan",
     "blocks",
-    "checks",
     "compiled",
     "convolution",
+    "exact_resume",
     "example_update",
     "gradient",
     "hooks",

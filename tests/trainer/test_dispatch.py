@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import keras
@@ -81,3 +82,12 @@ def test_a_train_function_of_the_users_is_left_alone() -> None:
     model.train_function = train_function
     fit(model)
     assert len(calls) == 3 and model.train_function is train_function
+
+
+def test_a_train_function_can_be_copied() -> None:
+    """A copy is asked for attributes before it has any."""
+    function = trained(SGDPlus(**PLAIN)).train_function
+    copied = copy.copy(function)
+    assert copied.of_keras is function.of_keras
+    assert copied.__name__ == function.of_keras.__name__
+    assert not hasattr(type(function).__new__(type(function)), "anything")
