@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla as tf2xla
+from tensorflow.python.ops import control_flow_util
 
-from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Graph, Model, Operation, Tensor
 
 # Operations that XLA:CPU has kernels for, on every type below.
@@ -75,8 +76,7 @@ def is_tracing() -> bool:
     if tf.executing_eagerly():
         return False
     graph = tf.compat.v1.get_default_graph()
-    module = names.module("tensorflow.python.ops.control_flow_util")
-    return names.call(module, "GraphOrParentsInXlaContext", graph)
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
 def dynamic_slice(x: Tensor, start: Sequence[Any], sizes: Sequence[int]) -> Tensor:
@@ -85,8 +85,7 @@ def dynamic_slice(x: Tensor, start: Sequence[Any], sizes: Sequence[int]) -> Tens
     `tf.slice` would do, but its start counts as known while XLA compiles, so that every
     call would compile anew. Goes when TensorFlow has such a slice in public.
     """
-    module = names.module("tensorflow.compiler.tf2xla.python.xla")
-    return names.call(module, "dynamic_slice", x, tf.stack(start), list(sizes))
+    return tf2xla.dynamic_slice(x, tf.stack(start), list(sizes))
 
 
 def surely_takes(graph: Graph) -> bool:

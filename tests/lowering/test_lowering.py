@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import convolution, hooks, keras_optimizer, tracing
+from tests.support.internals import hooks, keras_optimizer, pooled, tracing
 from tests.support.messages import normalises
 from tests.support.tiers import matrix
 from tests.support.twins import assert_engaged, assert_same, train_pair
@@ -48,7 +48,7 @@ def test_environment_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_uninstall_restores_kerass_functions() -> None:
     def functions() -> list[Any]:
         places = keras_optimizer.lowered_functions()
-        return [getattr(module, name) for name in places for module in places[name]]
+        return [getattr(module, name) for name, module in places.items()]
 
     ours = functions()
     hooks.uninstall()
@@ -64,13 +64,13 @@ def test_a_loop_is_lowered_where_xla_compiles_it(
     jit_compile: Any, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    conv = convolution.conv
+    convolved = pooled.convolved
 
     def spy(*args: Any) -> Any:
         calls.append(args)
-        return conv(*args)
+        return convolved(*args)
 
-    monkeypatch.setattr(convolution, "conv", spy)
+    monkeypatch.setattr(pooled, "convolved", spy)
     model = _cnn()
     model.compile(SGDPlus(jit_compile=jit_compile), "mse")
     model.fit(np.ones((4, 10, 10, 1)), np.ones((4, 3)), verbose=0)
