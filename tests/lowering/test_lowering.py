@@ -39,6 +39,26 @@ def test_only_the_thread_that_traces_a_loop_is_lowered() -> None:
     assert seen == [False, True, False]
 
 
+def test_two_threads_do_not_share_a_trace() -> None:
+    """What is noted before any trace is open is this thread's, too."""
+    seen: list[Any] = []
+
+    def look() -> None:
+        seen.append(tracing.now.views)
+        tracing.now.views[1] = None, None
+        with tracing.answering(lambda *_: None) as others:
+            seen.append(others)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    look()
+    theirs, their_others, ours, our_others = seen
+    assert ours is not theirs and our_others is not their_others
+    assert not tracing.now.others and not tracing.now.errors
+    assert tracing.now.views.pop(1) and not tracing.now.views
+
+
 def test_environment_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(tracing.SWITCH, "0")
     with tracing.active(tf.constant(1)):

@@ -25,7 +25,7 @@ def optimized(monkeypatch: pytest.MonkeyPatch, model: Any, x: Any, y: Any) -> st
 
     # Force a trial, which hands over the function.
     monkeypatch.setattr(xla, "surely_takes", lambda graph: False)
-    monkeypatch.setattr(compiled, "found", look)
+    monkeypatch.setattr(compiled, "found_by_xla", look)
     model.optimizer.train_step(model, (tf.constant(x), tf.constant(y)))
     (text,) = found
     return text
