@@ -13,7 +13,7 @@ import tomllib
 
 with open("pyproject.toml", "rb") as file:
     wanted = tomllib.load(file)["project"]["dependencies"]
-bounds = dict(re.fullmatch(r"(\w+)>=([\d.]+)", line).groups() for line in wanted)
+bounds = dict(re.match(r"(\w+)>=([\d.]+)", line).groups() for line in wanted)
 print(*(f"{name}=={bounds[name]}.*" for name in ("tensorflow", "keras")))
 PY
 )

@@ -29,13 +29,13 @@ _SHORT = range(16, 64)  # lengths of dot products that gain from partial sums
 def to_model_layout(matrix: Tensor) -> Tensor:
     """The transpose of a matrix of the loop; `matmul` knows it again."""
     view = tf.transpose(matrix)
-    tracing.views()[id(view)] = view, matrix
+    tracing.now.views[id(view)] = view, matrix
     return view
 
 
 def to_loop_layout(view: Tensor) -> Tensor:
     """The matrix that `to_model_layout` was given for it, or else the transpose."""
-    _, matrix = tracing.views().get(id(view), (None, None))
+    _, matrix = tracing.now.views.get(id(view), (None, None))
     return tf.transpose(view) if matrix is None else matrix
 
 
@@ -61,23 +61,31 @@ def kernels(model: Model) -> dict[int, Any]:
     return {id(k): k for layer in keras_model.layers(model) for k in _kernel(layer)}
 
 
-def matmul(x: Tensor, matrix: Tensor) -> Tensor:
+def matmul(x1: Tensor, x2: Tensor) -> Tensor:
     """The product of rows, (..., inputs), with a matrix that is carried transposed.
 
-    None if it is not. XLA would undo a transpose beside the product.
+    Or with a kernel whose updates wait, by those who keep it. None with any other. XLA
+    would undo a transpose beside the product.
     """
-    _, transposed = tracing.views().get(id(matrix), (None, None))
-    if transposed is None or x.dtype != matrix.dtype or x.shape.rank < 2:
+    if isinstance(x2, keras.Variable):
+        found = tracing.ask_product(x1, x2)
+        if found is not None:
+            return found
+        x2 = tf.convert_to_tensor(x2)
+    _, stored = tracing.now.views.get(id(x2), (None, None))
+    if stored is None or not isinstance(x1, tf.Tensor):
         return None
-    rows = x if x.shape.rank == 2 else tf.reshape(x, (-1, x.shape[-1]))
+    if x1.dtype != x2.dtype or x1.shape.rank < 2:
+        return None
+    rows = x1 if x1.shape.rank == 2 else tf.reshape(x1, (-1, x1.shape[-1]))
     if tracing.is_costly(rows):
         rows = tracing.computed_once(rows)
-    elif x.shape == transposed.shape and x.shape[0] == 1 and x.shape[1] in _SHORT:
-        return _dot(rows, transposed)
-    product = tf.matmul(rows, transposed, transpose_b=True)
-    if x.shape.rank == 2:
+    elif x1.shape == stored.shape and x1.shape[0] == 1 and x1.shape[1] in _SHORT:
+        return _dot(rows, stored)
+    product = tf.matmul(rows, stored, transpose_b=True)
+    if x1.shape.rank == 2:
         return product
-    return tf.reshape(product, tf.concat([tf.shape(x)[:-1], [matrix.shape[-1]]], 0))
+    return tf.reshape(product, tf.concat([tf.shape(x1)[:-1], [x2.shape[-1]]], 0))
 
 
 @tf.custom_gradient

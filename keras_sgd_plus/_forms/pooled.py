@@ -1,25 +1,24 @@
-"""The positions of a window that moves over spatial axes, as slices of the input.
-
-Shapes: `(n, *spatial, channels)`, all sizes known.
-
-The product of an image's patches with a kernel: a convolution.
-
-The gradients of a convolution whose outputs are max-pooled, position by position.
+"""Max-pooling, and convolutions whose gradients visit only what it let pass.
 
 A maximum passes its gradient to one position of its window, and ReLU passes it on where
-that maximum is positive. So most errors of the convolution are zero: three quarters
-behind a 2 x 2 window, and more behind ReLU. A matrix product would multiply by them all
-the same. Here a loop visits the others: the error of filter f at position p adds
+that maximum is positive. So most errors of a convolution behind which its outputs are
+max-pooled are zero: three quarters behind a 2 x 2 window, and more behind ReLU. A
+matrix product would multiply by them all the same. Here a loop visits the others: the
+error of filter f at position p adds
 
     error * patch of the input at p    to the gradient of the kernel's filter f
     error * filter f                   to the gradient of that patch
 
 A patch is a slice of the input, so none is copied. XLA:CPU makes one kernel of the
 loop, changes both sums in place, and vectorizes along a row of the patch.
+
+The windows of both are slices of the input, one for each position in the window.
+Shapes: `(n, *spatial, channels)`, all sizes known.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -117,16 +116,17 @@ def is_static(x: Tensor) -> bool:
     return x.shape.is_fully_defined()
 
 
-def to_last(x: Tensor) -> Tensor:
-    """`(n, channels, *spatial)` with the channels last."""
+def channels_last(
+    inputs: Tensor, data_format: str | None
+) -> tuple[Any, Callable[[Any], Any]]:
+    """A tensor of Keras's `data_format` with the channels last, and the way back."""
+    x = tf.convert_to_tensor(inputs)
+    if (data_format or keras.config.image_data_format()) == "channels_last":
+        return x, lambda outputs: outputs
     rank = len(x.shape)
-    return tf.transpose(x, (0, *range(2, rank), 1))
-
-
-def to_first(x: Tensor) -> Tensor:
-    """`(n, *spatial, channels)` with the channels first."""
-    rank = len(x.shape)
-    return tf.transpose(x, (0, rank - 1, *range(1, rank - 1)))
+    back = (0, rank - 1, *range(1, rank - 1))
+    x = tf.transpose(x, (0, *range(2, rank), 1))
+    return x, lambda outputs: tf.transpose(outputs, back)
 
 
 def convolved_patches(
@@ -200,11 +200,6 @@ class Errors(NamedTuple):
         return tracing.computed_once(self.passed)
 
 
-def note(tensor: Tensor, errors: Errors) -> None:
-    """Notes that a tensor, (n, *spatial, filters), has these errors and else zeros."""
-    tracing.errors()[id(tensor)] = tensor, errors
-
-
 def errors_of(tensor: Tensor) -> Errors | None:
     """What was noted of a tensor, or of the one that it was computed from by ReLU.
 
@@ -212,7 +207,7 @@ def errors_of(tensor: Tensor) -> Errors | None:
     """
     is_rectified, shape = False, tensor.shape
     while tf.is_symbolic_tensor(tensor):
-        _, errors = tracing.errors().get(id(tensor), (None, None))
+        _, errors = tracing.now.errors.get(id(tensor), (None, None))
         if errors is not None:
             rows = [math.prod(tensor.shape[:-1]), tensor.shape[-1]]
             if shape not in (tensor.shape, rows):
@@ -230,10 +225,88 @@ def _rectified(errors: Errors) -> Errors:
     return errors._replace(passed=tf.where(errors.top > 0, errors.passed, zeros))
 
 
+def max_pool(
+    inputs: Tensor,
+    pool_size: Any,
+    strides: Any = None,
+    padding: str = "valid",
+    data_format: str | None = None,
+) -> Tensor:
+    """Maxima of windows that do not overlap, or None: use the native form.
+
+    The gradient goes to the first maximum of a window, as in XLA and TensorFlow.
+    """
+    x, restored = channels_last(inputs, data_format)
+    rank = len(x.shape) - 2
+    window = per_axis(pool_size, rank)
+    strides = window if strides is None else per_axis(strides, rank)
+    if strides != window or not is_static(x) or not x.dtype.is_floating:
+        return None
+    outside = [n % k for n, k in zip(x.shape[1:-1], window, strict=True)]
+    if any(outside) and padding == "same":
+        return None
+    counts = [n // k for n, k in zip(x.shape[1:-1], window, strict=True)]
+    if 0 in counts or math.prod(window) > MAX_POSITIONS:
+        return None
+    if tracing.is_costly(x):
+        x = tracing.computed_once(x)  # and not for each position of a window
+    return restored(_first_maxima(x, window, counts))
+
+
+def _first_maxima(x: Tensor, window: tuple[int, ...], counts: Sequence[int]) -> Tensor:
+    sizes = [n * k for n, k in zip(counts, window, strict=True)]
+    outside = [[0, n - size] for n, size in zip(x.shape[1:-1], sizes, strict=True)]
+
+    @tf.custom_gradient
+    def maxima(x: Tensor) -> tuple[Any, Callable[[Any], Any]]:
+        cropped = x[(slice(None), *(slice(n) for n in sizes))]
+        parts = blocks(cropped, window)
+        top = functools.reduce(tf.maximum, parts)
+
+        def grad(upstream: Tensor) -> Tensor:
+            spread = _spread(parts, top, upstream, window)
+            by_x = tf.pad(tf.reshape(spread, cropped.shape), [[0, 0], *outside, [0, 0]])
+            places = _places(parts, top)
+            errors = Errors(upstream, top, places, window)
+            tracing.now.errors[id(by_x)] = by_x, errors
+            return by_x
+
+        return top, grad
+
+    return maxima(x)
+
+
+def _spread(
+    parts: Sequence[Tensor], top: Tensor, upstream: Tensor, window: Sequence[int]
+) -> Tensor:
+    # The errors at the first maximum of each window, (n, count, window, ..., depth).
+    rank, taken, shares = len(window), None, []
+    for part in parts:
+        hit = tf.equal(part, top)
+        if taken is not None:
+            hit, taken = hit & ~taken, taken | hit
+        else:
+            taken = hit
+        shares.append(tf.where(hit, upstream, tf.zeros_like(upstream)))
+    stacked = tf.stack(shares, rank + 1)
+    counts, depth = top.shape[1:-1], top.shape[-1]
+    stacked = tf.reshape(stacked, (-1, *counts, *window, depth))
+    axes = [a for i in range(rank) for a in (1 + i, 1 + rank + i)]
+    return tf.transpose(stacked, (0, *axes, 2 * rank + 1))
+
+
+def _places(parts: Sequence[Tensor], top: Tensor) -> Tensor:
+    # int32: which position of its window is the first maximum.
+    places = tf.fill(top.shape, len(parts) - 1)
+    for i in reversed(range(len(parts) - 1)):
+        places = tf.where(tf.equal(parts[i], top), i, places)
+    return places
+
+
 def convolved(
     image: Tensor, kernel: Tensor, strides: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
-    """As `patches.convolved`; its gradients visit the errors that max-pooling let pass.
+    """As `convolved_patches`; its gradients visit the errors that max-pooling let pass.
 
     A tensor of errors is known as long as it goes through ReLU and a bias at most.
     """

@@ -1,17 +1,11 @@
-"""Sums and maxima over the rows and columns of wide matrices.
+"""Sums, maxima and random masks over many numbers, as XLA:CPU computes them fast.
 
 XLA:CPU takes the entries of a long row, or of a column of a wide matrix, one after the
 other. A product with ones adds many of them at once, and the maximum of two halves of
-a row compares many at once.
-
-Cross-entropy with many classes, whose loss is looked up instead of added up.
-
-Sums over all axes but the channels: biases and batch normalization.
-
-They are computed on a matrix with a row per position. XLA:CPU adds up the rows of a
-matrix in many partial sums; over several axes it adds one entry after the other.
-
-Random masks, drawn as TensorFlow draws them, in forms that XLA:CPU compiles well.
+a row compares many at once. Of a matrix with a row per position it adds up the rows in
+many partial sums; over several axes, as biases and batch normalization do, it adds one
+entry after the other. Cross-entropy with many classes looks its loss up, where the
+native form adds up a matrix. Masks are drawn as TensorFlow draws them.
 """
 
 from __future__ import annotations
@@ -19,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from keras_sgd_plus._forms import pooled, tracing
-from keras_sgd_plus._private import xla
+from keras_sgd_plus._private import keras_optimizer, xla
 from keras_sgd_plus._private.types import Tensor
 
 MIN_WIDTH = 512  # entries of a row; shorter ones gain nothing
@@ -63,15 +58,26 @@ def _is_wide(x: Tensor) -> bool:
 MIN_ENTRIES = 4_096  # of the logits; below, the native form costs little
 
 
-def sparse_cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
-    """As `tf.nn.sparse_softmax_cross_entropy_with_logits` under XLA.
+def sparse_categorical_crossentropy(
+    target: Tensor, output: Tensor, from_logits: bool = False, axis: int = -1
+) -> Tensor:
+    """As `tf.nn.sparse_softmax_cross_entropy_with_logits` under XLA, or None.
 
     The native form adds up a matrix that is zero but for the labels. NaN where a label
     is out of range, as there.
 
-    Shapes: labels `(n,)`, logits `(n, classes)`; the result is `(n,)`.
+    Shapes: target `(...)` or `(..., 1)`, output `(..., classes)`, the result `(...)`.
     """
-    return _cross_entropy(labels, logits)
+    target, logits = tf.convert_to_tensor(target), tf.convert_to_tensor(output)
+    if target.shape.rank == logits.shape.rank and target.shape[-1] == 1:
+        target = tf.squeeze(target, -1)
+    is_static = logits.shape.is_fully_defined() and target.shape == logits.shape[:-1]
+    is_plain = from_logits and axis == -1 and logits.op.type != "Softmax"
+    if not (is_plain and is_static) or logits.shape.num_elements() < MIN_ENTRIES:
+        return None
+    labels = tf.reshape(tf.cast(target, tf.int64), (-1,))
+    losses: Any = _cross_entropy(labels, _rows(logits))
+    return tf.reshape(losses, target.shape)
 
 
 @tf.custom_gradient
@@ -100,10 +106,16 @@ _FEW_ROWS = 512  # at most, to sum the errors that pooling let pass and not the 
 _MANY_ROWS = 64  # to sum gradients of; fewer are computed twice as well
 
 
-def moments(x: Tensor, axes: Any, keepdims: bool) -> Tensor:
+def moments(
+    x: Tensor, axes: Any, keepdims: bool = False, synchronized: bool = False
+) -> Any:
     """Mean and variance over all axes but the last, or None for other axes."""
+    x = tf.convert_to_tensor(x)
+    if synchronized or x.dtype in (tf.float16, tf.bfloat16) or not _is_static(x):
+        return None
     rank = x.shape.rank
-    if sorted(a % rank for a in axes) != list(range(rank - 1)) or not _is_static(x):
+    axes = [axes] if isinstance(axes, int) else axes
+    if sorted(a % rank for a in axes) != list(range(rank - 1)):
         return None
     mean, variance = tf.nn.moments(_rows(x), [0])
     shape = (1,) * (rank - 1) + x.shape[-1:] if keepdims else x.shape[-1:]
@@ -114,12 +126,14 @@ def batch_normalization(
     x: Tensor,
     mean: Tensor,
     variance: Tensor,
-    offset: Tensor,
-    scale: Tensor,
-    epsilon: float,
+    axis: int,
+    offset: Tensor = None,
+    scale: Tensor = None,
+    epsilon: float = 1e-3,
 ) -> Tensor:
     """As `tf.nn.batch_normalization` over all axes but the last, or None."""
-    if mean.shape != x.shape[-1:] or not _is_static(x):
+    is_last = axis in (-1, len(x.shape) - 1)
+    if not is_last or mean.shape != x.shape[-1:] or not _is_static(x):
         return None
     factor = tf.math.rsqrt(variance + epsilon)
     factor = factor if scale is None else factor * scale
@@ -137,14 +151,17 @@ def _affine(rows: Tensor, factor: Tensor, term: Tensor) -> Tensor:
     return rows * factor + term, grad
 
 
-def add_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """The sum with a vector along the last axis, or None where it is none."""
-    vector = bias.shape.num_elements() == bias.shape[-1:].num_elements()
-    if not vector or x.shape[-1:] != bias.shape[-1:] or x.shape.rank < 3:
+def add(x1: Tensor, x2: Tensor) -> Tensor:
+    """The sum with a vector along the last axis, or None where x2 is none."""
+    x2 = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
+    if not (isinstance(x1, tf.Tensor) and isinstance(x2, tf.Tensor)):
         return None
-    if x.dtype != bias.dtype or bias.shape.rank > x.shape.rank or not _is_static(x):
+    is_vector = x2.shape.num_elements() == x2.shape[-1:].num_elements()
+    if not is_vector or x1.shape[-1:] != x2.shape[-1:] or x1.shape.rank < 3:
         return None
-    return tf.reshape(_biased(_rows(x), tf.reshape(bias, (-1,))), x.shape)
+    if x1.dtype != x2.dtype or x2.shape.rank > x1.shape.rank or not _is_static(x1):
+        return None
+    return tf.reshape(_biased(_rows(x1), tf.reshape(x2, (-1,))), x1.shape)
 
 
 @tf.custom_gradient
@@ -174,28 +191,45 @@ _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 
 
-def keep_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Tensor:
-    """Where dropout keeps an element: those that `stateless_dropout` keeps.
-
-    Args:
-        seed: (2,) integers.
-        rate: the share that is dropped, between 0 and 1.
-        shape: of the mask.
-        dtype: of what is masked; the numbers drawn depend on it.
-    """
+def dropout(
+    inputs: Tensor, rate: Any, noise_shape: Any = None, seed: Any = None
+) -> Tensor:
+    """Drops the elements that `stateless_dropout` drops; None with an odd rate."""
+    if not isinstance(rate, float) or not 0 < rate < 1:
+        return None
+    inputs = tf.convert_to_tensor(inputs)
+    shape = tf.shape(inputs)
+    if noise_shape is not None:
+        sizes = zip(tf.unstack(shape), noise_shape, strict=True)
+        shape = tf.stack([actual if n is None else n for actual, n in sizes])
+    elif inputs.shape.is_fully_defined():
+        shape = inputs.shape
+    seed = keras_optimizer.draw_seed(seed)
+    scaled = inputs * tf.constant(1.0 / (1.0 - rate), inputs.dtype)
     with tf.name_scope(xla.TAKEN):
-        if dtype == tf.float32 and isinstance(shape, tf.TensorShape):
-            return uniform(seed, shape) >= rate
-        return _native_mask(seed, rate, shape, dtype)
+        # The numbers that TensorFlow draws depend on the type.
+        if inputs.dtype == tf.float32 and isinstance(shape, tf.TensorShape):
+            kept = uniform(seed, shape) >= rate
+        else:
+            kept = _native_mask(seed, rate, shape, inputs.dtype)
+    return tf.where(kept, scaled, tf.zeros_like(scaled))
 
 
 def _native_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Tensor:
-    def draw(zero: Tensor) -> Tensor:
+    # In a loop of one turn, which XLA makes one kernel of: outside of such a kernel it
+    # computes the bits anew for every element. What is drawn depends on the turn, or
+    # XLA would move the work out of the loop.
+    def draw(i: Tensor) -> Tensor:
         ones = tf.ones(shape, dtype)
-        own = seed + tf.cast(zero, seed.dtype)
+        own = seed + tf.cast(i, seed.dtype)
         return tf.not_equal(tf.nn.experimental.stateless_dropout(ones, rate, own), 0)
 
-    return _in_one_kernel(draw, shape)
+    return tf.while_loop(
+        lambda i, _: tracing.is_below_one(i),
+        lambda i, _: (i + 1, draw(i)),
+        (tf.constant(0), tf.zeros(shape, tf.bool)),
+        parallel_iterations=1,
+    )[1]
 
 
 def uniform(seed: Any, shape: tf.TensorShape) -> Tensor:
@@ -236,15 +270,3 @@ def _halves(numbers: Any) -> tuple[Any, Any]:
 
 def _xor(a: Any, b: Any, c: Any) -> Tensor:
     return tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(a, b), c)
-
-
-def _in_one_kernel(draw: Callable[[Any], Any], shape: Any) -> Tensor:
-    # A loop of one turn, which XLA makes one kernel of: outside of such a kernel it
-    # computes the bits anew for every element. `draw` takes a () int32 that is 0, and
-    # has to depend on it, or XLA would move the work out of the loop.
-    return tf.while_loop(
-        lambda i, _: tracing.is_below_one(i),
-        lambda i, _: (i + 1, draw(i)),
-        (tf.constant(0), tf.zeros(shape, tf.bool)),
-        parallel_iterations=1,
-    )[1]

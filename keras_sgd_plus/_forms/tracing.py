@@ -1,17 +1,12 @@
-"""Whether this thread traces a loop, and facts that the compiler cannot know.
+"""What this thread's trace of a loop knows, and facts that the compiler cannot know.
+
+The forms of this folder are used only while a loop is traced, and another thread may
+train another model meanwhile, so each thread has its own `now`. `active` opens a trace;
+`answering` names who keeps tables and kernels whose updates wait (`_lazy`), which
+`keras.ops.take` and `keras.ops.matmul` then ask.
 
 XLA removes what it can prove to change nothing. A number that is one at run time, and
 that it cannot know, keeps an order or a copy that would be lost.
-
-Products with a kernel, handed to whoever keeps that kernel.
-
-`keras.ops.matmul` asks `matmul` here while a loop is traced. Code whose kernels wait
-for their updates (`_lazy`) answers it.
-
-Lookups of rows in a table, handed to whoever keeps that table.
-
-`keras.ops.take` asks `take` here while a loop is traced. Code that updates tables in
-parts (`_lazy`) answers it.
 """
 
 from __future__ import annotations
@@ -32,28 +27,66 @@ SWITCH = "KERAS_SGD_PLUS_LOWERING"
 _CHEAP = 3  # operations that may as well be repeated
 _FREE = ("Reshape", "Identity", "Squeeze", "ExpandDims", "Cast")
 _STORED = ("Const", "GatherV2", "MatMul", "Placeholder")
+MIN_ENTRIES = 8_192  # of a table; smaller ones are updated as a whole
+
+# (variable, indices) -> rows, (*indices.shape, width), or None for another variable
+LookUp = Callable[[Any, Any], Any]
+# (variable, inputs) -> inputs times the variable, or None for another variable
+Multiply = Callable[[Any, Any], Any]
 
 
-class _Scope(threading.local):
-    one: Tensor = None  # () int32, always 1, which the compiler cannot know
-    # id of a matrix in the model's layout -> that matrix, and the one of the loop
-    views: dict[int, tuple[Any, Any]] = {}
-    # id of a tensor of errors -> that tensor, and those that are not zero (`pooled`)
-    errors: dict[int, tuple[Any, Any]] = {}
+class _Trace(threading.local):
+    """The trace of a loop in this thread.
+
+    Attributes:
+        one: () int32, always 1, which the compiler cannot know; None without a trace.
+        views: id of a matrix in the model's layout -> that matrix, and the one that the
+            loop carries transposed (`layout`).
+        errors: id of a tensor of errors -> that tensor, and those of them that are not
+            zero (`pooled`).
+        look_up: answers `keras.ops.take`.
+        multiply: answers `keras.ops.matmul`.
+        others: by id, large trainable variables for which `look_up` had no answer.
+    """
+
+    def __init__(self) -> None:
+        self.one: Tensor = None
+        self.views: dict[int, tuple[Any, Any]] = {}
+        self.errors: dict[int, tuple[Any, Any]] = {}
+        self.look_up: LookUp | None = None
+        self.multiply: Multiply | None = None
+        self.others: dict[int, Variable] = {}
 
 
-_scope = _Scope()
+now = _Trace()
 
 
 @contextlib.contextmanager
-def active(one: Tensor) -> Iterator[None]:
-    """Lowers the ops that this thread traces; `one` is a tensor, 1 at run time."""
-    before = _scope.one, _scope.views, _scope.errors
-    _scope.one, _scope.views, _scope.errors = (one if is_on() else None), {}, {}
+def _with(**facts: Any) -> Iterator[None]:
+    before = {name: getattr(now, name) for name in facts}
+    vars(now).update(facts)
     try:
         yield
     finally:
-        _scope.one, _scope.views, _scope.errors = before
+        vars(now).update(before)
+
+
+def active(one: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Lowers the ops that this thread traces; `one` is a tensor, 1 at run time."""
+    return _with(one=one if is_on() else None, views={}, errors={})
+
+
+@contextlib.contextmanager
+def answering(
+    look_up: LookUp | None = None, multiply: Multiply | None = None
+) -> Iterator[dict[int, Variable]]:
+    """While it is open, `keras.ops.take` and `matmul` of this thread ask these.
+
+    Yields large trainable variables for which `look_up` had no answer, by id: they fill
+    up while the model is traced.
+    """
+    with _with(look_up=look_up, multiply=multiply, others={}):
+        yield now.others
 
 
 def is_on() -> bool:
@@ -69,22 +102,12 @@ def is_switched_off() -> bool:
 
 def is_active() -> bool:
     """Whether this thread is tracing a loop."""
-    return _scope.one is not None
+    return now.one is not None
 
 
 def one() -> Tensor:
     """() int32 that is 1 at run time, which the compiler cannot know."""
-    return _scope.one
-
-
-def views() -> dict[int, tuple[Any, Any]]:
-    """The matrices of this trace that the loop carries transposed (`layout`)."""
-    return _scope.views
-
-
-def errors() -> dict[int, tuple[Any, Any]]:
-    """The tensors of this trace with few errors that are not zero (`pooled`)."""
-    return _scope.errors
+    return now.one
 
 
 def after(seen: Tensor, value: Any) -> Tensor:
@@ -92,12 +115,12 @@ def after(seen: Tensor, value: Any) -> Tensor:
 
     A `tf.where` whose condition is always false at run time.
     """
-    return tf.where(_scope.one < 1, tf.cast(seen, value.dtype), value)
+    return tf.where(now.one < 1, tf.cast(seen, value.dtype), value)
 
 
 def is_below_one(i: Any) -> Tensor:
     """`i < 1`, unknown to the compiler."""
-    return i < _scope.one
+    return i < now.one
 
 
 def computed_once(x: Tensor) -> Tensor:
@@ -109,7 +132,7 @@ def computed_once(x: Tensor) -> Tensor:
 
     @tf.custom_gradient
     def divided(x: Tensor) -> tuple[Any, Callable[[Any], Any]]:
-        return x / tf.cast(_scope.one, x.dtype), lambda upstream: upstream
+        return x / tf.cast(now.one, x.dtype), lambda upstream: upstream
 
     return divided(x)
 
@@ -134,61 +157,11 @@ def _is_product(op: Operation) -> bool:
     return op.inputs[0].op.inputs[0].op.type == "MatMul"
 
 
-# (variable, inputs) -> inputs times the variable, or None for another variable
-Multiply = Callable[[Any, Any], Any]
-
-
-class _Products(threading.local):
-    multiply: Multiply | None = None
-
-
-_products = _Products()
-
-
-@contextlib.contextmanager
-def answering_products(multiply: Multiply | None) -> Iterator[None]:
-    """While it is open, `keras.ops.matmul` of this thread asks `multiply`."""
-    before, _products.multiply = _products.multiply, multiply
-    try:
-        yield
-    finally:
-        _products.multiply = before
-
-
 def ask_product(x: Tensor, variable: Variable) -> Any:
     """The product, or None where Keras or `layout` has to form it."""
-    if _products.multiply is None or not isinstance(x, tf.Tensor):
+    if now.multiply is None or not isinstance(x, tf.Tensor):
         return None
-    return _products.multiply(variable, x)
-
-
-MIN_ENTRIES = 8_192  # of a table; smaller ones are updated as a whole
-
-# (variable, indices) -> rows, (*indices.shape, width), or None for another variable
-LookUp = Callable[[Any, Any], Any]
-
-
-class _Lookups(threading.local):
-    look_up: LookUp | None = None
-    others: dict[int, Variable] = {}
-
-
-_lookups = _Lookups()
-
-
-@contextlib.contextmanager
-def answering_lookups(look_up: LookUp) -> Iterator[dict[int, Any]]:
-    """While it is open, `keras.ops.take` of this thread asks `look_up`.
-
-    Yields large trainable variables for which it had no answer, by id: they fill up
-    while the model is traced.
-    """
-    before = _lookups.look_up, _lookups.others
-    _lookups.look_up, _lookups.others = look_up, {}
-    try:
-        yield _lookups.others
-    finally:
-        _lookups.look_up, _lookups.others = before
+    return now.multiply(variable, x)
 
 
 def is_large(variable: Variable) -> bool:
@@ -199,15 +172,14 @@ def is_large(variable: Variable) -> bool:
 
 def take(x: Tensor, indices: Tensor, axis: int | None = None) -> Any:
     """Rows of a table, in place of `keras.ops.take`; None where that has to do it."""
-    look_up = _lookups.look_up
-    if look_up is None or axis != 0 or not isinstance(x, keras.Variable):
+    if now.look_up is None or axis != 0 or not isinstance(x, keras.Variable):
         return None
     if isinstance(indices, (tf.SparseTensor, tf.RaggedTensor)):
         return None
     indices = tf.convert_to_tensor(indices)
     if not indices.dtype.is_integer:
         return None
-    rows = look_up(x, indices)
+    rows = now.look_up(x, indices)
     if rows is None and x.trainable and is_large(x):
-        _lookups.others[id(x)] = x
+        now.others[id(x)] = x
     return rows

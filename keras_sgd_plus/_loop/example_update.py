@@ -76,8 +76,6 @@ def _variables(optimizer: Optimizer, slot: Slot, num_weights: int) -> Sequence[A
     # They are made in `build`, and never after.
     found = list(getattr(optimizer, slot.attribute, ()))
     if len(found) != num_weights:
-        if slot.is_made_by_keras:
-            keras_optimizer.need_slot(slot.attribute)
         value = getattr(optimizer, slot.setting, None)
         raise ValueError(
             f"`{slot.setting}` must be set before the optimizer is built, for it needs "

@@ -79,7 +79,7 @@ class Carry:
         self, model: Model, optimizer: Optimizer, extras: Iterable[Any] = ()
     ) -> None:
         self.trainable = list(model.trainable_variables)
-        seed_state = keras_optimizer.found_global_seed_state()
+        seed_state = keras_optimizer.global_seed_state()
         candidates = [
             *self.trainable,
             *model.non_trainable_variables,

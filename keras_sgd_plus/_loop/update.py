@@ -104,8 +104,7 @@ def update_once(
         replicas.alone(),
         private_tensorflow.inlined_functions(),
         scope,
-        tracing.answering_lookups(look_up) as looked_up,
-        tracing.answering_products(multiply if lowered else None),
+        tracing.answering(look_up, multiply if lowered else None) as looked_up,
     ):
         found = backward(update, scope, data, examples.count(group[0]), lowered)
         trained = [update.carry.index(v) for v in update.carry.trainable]

@@ -250,7 +250,7 @@ def _inputs_of(
         replicas.alone(),
         private_tensorflow.inlined_functions(),
         Scope(update.carry, values, update.transposed),
-        tracing.answering_products(multiply),
+        tracing.answering(multiply=multiply),
     ):
         try:
             keras_model.forward(update.model, x)

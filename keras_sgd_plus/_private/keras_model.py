@@ -1,8 +1,8 @@
-"""Private names of Keras's functional models: what their graph says without a run.
+"""Private names of Keras's models: read their graph, build them, call them.
 
-Read in the sources of Keras 3.15.
-
-Private names of Keras's models and layers: build them, call them, look into them.
+A loop's body may create no variable, so `build` makes all of them before, as Keras's
+own first step would. It spares a run of the model where the graph of a functional model
+tells the outputs. The loop calls the model and its loss as Keras's `train_step` does.
 
 Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 """
@@ -14,16 +14,23 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src import backend
 
-from keras_sgd_plus._private import keras_optimizer, names
+from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
+
+
+def layers(model: Model) -> list[Any]:
+    """The model and every layer in it; goes when `_flatten_layers` is public."""
+    return list(model._flatten_layers())
 
 
 def graph_of(model: Model) -> Any:
     """The functional model whose graph a model runs, itself maybe; or None."""
     graph = getattr(model, "_functional", None) or model  # of a Sequential model
-    runs = hasattr(graph, "_run_through_graph") and _runs_its_graph(graph)
-    return graph if runs else None
+    # A subclass may have a `call` of its own.
+    owner = next((c for c in type(graph).__mro__ if "call" in vars(c)), object)
+    return graph if "_standardize_inputs" in vars(owner) else None
 
 
 def output_specs(model: Model, group_size: int) -> Any:
@@ -37,8 +44,8 @@ def output_specs(model: Model, group_size: int) -> Any:
     graph = graph_of(model)
     if graph is None:
         return None
-    layers = [x for x in names.call(model, "_flatten_layers") if x is not model]
-    if not all(layer.built and _has_variables(layer) for layer in layers):
+    inner = [layer for layer in layers(model) if layer is not model]
+    if not all(layer.built and _has_variables(layer) for layer in inner):
         return None
     # With the shapes that the model was made for nothing is run.
     specs = graph.compute_output_spec(graph.input)
@@ -78,7 +85,6 @@ def bound_operation(model: Model, batch_size: int, group_size: int) -> str | Non
     graph = graph_of(model)
     if graph is None:
         return None
-    run = names.attribute(graph, "_run_through_graph")
     failed: list[str] = []
     enlarged: list[str] = []
 
@@ -101,21 +107,14 @@ def bound_operation(model: Model, batch_size: int, group_size: int) -> str | Non
     ]
     with tf.init_scope():
         try:
-            outputs = keras.tree.flatten(run(group, operation_fn=watched))
+            outputs = graph._run_through_graph(group, operation_fn=watched)
         except Exception:
             return failed[0] if failed else None
     # A layer may move the batch axis and move it back, so the outputs decide.
-    pairs = zip(model.outputs, outputs, strict=True)
-    for built, now in pairs:
+    for built, now in zip(model.outputs, keras.tree.flatten(outputs), strict=True):
         if _sizes(built) == {batch_size} and _sizes(now) != {group_size}:
             return enlarged[0] if enlarged else built.name
     return None
-
-
-def _runs_its_graph(graph: Any) -> bool:
-    # A subclass may have a `call` of its own.
-    owner = next((c for c in type(graph).__mro__ if "call" in vars(c)), None)
-    return owner is not None and "_standardize_inputs" in vars(owner)
 
 
 def _sizes(structure: Any) -> set[Any]:
@@ -127,9 +126,9 @@ def _sizes(structure: Any) -> set[Any]:
 def build(model: Model, optimizer: Optimizer, specs: tuple[Any, Any, Any]) -> None:
     """Creates the variables of model, loss, metrics and optimizer that are missing.
 
-    A loop's body may create none. They are made as Keras's own first step makes them:
-    by a trace of the model in training, of its loss and of its metrics, which runs
-    nothing. Goes when Keras has a public name for that.
+    They are made as Keras's own first step makes them: by a trace of the model in
+    training, of its loss and of its metrics, which runs nothing. Goes when Keras has a
+    public name for that.
 
     Args:
         model: the model in training.
@@ -155,12 +154,10 @@ def build(model: Model, optimizer: Optimizer, specs: tuple[Any, Any, Any]) -> No
 
 
 def _build_model(model: Model, specs: tuple[Any, Any, Any]) -> None:
-    parts = [
-        getattr(model, name, None) for name in ("_compile_loss", "_compile_metrics")
-    ]
-    builds_loss, builds_metrics = (p is not None and not p.built for p in parts)
+    parts = model._compile_loss, model._compile_metrics
+    missing = [part is not None and not part.built for part in parts]
     needs_run = not all(layer.built for layer in layers(model))
-    if not (builds_loss or builds_metrics or needs_run):
+    if not (any(missing) or needs_run):
         return
     y_pred: Any = None
     leaves = [leaf for leaf in keras.tree.flatten(specs[0]) if leaf is not None]
@@ -168,25 +165,36 @@ def _build_model(model: Model, specs: tuple[Any, Any, Any]) -> None:
     # graph tells the outputs; not where layers add losses when they are called.
     if leaves and not needs_run and not model.losses:
         y_pred = output_specs(model, leaves[0].shape[0])
-
-    def step(y_pred: Structure) -> None:
-        x, y, sample_weight = (_placeholders(part) for part in specs)
-        if y_pred is None:
-            y_pred = forward(model, x)
-        if builds_loss:
-            compute_loss(model, x, y, y_pred, sample_weight)
-        if builds_metrics:
-            model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-
-    backend = names.module(*_CORE)
-    names.call(backend, "compute_output_spec", step, y_pred)
+    backend.compute_output_spec(
+        lambda y_pred: _call_all(model, specs, y_pred, *missing), y_pred
+    )
 
 
-# Since Keras 3.16, and before.
-_CORE = (
-    "keras.src.backend.tensorflow.ops.core",
-    "keras.src.backend.tensorflow.core",
-)
+def trace_once(model: Model, specs: tuple[Any, Any, Any]) -> None:
+    """Lets model, loss and metrics create variables at a first call, and runs nothing.
+
+    For what `build` cannot do, which opens a stateless scope: variables made from a
+    value, as a loss may do when it is first called. Arguments are those of `build`.
+    """
+    with tf.init_scope():
+        step = tf.function(lambda: _call_all(model, specs), autograph=False)
+        step.get_concrete_function()
+
+
+def _call_all(
+    model: Model,
+    specs: tuple[Any, Any, Any],
+    y_pred: Structure = None,
+    has_loss: bool = True,
+    has_metrics: bool = True,
+) -> None:
+    x, y, sample_weight = (_placeholders(part) for part in specs)
+    if y_pred is None:
+        y_pred = forward(model, x)
+    if has_loss:
+        compute_loss(model, x, y, y_pred, sample_weight)
+    if has_metrics:
+        model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
 def _placeholders(specs: Structure) -> Any:
@@ -199,6 +207,14 @@ def _placeholders(specs: Structure) -> Any:
         return tf.nest.pack_sequence_as(spec, made, expand_composites=True)
 
     return keras.tree.map_structure(placeholder, specs)
+
+
+def refused_variable(error: BaseException) -> bool:
+    """Whether Keras refused to make a variable because a stateless scope was open.
+
+    Goes when Keras has a class for that error: the text is the only sign.
+    """
+    return "stateless scope" in str(error)
 
 
 def build_from_first_part(model: Model, iterator: Any) -> None:
@@ -216,56 +232,12 @@ def build_from_first_part(model: Model, iterator: Any) -> None:
         )
         break
     with strategy.scope():
-        names.call(model, "_symbolic_build", data_batch=data)
-
-
-_MAKERS = ("__init__", "_deferred_initialize")  # methods of Keras's variables
-
-
-def refused_variable(error: BaseException) -> bool:
-    """Whether Keras refused to make a variable because a stateless scope was open.
-
-    Goes when Keras has a class for that error.
-    """
-    # Where a layer's `call` makes the variable, Keras's traceback filter has removed
-    # the frame that raised. Then the text is the only sign.
-    if "stateless scope" in str(error):
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    methods = [vars(c).get(n) for c in keras.Variable.__mro__[:-1] for n in _MAKERS]
-    codes = [getattr(method, "__code__", None) for method in methods]
-    return trace is not None and trace.tb_frame.f_code in codes
-
-
-def trace_once(model: Model, specs: tuple[Any, Any, Any]) -> None:
-    """Lets model, loss and metrics create variables at a first call, and runs nothing.
-
-    For what `build` cannot do, which opens a stateless scope: variables made from a
-    value, as a loss may do when it is first called. Arguments are those of `build`.
-    """
-
-    def step() -> None:
-        x, y, sample_weight = (_placeholders(part) for part in specs)
-        y_pred = forward(model, x)
-        compute_loss(model, x, y, y_pred, sample_weight)
-        model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-
-    with tf.init_scope():
-        tf.function(step, autograph=False).get_concrete_function()
-
-
-def layers(model: Model) -> list[Any]:
-    """The model and every layer in it; goes when `_flatten_layers` is public."""
-    return list(names.call(model, "_flatten_layers"))
+        model._symbolic_build(data_batch=data)
 
 
 def forward(model: Model, x: Structure) -> Any:
     """Calls the model for training, as Keras's `train_step` does."""
-    if names.attribute(model, "_call_has_training_arg"):
-        return model(x, training=True)
-    return model(x)
+    return model(x, training=True) if model._call_has_training_arg else model(x)
 
 
 def compute_loss(
@@ -275,10 +247,8 @@ def compute_loss(
 
     Goes when Keras drops support for such overrides (`_compute_loss`, since 3.3).
     """
-    arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
-    if not hasattr(model, "_compute_loss"):
-        return model.compute_loss(**arguments, training=True)
-    return names.call(model, "_compute_loss", **arguments, training=True)
+    given = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
+    return model._compute_loss(**given, training=True)
 
 
 def compiled_loss(model: Model, y: Structure, y_pred: Structure) -> Any:
@@ -290,18 +260,18 @@ def compiled_loss(model: Model, y: Structure, y_pred: Structure) -> Any:
     """
     if type(model).compute_loss is not keras.Model.compute_loss:
         return None
-    compiled = getattr(model, "_compile_loss", None)
+    compiled = model._compile_loss
     return None if compiled is None else compiled(y, y_pred, None)
 
 
 def loss_tracker(model: Model) -> Any:
     """The metric behind the logged `loss`, or None before `compile`."""
-    return names.attribute(model, "_loss_tracker")
+    return model._loss_tracker
 
 
 def compiled_losses(model: Model) -> list[Any]:
     """The `keras.Loss` objects that `compile` was given or made."""
-    compiled = getattr(model, "_compile_loss", None)
+    compiled = model._compile_loss
     flat = getattr(compiled, "_flat_losses", None) or []
     return [entry.loss for entry in flat]
 

@@ -1,8 +1,8 @@
-"""Private names of Keras's optimizers: counters, settings and state per weight.
+"""Private names of Keras's optimizers, and of the backend and the seeds behind them.
 
-Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
-
-Private names of Keras's TensorFlow backend: its functions and its seeds.
+Of an optimizer: its counter, its settings, its state per weight, and the methods that
+make an update, which a user's class may replace. Of the TensorFlow backend: the
+functions that `_forms` lowers, and the seeds that its random ones draw.
 
 Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 """
@@ -10,14 +10,15 @@ Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 from __future__ import annotations
 
 import functools
-import inspect
 from types import ModuleType
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src import backend
+from keras.src.backend.common import global_state
+from keras.src.random import seed_generator
 
-from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Optimizer, Variable
 
 # Attributes of `keras.optimizers.SGD` that hold a variable, or None, per weight. Keras
@@ -61,32 +62,19 @@ SCALED_UPDATE_METHODS = (
 )
 
 
-def need_slot(attribute: str) -> None:
-    """Raises RuntimeError where Keras does not keep variables in that attribute.
-
-    An optimizer that was built without a setting has none either, so this builds one
-    that has all of them.
-    """
-    with tf.init_scope():
-        settings = {"use_ema": True, "gradient_accumulation_steps": 2}
-        probe = keras.optimizers.SGD(momentum=0.5, **settings)
-        probe.build([keras.Variable([0.0])])
-    names.attribute(probe, attribute)
-
-
 def raw_iterations(optimizer: Optimizer) -> Any:
     """The counter of updates before division by `gradient_accumulation_steps`."""
-    return names.attribute(optimizer, "_iterations")
+    return optimizer._iterations
 
 
 def built_variables(optimizer: Optimizer) -> list[Any]:
     """The trainable variables that the optimizer was built with."""
-    return list(names.attribute(optimizer, "_trainable_variables"))
+    return list(optimizer._trainable_variables)
 
 
 def schedule(optimizer: Optimizer) -> Any:
     """The schedule or callable of the learning rate; None if a variable holds it."""
-    source = names.attribute(optimizer, "_learning_rate")
+    source = optimizer._learning_rate
     return None if isinstance(source, keras.Variable) else source
 
 
@@ -96,7 +84,7 @@ def decays(optimizer: Optimizer, variable: Variable) -> bool:
     The name that `exclude_from_weight_decay` matches is that of the `tf.Variable`, so
     the test has to see that, outside any scope that hides it.
     """
-    return names.call(optimizer, "_use_weight_decay", native(variable))
+    return optimizer._use_weight_decay(native(variable))
 
 
 def variable_index(optimizer: Optimizer, variable: Variable) -> int:
@@ -105,8 +93,8 @@ def variable_index(optimizer: Optimizer, variable: Variable) -> int:
     Raises:
         ValueError: the optimizer was built for other variables (Keras's own message).
     """
-    names.call(optimizer, "_check_variables_are_known", [variable])
-    return names.call(optimizer, "_get_variable_index", variable)
+    optimizer._check_variables_are_known([variable])
+    return optimizer._get_variable_index(variable)
 
 
 def native(variable: Variable) -> Any:
@@ -114,66 +102,39 @@ def native(variable: Variable) -> Any:
     return variable if isinstance(variable, tf.Variable) else variable.value
 
 
-# Keras 3.16 moves two modules into `ops` (https://github.com/keras-team/keras/pull/23642).
-# For some months its sources had them in both places. The old ones go with Keras 3.15.
-_NN = ("keras.src.backend.tensorflow.ops.nn", "keras.src.backend.tensorflow.nn")
-_NUMPY = (
-    "keras.src.backend.tensorflow.ops.numpy",
-    "keras.src.backend.tensorflow.numpy",
-)
-_RANDOM = ("keras.src.backend.tensorflow.random",)
-_SEEDS = "keras.src.random.seed_generator"
-_PLACES = {
-    "conv": _NN,
-    "depthwise_conv": _NN,
-    "separable_conv": _NN,
-    "max_pool": _NN,
-    "batch_normalization": _NN,
-    "moments": _NN,
-    "sparse_categorical_crossentropy": _NN,
-    "add": _NUMPY,
-    "matmul": _NUMPY,
-    "take": _NUMPY,
-    "dropout": _RANDOM,
-}
+def lowered_functions() -> dict[str, ModuleType]:
+    """Name -> module of the functions of Keras's backend that we wrap.
 
-
-def lowered_functions() -> dict[str, list[ModuleType]]:
-    """Name -> modules that have it, of the backend's functions that we wrap.
-
-    `keras.ops` and all layers look them up in one of these modules at each call. A
-    function that is missing, or whose lowered form lacks what it needs, has none. Goes
-    when XLA:CPU compiles the native forms well.
+    `keras.ops` and all layers look them up there at each call. Goes when XLA:CPU
+    compiles the native forms well.
     """
-    found = {
-        name: [m for m in names.modules(*places) if callable(getattr(m, name, None))]
-        for name, places in _PLACES.items()
+    # Keras 3.16 moves two modules into `ops`
+    # (https://github.com/keras-team/keras/pull/23642).
+    ops: Any = getattr(backend, "ops", backend)
+    by_module = {
+        ops.nn: (
+            *("conv", "depthwise_conv", "separable_conv", "max_pool", "moments"),
+            *("batch_normalization", "sparse_categorical_crossentropy"),
+        ),
+        ops.numpy: ("add", "matmul", "take"),
+        backend.random: ("dropout",),
     }
-    if not _can_draw_seeds():
-        found["dropout"] = []
-    return found
+    return {name: module for module, names in by_module.items() for name in names}
+
+
+def draw_seed(seed: Any) -> Any:
+    """The seed tensor of the next draw, which a `SeedGenerator` counts; (2,)."""
+    random: Any = backend.random
+    return random._cast_seed(seed_generator.draw_seed(seed))
 
 
 def global_seed_state() -> Any:
     """The seed variable that `keras.random` uses without a seed, if there is one.
 
     Goes when Keras has a public name for it.
-
-    Raises:
-        RuntimeError: this version of Keras keeps it elsewhere.
     """
-    key = names.attribute(names.module(_SEEDS), "GLOBAL_SEED_GENERATOR")
-    state = names.module("keras.src.backend.common.global_state")
-    generator = names.call(state, "get_global_attribute", key)
-    return None if generator is None else generator.state
-
-
-def found_global_seed_state() -> Any:
-    """The same, and None where it is kept elsewhere; tracing finds it if it is used."""
-    try:
-        return global_seed_state()
-    except RuntimeError:
-        return None
+    found = global_state.get_global_attribute(seed_generator.GLOBAL_SEED_GENERATOR)
+    return None if found is None else found.state
 
 
 def is_seed(variable: Variable) -> bool:
@@ -191,21 +152,3 @@ def seed_name() -> str:
     # A generator without a name of its own would take a number from the user's next.
     with tf.init_scope():
         return keras.random.SeedGenerator(seed=0, name="seed_name").state.name
-
-
-def draw_seed(seed: Any) -> Any:
-    """The seed tensor of the next draw, which a `SeedGenerator` counts; (2,)."""
-    drawn = names.call(names.module(_SEEDS), "draw_seed", seed)
-    return names.call(names.module(_RANDOM[0]), "_cast_seed", drawn)
-
-
-def _can_draw_seeds() -> bool:
-    functions = [
-        getattr(module, name, None)
-        for place, name in ((_SEEDS, "draw_seed"), (_RANDOM[0], "_cast_seed"))
-        for module in names.modules(place)
-    ]
-    return len(functions) == 2 and all(
-        callable(f) and list(inspect.signature(f).parameters) == ["seed"]
-        for f in functions
-    )

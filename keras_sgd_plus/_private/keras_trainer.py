@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._private import names
+from keras_sgd_plus._private import versions
 from keras_sgd_plus._private.types import Model
 
 # Methods that we wrap, with their parameters.
@@ -48,7 +48,7 @@ def owner_of(method: str) -> type:
     """The class that defines a method of every model, such as `fit`."""
     found = [c for c in keras.Model.__mro__ if method in vars(c)]
     if not found:
-        raise names.unusable(f"{method} of Keras's trainer", "do not have it")
+        raise versions.unusable(f"{method} of Keras's trainer", "do not have it")
     return found[0]
 
 
@@ -57,7 +57,7 @@ def need(name: str) -> None:
     objection = _objection(name)
     if objection:
         needed = f"{name}({', '.join(_METHODS[name] or [])}) of Keras's trainer"
-        raise names.unusable(needed, objection)
+        raise versions.unusable(needed, objection)
 
 
 def _objection(name: str) -> str | None:
@@ -135,22 +135,18 @@ def fit_in_progress(model: Model) -> Fit | None:
 
 
 def _fit(found: dict[str, Any]) -> Fit:
-    for name in ("callbacks", "epoch_iterator", "initial_epoch"):
-        if name not in found:
-            needed = f"the local variable {name} of {keras.Model.__name__}.fit"
-            raise names.unusable(needed, "do not have it")
     iterator = found["epoch_iterator"]
-    adapter = names.attribute(iterator, "data_adapter")
+    adapter = iterator.data_adapter
     kind = type(adapter).__name__
     if kind not in _ADAPTERS:
-        raise names.unusable(f"one of {', '.join(_ADAPTERS)}", f"have {kind}")
+        raise versions.unusable(f"one of {', '.join(_ADAPTERS)}", f"have {kind}")
     dataset, shuffle = _ADAPTERS[kind]
     is_array = kind == "ArrayDataAdapter"
     data = Data(
-        names.attribute(adapter, dataset) if dataset else None,
-        bool(names.attribute(adapter, shuffle)) if shuffle else False,
-        names.attribute(adapter, "num_batches"),
-        names.attribute(iterator, "steps_per_epoch"),
+        getattr(adapter, dataset) if dataset else None,
+        bool(getattr(adapter, shuffle)) if shuffle else False,
+        adapter.num_batches,
+        iterator.steps_per_epoch,
         getattr(adapter, "_batch_size", None) if is_array else None,
         getattr(adapter, "_num_samples", None) if is_array else None,
     )
@@ -159,7 +155,6 @@ def _fit(found: dict[str, Any]) -> Fit:
 
 def set_initial_epoch(model: Model, epoch: int | None) -> None:
     """Sets the epoch at which a beginning `fit` begins, as `BackupAndRestore` does."""
-    names.attribute(model, "_initial_epoch")
     model._initial_epoch = epoch
 
 
@@ -170,16 +165,12 @@ def shuffles_differently(dataset: Any) -> bool:
     """
     if not isinstance(dataset, tf.data.Dataset):
         return False
-    # A seed, so that no random number of TensorFlow is drawn for the probe.
-    probe = tf.data.Dataset.range(2).shuffle(2, seed=1)
-    for name in (_RESHUFFLES, *_SEEDS):
-        names.attribute(probe, name)
     if getattr(dataset, _RESHUFFLES, False):
         return True
     seeds = [getattr(dataset, n) for n in _SEEDS if hasattr(dataset, n)]
     if seeds and not any(int(seed) for seed in seeds):
         return True
-    return any(shuffles_differently(each) for each in names.call(dataset, "_inputs"))
+    return any(shuffles_differently(each) for each in dataset._inputs())
 
 
 # Attributes of what `tf.data.Dataset.shuffle` returns.

@@ -1,10 +1,9 @@
 """Private names of TensorFlow: variables outside strategies, functions as Python.
 
+Also: a strategy left for a while, whether one has workers, and which operations of the
+graph in the making use a variable directly.
+
 Read in the sources of TensorFlow 2.17 to 2.21.
-
-Private names of TensorFlow's function graphs: which variables one uses directly.
-
-Read in the sources of TensorFlow 2.21. Goes when a graph says so in public.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.distribute import distribute_lib
+from tensorflow.python.framework import auto_control_deps_utils
+from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
-from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Operation, Strategy, Tensor, Variable
 
 
@@ -26,27 +27,25 @@ def variable(shape: tuple[int, ...], dtype: Any = tf.int64) -> Any:
     `tf.Variable` asks the strategy, which would tie it to its replicas. Goes when that
     can be said to it.
     """
-    module = names.module("tensorflow.python.ops.resource_variable_ops")
     with tf.init_scope():
-        zeros = tf.zeros(shape, dtype)
-        return names.call(module, "ResourceVariable", zeros, trainable=False)
+        return ResourceVariable(tf.zeros(shape, dtype), trainable=False)
 
 
 @contextlib.contextmanager
 def plain_variables() -> Iterator[None]:
     """Variables of Keras, too, are made as by `variable`."""
-    module = names.module("tensorflow.python.ops.resource_variable_ops")
 
     def creator(next_creator: Any, **kwargs: Any) -> Any:
         del next_creator
-        return names.attribute(module, "ResourceVariable")(**kwargs)
+        return ResourceVariable(**kwargs)
 
     with tf.init_scope(), tf.variable_creator_scope(creator):
         yield
 
 
 class _Inlining(threading.local):
-    is_on = False
+    def __init__(self) -> None:
+        self.is_on = False
 
 
 _inlining = _Inlining()
@@ -65,7 +64,7 @@ def inlined_functions() -> Iterator[None]:
     """
     cls: Any = type(tf.function(lambda: None))
     with _lock:
-        original = names.attribute(cls, "_run_functions_eagerly")
+        original = cls._run_functions_eagerly
         if not hasattr(original.fget, "asks_thread"):
 
             def runs_eagerly(self: Any) -> bool:
@@ -85,7 +84,7 @@ def has_workers(strategy: Strategy) -> bool:
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return False
     extended: Any = strategy.extended
-    return bool(names.call(extended, "_in_multi_worker_mode"))
+    return bool(extended._in_multi_worker_mode())
 
 
 @contextlib.contextmanager
@@ -95,14 +94,12 @@ def without_strategy() -> Iterator[None]:
     TensorFlow keeps strategies on a stack of the thread; goes when one can be left in
     public.
     """
-    module = names.module("tensorflow.python.distribute.distribute_lib")
-    names.attribute(module, "_pop_per_thread_mode")
-    none = names.call(module, "_get_default_replica_mode")
-    names.call(module, "_push_per_thread_mode", none)
+    library: Any = distribute_lib
+    library._push_per_thread_mode(library._get_default_replica_mode())
     try:
         yield
     finally:
-        names.call(module, "_pop_per_thread_mode")
+        library._pop_per_thread_mode()
 
 
 # Operations on a variable that do not depend on its value.
@@ -131,17 +128,13 @@ def uses(by_handle: Mapping[int, int]) -> dict[int, dict[str, bool]]:
         Number of the variable -> name of the operation -> whether it may write.
     """
     found: dict[int, dict[str, bool]] = {}
-    for outer, inner in _captures(_graph()):
+    for outer, inner in _captures(tf.compat.v1.get_default_graph()):
         if inner.dtype == tf.resource:
             number = by_handle.get(id(_root(outer)), -1)
             for op in inner.consumers() if number >= 0 else ():
                 if op.type not in _HARMLESS:
                     found.setdefault(number, {})[op.name] = _writes(op, inner)
     return found
-
-
-def _graph() -> Any:
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def _captures(graph: Any) -> list[tuple[Any, Any]]:
@@ -159,6 +152,5 @@ def _root(tensor: Tensor) -> Any:
 
 
 def _writes(op: Operation, handle: Tensor) -> bool:
-    module = names.module("tensorflow.python.framework.auto_control_deps_utils")
-    _, written = names.call(module, "get_read_write_resource_inputs", op)
+    _, written = auto_control_deps_utils.get_read_write_resource_inputs(op)
     return any(tensor is handle for tensor in written)

@@ -1,5 +1,8 @@
 """Questions about XLA that TensorFlow does not answer in public.
 
+Whether it is going to compile a graph, whether it can, and what it said where it could
+not: the text of its refusal is kept per model.
+
 Read in the sources of TensorFlow 2.17 to 2.21.
 """
 
@@ -12,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla as tf2xla
+from tensorflow.python.ops import control_flow_util
 
-from keras_sgd_plus._private import names
 from keras_sgd_plus._private.types import Graph, Model, Operation, Tensor
 
 # Operations that XLA:CPU has kernels for, on every type below.
@@ -75,8 +79,7 @@ def is_tracing() -> bool:
     if tf.executing_eagerly():
         return False
     graph = tf.compat.v1.get_default_graph()
-    module = names.module("tensorflow.python.ops.control_flow_util")
-    return names.call(module, "GraphOrParentsInXlaContext", graph)
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
 def dynamic_slice(x: Tensor, start: Sequence[Any], sizes: Sequence[int]) -> Tensor:
@@ -85,8 +88,7 @@ def dynamic_slice(x: Tensor, start: Sequence[Any], sizes: Sequence[int]) -> Tens
     `tf.slice` would do, but its start counts as known while XLA compiles, so that every
     call would compile anew. Goes when TensorFlow has such a slice in public.
     """
-    module = names.module("tensorflow.compiler.tf2xla.python.xla")
-    return names.call(module, "dynamic_slice", x, tf.stack(start), list(sizes))
+    return tf2xla.dynamic_slice(x, tf.stack(start), list(sizes))
 
 
 def surely_takes(graph: Graph) -> bool:
@@ -157,16 +159,17 @@ def error_of(traced: Traced, stage: str) -> str | None:
         stage: "hlo", how far XLA checks what it is given, which is soon done; or
             "optimized_hlo", up to the end of what it does before it makes code.
     """
-    specs = traced.arguments
-    try:
-        with tf.init_scope():
-            if all(spec.shape.is_fully_defined() for spec in specs):
-                traced.function.experimental_get_compiler_ir(*specs)(stage=stage)
-            else:
-                zeros = [tf.zeros(_probe_shape(spec), spec.dtype) for spec in specs]
-                traced.function.experimental_get_compiler_ir(*zeros)(stage=stage)
-    except Exception as error:  # XLA raises many classes, also bare ones
-        return str(error)
+    arguments: list[Any] = traced.arguments
+    with tf.init_scope():
+        if not all(a.shape.is_fully_defined() for a in arguments):
+            arguments = [tf.zeros(_probe_shape(a), a.dtype) for a in arguments]
+        compiler = traced.function.experimental_get_compiler_ir(*arguments)
+        try:
+            # Runs no Python code of anybody, so an error is XLA's. On a CPU it is a
+            # bare ValueError, "Failed getting HLO text".
+            compiler(stage=stage)
+        except (ValueError, tf.errors.OpError) as error:
+            return str(error)
     return None
 
 

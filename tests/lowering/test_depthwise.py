@@ -179,19 +179,14 @@ def test_others_keep_the_native_form(
 ) -> None:
     with tf.Graph().as_default(), tracing.active(tf.constant(1)):
         x, kernel = _random_(1, *shape, 2), _random_(window, window, 2, 1)
-        assert (
-            convolution.depthwise_conv(x, kernel, stride, "valid", True, dilation)
-            is None
-        )
+        form = convolution.depthwise_conv
+        assert form(x, kernel, stride, dilation_rate=dilation) is None
 
 
 def test_an_unknown_batch_size_keeps_the_native_form() -> None:
     with tf.Graph().as_default(), tracing.active(tf.constant(1)):
         x = tf.compat.v1.placeholder(tf.float64, (None, 9, 9, 2))
-        assert (
-            convolution.depthwise_conv(x, _random_(3, 3, 2, 1), 1, "valid", True, 1)
-            is None
-        )
+        assert convolution.depthwise_conv(x, _random_(3, 3, 2, 1)) is None
 
 
 def _network() -> Any:

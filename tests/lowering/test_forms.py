@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.internals import (
-    convolution,
     installation,
     layout,
+    pooled,
     reductions,
     tracing,
 )
@@ -169,8 +169,8 @@ def test_max_pool_equals_the_native_form(
 def test_overlapping_windows_keep_the_native_form() -> None:
     with tf.Graph().as_default(), tracing.active(tf.constant(1)):
         x = _random_(1, 6, 6, 2)
-        assert convolution.max_pool(x, 3, 2, "valid", True) is None
-        assert convolution.max_pool(x, 2, 2, "valid", True) is not None
+        assert pooled.max_pool(x, 3, 2) is None
+        assert pooled.max_pool(x, 2, 2) is not None
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_bias_equals_the_native_form(shape: Any, bias: Any) -> None:
     ("x", "bias"), [((2, 3, 4), (3, 4)), ((2, 3, 4), (3, 1)), ((4, 3), (3,))], ids=str
 )
 def test_other_sums_keep_the_native_form(x: Any, bias: Any) -> None:
-    assert reductions.add_bias(_random_(*x), _random_(*bias)) is None
+    assert reductions.add(_random_(*x), _random_(*bias)) is None
 
 
 @pytest.mark.parametrize("labels", ["valid", "out_of_range"])

@@ -31,8 +31,8 @@ def other_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras's backend with two functions changed; the old warning is forgotten."""
     monkeypatch.setattr(installation, "_warned", set())
     for name, function in CHANGED.items():
-        for module in keras_optimizer.lowered_functions()[name]:
-            monkeypatch.setattr(module, name, function)
+        module = keras_optimizer.lowered_functions()[name]
+        monkeypatch.setattr(module, name, function)
 
 
 @pytest.mark.usefixtures("other_backend")

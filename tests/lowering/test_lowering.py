@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import convolution, hooks, keras_optimizer, tracing
+from tests.support.internals import hooks, keras_optimizer, pooled, tracing
 from tests.support.messages import normalises
 from tests.support.tiers import matrix
 from tests.support.twins import assert_engaged, assert_same, train_pair
@@ -39,6 +39,26 @@ def test_only_the_thread_that_traces_a_loop_is_lowered() -> None:
     assert seen == [False, True, False]
 
 
+def test_two_threads_do_not_share_a_trace() -> None:
+    """What is noted before any trace is open is this thread's, too."""
+    seen: list[Any] = []
+
+    def look() -> None:
+        seen.append(tracing.now.views)
+        tracing.now.views[1] = None, None
+        with tracing.answering(lambda *_: None) as others:
+            seen.append(others)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    look()
+    theirs, their_others, ours, our_others = seen
+    assert ours is not theirs and our_others is not their_others
+    assert not tracing.now.others and not tracing.now.errors
+    assert tracing.now.views.pop(1) and not tracing.now.views
+
+
 def test_environment_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(tracing.SWITCH, "0")
     with tracing.active(tf.constant(1)):
@@ -48,7 +68,7 @@ def test_environment_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_uninstall_restores_kerass_functions() -> None:
     def functions() -> list[Any]:
         places = keras_optimizer.lowered_functions()
-        return [getattr(module, name) for name in places for module in places[name]]
+        return [getattr(module, name) for name, module in places.items()]
 
     ours = functions()
     hooks.uninstall()
@@ -64,13 +84,13 @@ def test_a_loop_is_lowered_where_xla_compiles_it(
     jit_compile: Any, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    conv = convolution.conv
+    convolved = pooled.convolved
 
     def spy(*args: Any) -> Any:
         calls.append(args)
-        return conv(*args)
+        return convolved(*args)
 
-    monkeypatch.setattr(convolution, "conv", spy)
+    monkeypatch.setattr(pooled, "convolved", spy)
     model = _cnn()
     model.compile(SGDPlus(jit_compile=jit_compile), "mse")
     model.fit(np.ones((4, 10, 10, 1)), np.ones((4, 3)), verbose=0)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import step
+from tests.support.internals import step, xla
 from tests.support.messages import (
     caught_by,
     compiled,
@@ -313,3 +313,25 @@ def test_an_error_that_is_not_of_xla_surfaces(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(step, "_commit", fails)
     with pytest.raises(tf.errors.InternalError, match="a bug of the package"):
         model.fit(x, y, batch_size=8, verbose=0)
+
+
+@pytest.mark.parametrize("error", [KeyError, RuntimeError, ValueError])
+def test_an_error_of_the_package_is_no_refusal_of_xla(error: type[Exception]) -> None:
+    def broken(x: Any) -> Any:
+        raise error("a bug of the package")
+
+    function = tf.function(broken, jit_compile=True, autograph=False)
+    traced = xla.Traced(function, [tf.TensorSpec((3,))])
+    with pytest.raises(error, match="a bug of the package"):
+        xla.error_of(traced, "hlo")
+
+
+def test_an_error_while_xla_is_asked_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any) -> Any:
+        raise KeyError("a bug of the package")
+
+    monkeypatch.setattr(xla, "surely_takes", lambda graph: False)  # so it is asked
+    monkeypatch.setattr(type(tf.function(fails)), "experimental_get_compiler_ir", fails)
+    x, y = dense_data()
+    with pytest.raises(KeyError, match="a bug of the package"):
+        _model().fit(x, y, batch_size=8, verbose=0)

@@ -21,7 +21,13 @@ from keras_sgd_plus._loop import example_update, update, walk
 from keras_sgd_plus._loop.example_update import RuleVariables
 from keras_sgd_plus._loop.scope import Carry, Scope
 from keras_sgd_plus._optimizer import settings
-from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer, xla
+from keras_sgd_plus._private import (
+    keras_model,
+    keras_optimizer,
+    keras_trainer,
+    versions,
+    xla,
+)
 from keras_sgd_plus._rule import gradient, parts, rule
 from keras_sgd_plus._rule.part import Part, Slot, State, Update
 from keras_sgd_plus._rule.rule import Rule
@@ -62,6 +68,7 @@ __all__ = [
     "table_rows",
     "tracing",
     "update",
+    "versions",
     "visiting_order",
     "walk",
     "walk_batch",

@@ -6,13 +6,16 @@ import inspect
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import pytest
+import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import hooks, keras_trainer
+from tests.support.internals import hooks, keras_trainer, versions
 from tests.support.messages import (
     ErrorRow,
     Row,
@@ -103,6 +106,26 @@ def test_unknown_signature_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match=r"train_step\(self: .*more: .*version"):
         SGDPlus()
     assert vars(TRAINER)["train_step"] is train_step
+
+
+def test_a_missing_method_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks.uninstall()
+    monkeypatch.delattr(TRAINER, "make_train_function")
+    base = keras.Model.__mro__[keras.Model.__mro__.index(TRAINER) + 1]
+    monkeypatch.delattr(base, "make_train_function", raising=False)
+    with pytest.raises(RuntimeError) as raised:
+        SGDPlus()
+    text = str(raised.value)
+    assert "needs make_train_function(self, force) of Keras's trainer" in text
+    assert f"Keras {keras.__version__} and TensorFlow {tf.__version__}, which" in text
+    assert f"do not have it. Install versions that have it: {versions.INSTALL}" in text
+
+
+def test_the_versions_to_install_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = [text for text in project["dependencies"] if "numpy" not in text]
+    quoted = " ".join(f'"{text}"' for text in sorted(bounds))
+    assert f"pip install {quoted}" == versions.INSTALL
 
 
 def _other_signature(model: Any) -> None:
