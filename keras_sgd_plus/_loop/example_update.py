@@ -205,7 +205,7 @@ class ExampleUpdate:
             numbers={},
             recorder=records.recorder_of(optimizer),
             counts=running_sums.capped_of(optimizer),
-            progress=_progress(optimizer),
+            progress=running_sums.losses_of(optimizer),
         )
 
     def given(self, numbers: Tensor) -> ExampleUpdate:
@@ -270,8 +270,3 @@ def _changing(model: Model, carry: Carry) -> set[int]:
         id(v) for v in model.non_trainable_variables if not keras_optimizer.is_seed(v)
     }
     return {i for i, v in enumerate(carry.variables) if id(v) not in known}
-
-
-def _progress(optimizer: Optimizer) -> Any:
-    # Averages over replicas are no sums.
-    return None if replicas.num_replicas() > 1 else running_sums.losses_of(optimizer)
