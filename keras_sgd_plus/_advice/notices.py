@@ -109,7 +109,7 @@ def watch_negative(model: Model, counts: Variable) -> None:
 
     Args:
         model: in training.
-        counts: of `capped_share`, after a batch.
+        counts: of `running_sums.capped_of`, after a batch.
     """
     if model.jit_compile and not tf.executing_eagerly():
         return

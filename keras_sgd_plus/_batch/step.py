@@ -24,7 +24,14 @@ from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.example_update import ExampleUpdate
 from keras_sgd_plus._loop.scope import Carry, TraceAgain
 from keras_sgd_plus._private import keras_model, xla
-from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
+from keras_sgd_plus._private.types import (
+    Model,
+    Optimizer,
+    PerObject,
+    Structure,
+    Tensor,
+    Variable,
+)
 from keras_sgd_plus._report import bad_examples, channel, records, running_sums
 from keras_sgd_plus._report.bad_examples import Ledger
 from keras_sgd_plus._report.records import Recorder, Step
@@ -34,10 +41,8 @@ from keras_sgd_plus._rule.rule import compiled_for
 # all.
 _MAX_TRACES = 9
 
-# Compiled steps of callers outside tf.function: model -> optimizer -> `_KeptStep`. Keys
-# are weak and steps hold weak references, so nothing is kept alive; it is not on the
-# optimizer because Keras's saver walks every attribute of one.
-_steps: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# Compiled steps of callers outside tf.function: model -> optimizer -> `_KeptStep`.
+_steps: PerObject[Any] = PerObject(weakref.WeakKeyDictionary)
 
 
 def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -> Any:
@@ -270,7 +275,7 @@ def _kept_step(
 ) -> Any:
     # A tf.function of the step is kept until the model is compiled anew, or gets or
     # loses a variable. The first call may build the model, so they are noted after it.
-    per_model = _steps.setdefault(model, weakref.WeakKeyDictionary())
+    per_model = _steps[model]
     settings = (
         *compiled_for(optimizer, tracing.is_switched_off()),
         records.wanted_of(optimizer),

@@ -115,8 +115,8 @@ class ExampleUpdate:
         keeps_logs: whether each update gives logs of its own.
         numbers: of the rule, tensors of the function that is being traced.
         recorder: of the log that asks for records, or None.
-        counts: the variable of `capped_share`, in the carry, or None.
-        progress: the variable of `progress`, in the carry; None with several replicas.
+        counts: of `running_sums.capped_of`, in the carry, or None.
+        progress: of `running_sums.losses_of`, in the carry, or None.
     """
 
     model: Model

@@ -304,8 +304,9 @@ class _Variables:
     def __init__(self, parts: Sequence[Tensor]) -> None:
         variable = private_tensorflow.variable
         rows = [(_ROWS, *part.shape[1:]) for part in parts[1:]]
-        shapes = zip([(HEADER,), *rows], parts, strict=True)
-        self._variables = [variable(s, _kept_as(part)) for s, part in shapes]
+        # TensorFlow keeps variables of int32 on the host, whatever the device.
+        dtypes = [tf.int64 if p.dtype == tf.int32 else p.dtype for p in parts]
+        self._variables = list(map(variable, [(HEADER,), *rows], dtypes))
         self._calls = variable(())
         self._taken = 0
 
@@ -322,11 +323,6 @@ class _Variables:
         if calls > self._taken:
             yield [variable.numpy() for variable in self._variables]
         self._taken = calls
-
-
-def _kept_as(part: Tensor) -> Any:
-    # TensorFlow keeps variables of int32 on the host, whatever the device.
-    return tf.int64 if part.dtype == tf.int32 else part.dtype
 
 
 class Recorder:

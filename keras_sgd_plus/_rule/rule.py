@@ -16,7 +16,6 @@ So a callback may assign `momentum` for each batch: nothing is traced or compile
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -26,7 +25,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Optimizer, Tensor
+from keras_sgd_plus._private.types import Optimizer, PerObject, Tensor
 from keras_sgd_plus._rule.gradient import Gradient
 from keras_sgd_plus._rule.part import (
     Condition,
@@ -273,9 +272,11 @@ def apply_scaled(
     return updated, LossScale(counter, scale * factor)
 
 
-# Per optimizer, (numbers,) float64. It is not on the optimizer because Keras saves the
-# variables of one, and a plain SGDPlus has those of a plain SGD.
-_vectors: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# (numbers,) float64. Keras saves the variables of an optimizer, and a plain SGDPlus has
+# those of a plain SGD.
+_vectors: PerObject[Any] = PerObject(
+    lambda: private_tensorflow.variable((len(all_numbers()),), tf.float64)
+)
 
 
 def numbers_of(optimizer: Optimizer) -> Tensor:
@@ -283,17 +284,14 @@ def numbers_of(optimizer: Optimizer) -> Tensor:
 
     Read outside the compiled loop, since a replica may compile for another device.
     """
-    vector = _vectors.get(optimizer)
-    if vector is None:
-        vector = private_tensorflow.variable((len(all_numbers()),), tf.float64)
-        _vectors[optimizer] = vector
+    is_new, vector = optimizer not in _vectors, _vectors[optimizer]
+    if is_new:
         refresh_numbers(optimizer)
     return as_vector(optimizer, all_numbers(), vector.read_value())
 
 
 def refresh_numbers(optimizer: Optimizer) -> None:
     """Lets steps that are compiled already see settings that were just assigned."""
-    vector = _vectors.get(optimizer)
-    if vector is not None:
+    if optimizer in _vectors:
         with tf.init_scope():
-            vector.assign(on_host(optimizer, all_numbers()))
+            _vectors[optimizer].assign(on_host(optimizer, all_numbers()))
