@@ -1,16 +1,16 @@
-"""Likely causes of training that goes wrong, in the order of what was seen.
+"""Advice on training that goes wrong: what was seen, and its likely causes.
 
-Everything is read once, after training, from what `fit` was given.
-
-A loss that is NaN or infinite at the end of `fit`.
-
-A loss that did not fall: training runs, and the model does not learn.
+Two things are looked for: a loss that is NaN or infinite at the end of `fit`
+(`report_divergence`), and one that did not fall at the end of an epoch (`Watch`).
 
 Each loss is that of an example before its own update. So the first hundred of them are
 what the model lost before it learned, and the last ones what it has learned. A few
 updates with a rate that is too high may also leave a model whose outputs pass no
 gradient back: then the first hundred losses are as high as the last, and no weight
 changes any more.
+
+The causes are those for which most was seen first (`likely_causes`). They are read
+once, after training, from what `fit` was given.
 """
 
 from __future__ import annotations
@@ -119,14 +119,11 @@ def _of_inputs(model: Model, x: Any) -> Cause:
     has_ids = any(isinstance(layer, keras.layers.Embedding) for layer in layers)
     largest = 0.0
     for array in _arrays(x):
-        if array.dtype.kind == "f":
-            finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            if not finite.all():
-                row = int(finite.argmin())
-                return Cause(math.inf, f"inputs that are not finite: row {row} of x")
-        elif has_ids:
-            continue
-        largest = max(largest, _size(array))
+        if not np.isfinite(array).all():
+            text = f"inputs that are not finite: row {_bad_row(array)} of x"
+            return Cause(math.inf, text)
+        if array.dtype.kind == "f" or not has_ids:
+            largest = max(largest, _size(array))
     if largest > LARGE and not any(isinstance(x, _SCALING) for x in layers):
         text = (
             f"inputs that are not scaled: x has numbers up to {largest:.4g} in size; "
@@ -146,8 +143,8 @@ def _of_targets(model: Model, y: Any) -> list[Cause]:
         labels = arrays[0][~np.isin(arrays[0], [i for i in ignored if i is not None])]
         return [_of_labels(model, labels)] if labels.size else [general]
     if not np.isfinite(arrays[0]).all():
-        row = int(np.isfinite(arrays[0]).reshape(len(arrays[0]), -1).all(1).argmin())
-        return [Cause(math.inf, f"targets that are not finite: row {row} of y")]
+        text = f"targets that are not finite: row {_bad_row(arrays[0])} of y"
+        return [Cause(math.inf, text)]
     largest = _size(arrays[0])
     if largest <= LARGE:
         return [general]
@@ -184,6 +181,11 @@ def _of_activation(model: Model) -> list[Cause]:
     return [Cause(0.5, text)]
 
 
+def _bad_row(array: np.ndarray) -> int:
+    # The first that is not finite.
+    return int(np.isfinite(array).reshape(len(array), -1).all(axis=1).argmin())
+
+
 def _size(array: np.ndarray) -> float:
     return max(-float(array.min()), float(array.max()))
 
@@ -217,28 +219,20 @@ def report_divergence(
         optimizer: its SGDPlus.
         data: the arguments of `fit`.
     """
-    if optimizer.nonfinite != "propagate":  # which has said it already
+    # Another `nonfinite` has said it already; a callback may have set the latter.
+    if optimizer.nonfinite != "propagate" or optimizer.examples_per_update is None:
         return None
-    if optimizer.examples_per_update is None:  # since a callback has set it
-        return None
-    loss = _last_loss(model)
-    if loss is None or math.isfinite(loss):
+    history = getattr(getattr(model, "history", None), "history", None) or {}
+    loss = (history.get("loss") or [None])[-1]
+    if loss is None or np.ndim(loss) or math.isfinite(loss):
         return None
     found = likely_causes(model, optimizer, data)
     listed = in_words([*found, Cause(0, _BAD_EXAMPLE)])
     return (
-        f"The loss should be finite at the end of fit. Received: loss={loss}, with "
-        f"{rate_in_words(optimizer)}. Weights that are NaN stay so: make the model "
-        f"anew. Likely causes, in this order: {listed}."
+        "The loss should be finite at the end of fit. Received: "
+        f"loss={float(loss)}, with {rate_in_words(optimizer)}. Weights that are NaN "
+        f"stay so: make the model anew. Likely causes, in this order: {listed}."
     )
-
-
-def _last_loss(model: Model) -> float | None:
-    history = getattr(getattr(model, "history", None), "history", None) or {}
-    losses = history.get("loss")
-    if not losses or np.ndim(losses[-1]):
-        return None
-    return float(losses[-1])
 
 
 MIN_UPDATES = 1_000
@@ -296,9 +290,8 @@ class Watch:
         if self._is_done or count < MIN_UPDATES:
             return None
         earlier = [n for n in self._notes if n.count <= (1 - _LAST) * count]
-        last = running_sums.NONE
-        for note in self._notes[len(earlier) :]:
-            last = last.plus(note.latest)
+        latest = [note.latest for note in self._notes[len(earlier) :]]
+        last = Losses(*map(sum, zip(*latest, strict=True)))
         if last.count > _MOST * count:
             return None  # of too few batches; the next epoch has more
         self._is_done = True

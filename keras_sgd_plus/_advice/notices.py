@@ -1,20 +1,15 @@
-"""Warnings, each once per model, and those that only the running graph can give.
+"""Advice on how an SGDPlus is used, each piece once per model or optimizer: `once`.
 
-Optimizers that a `fit` used, and whose loop it went around.
+A train step is traced more than once, and a graph runs for every batch: whoever finds
+something to say names its topic, and `once` knows who has been told of that. What is
+looked for here is seen while steps run:
 
-Keras calls `finalize_variable_values` of `model.optimizer` alone, at the end of `fit`.
-A model may hold others, in attributes, lists or nowhere at all. So an optimizer notes
-here that gradients were applied, and the end of `fit` looks at the notes.
+- in the graph: examples of many shapes, negative losses, uneven groups (`watch_*`);
+- in `fit`: an optimizer whose loop was bypassed (`warn_of_bypass`), a schedule that
+  ends within the first epoch (`report_schedule`), a first batch that compiles for long
+  (`watched_first_call`).
 
-Learning-rate schedules that end before the first epoch does.
-
-A schedule counts updates. Recipes count batches, and here an update is an example, so
-a schedule that was meant for a whole run may end in its first minutes.
-
-Says what is going on while the first batch of a model compiles for long.
-
-Keras's progress bar stands still until the first batch is done. Nothing is watched
-after that, so later batches cost nothing.
+Advice on training that goes wrong is in `learning`.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ import math
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -33,74 +28,50 @@ import tensorflow as tf
 from keras import optimizers
 
 from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer, xla
-from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
+from keras_sgd_plus._private.types import (
+    Model,
+    Optimizer,
+    PerObject,
+    Tensor,
+    Variable,
+)
 from keras_sgd_plus._rule.ours import per_example, unwrap
 
 MAX_SIGNATURES = 8  # shapes of an example that go without a warning
 
 
-class _Recorder:
-    """The shapes that one model has met, and the warnings that it has given.
+# The topics of which a model or an optimizer has had a warning.
+_topics: PerObject[set[str]] = PerObject(set)
+# The shapes of an example that a model has met.
+_shapes: PerObject[set[tuple[int, ...]]] = PerObject(set)
 
-    It knows the model by name alone, so that it does not keep it alive.
-    """
 
-    def __init__(self, model_name: str) -> None:
-        self.model_name = model_name
-        self.loss_name = "None"
-        self.shapes: set[tuple[int, ...]] = set()
-        self.said: set[str] = set()
+def once(owner: Model | Optimizer, topic: str, text: str) -> None:
+    """Warns unless this owner had a warning on the topic (traces may be repeated)."""
+    _warn(_topics[owner], topic, text)
 
-    def warn(self, topic: str, text: str) -> None:
-        if topic not in self.said:
-            self.said.add(topic)
-            warnings.warn(text)
 
-    def see_shape(self, shape: Any) -> np.int32:
-        self.shapes.add(tuple(int(d) for d in shape))
-        if len(self.shapes) > MAX_SIGNATURES:
-            text = (
-                f"Model {self.model_name!r} was given examples of {len(self.shapes)} "
-                "different shapes, and XLA compiles the per-example loop anew for "
-                "each. Pad the examples to a few lengths (bucketing, "
-                "`bucket_by_sequence_length` in tf.data)."
-            )
-            self.warn("shapes", text)
+def _warn(topics: set[str], topic: str, text: str) -> None:
+    if topic not in topics:
+        topics.add(topic)
+        warnings.warn(text)
+
+
+def _once_if(
+    condition: Tensor, model: Model, topic: str, words: Callable[..., str], *values: Any
+) -> None:
+    # Warns from the running graph where () bool says so, with the text that `words`
+    # gives for values of that graph. The graph does not keep the model alive.
+    topics = _topics[model]
+
+    def say(*values: Any) -> np.int32:
+        _warn(topics, topic, words(*values))
         return np.int32(0)
 
-    def see_uneven(self, group_size: Any, num_examples: Tensor) -> np.int32:
-        size, seen = int(group_size), int(num_examples)
-        text = (
-            "Every batch of an epoch but the last should be a multiple of "
-            f"examples_per_update={size}. Received: a batch that ended after {seen} "
-            f"examples with a group of {seen % size}, so the updates are not those of "
-            f"batch_size={size}. Use a batch_size that {size} divides."
-        )
-        self.warn("groups", text)
-        return np.int32(0)
+    def warn() -> Any:
+        return tf.numpy_function(say, list(values), tf.int32)
 
-    def see_negative(self) -> np.int32:
-        text = (
-            "With `max_loss_fraction` no loss must be below zero, which is taken for "
-            f"the least that a loss can be. Received: model {self.model_name!r} with "
-            f"loss={self.loss_name}, which was negative; such an update moves no "
-            "weight. Add a constant that makes the loss positive, or use "
-            "max_loss_fraction=None."
-        )
-        self.warn("negative", text)
-        return np.int32(0)
-
-
-_recorders: weakref.WeakKeyDictionary[Any, _Recorder] = weakref.WeakKeyDictionary()
-
-
-def _recorder(model: Model) -> _Recorder:
-    return _recorders.setdefault(model, _Recorder(model.name))
-
-
-def once(model: Model, topic: str, text: str) -> None:
-    """Warns unless this model had a warning on the topic (traces may be repeated)."""
-    _recorder(model).warn(topic, text)
+    tf.cond(condition, warn, lambda: tf.constant(0))
 
 
 def watch_shapes(model: Model, leaves: Sequence[Tensor]) -> None:
@@ -109,13 +80,26 @@ def watch_shapes(model: Model, leaves: Sequence[Tensor]) -> None:
     XLA compiles the loop for each. Tracing sees every shape that it knows. Where Keras
     has relaxed a dimension to None, each batch calls Python to look at it.
     """
-    recorder = _recorder(model)
+    name, topics, met = model.name, _topics[model], _shapes[model]
+
+    def see(shape: Any) -> np.int32:
+        met.add(tuple(int(d) for d in shape))
+        if len(met) > MAX_SIGNATURES:
+            text = (
+                f"Model {name!r} was given examples of {len(met)} "
+                "different shapes, and XLA compiles the per-example loop anew for "
+                "each. Pad the examples to a few lengths (bucketing, "
+                "`bucket_by_sequence_length` in tf.data)."
+            )
+            _warn(topics, "shapes", text)
+        return np.int32(0)
+
     shapes = [leaf.shape[1:] for leaf in leaves]
     if all(shape.is_fully_defined() for shape in shapes):
-        recorder.see_shape([d for shape in shapes for d in shape])
+        see([d for shape in shapes for d in shape])
     else:
         shape = tf.concat([tf.shape(leaf)[1:] for leaf in leaves], 0)
-        tf.numpy_function(recorder.see_shape, [shape], tf.int32)
+        tf.numpy_function(see, [shape], tf.int32)
 
 
 def watch_negative(model: Model, counts: Variable) -> None:
@@ -125,17 +109,18 @@ def watch_negative(model: Model, counts: Variable) -> None:
 
     Args:
         model: in training.
-        counts: of `capped_share`, after a batch.
+        counts: of `running_sums.capped_of`, after a batch.
     """
     if model.jit_compile and not tf.executing_eagerly():
         return
-    recorder = _recorder(model)
-    recorder.loss_name = _loss_name(model)
-
-    def warn() -> Any:
-        return tf.numpy_function(recorder.see_negative, [], tf.int32)
-
-    tf.cond(counts.value[2] > 0, warn, lambda: tf.constant(0))
+    text = (
+        "With `max_loss_fraction` no loss must be below zero, which is taken for "
+        f"the least that a loss can be. Received: model {model.name!r} with "
+        f"loss={_loss_name(model)}, which was negative; such an update moves no "
+        "weight. Add a constant that makes the loss positive, or use "
+        "max_loss_fraction=None."
+    )
+    _once_if(counts.value[2] > 0, model, "negative", lambda: text)
 
 
 def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
@@ -147,19 +132,23 @@ def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
     tracker = keras_model.loss_tracker(model)
     if tracker is None:
         return
-    recorder = _recorder(model)
     seen = tf.cast(tf.convert_to_tensor(tracker.count.value), tf.int64)
     size = tf.cast(num_examples, tf.int64)
     too_small = tf.equal(seen, 0) & (size < group_size)
     uneven: Any = tf.where(too_small, size, seen)
     uneven = tf.where(size > 0, uneven, 0)  # nothing follows yet
 
-    def warn() -> Any:
-        arguments = [tf.constant(group_size), uneven]
-        return tf.numpy_function(recorder.see_uneven, arguments, tf.int32)
+    def words(seen: Any) -> str:
+        return (
+            "Every batch of an epoch but the last should be a multiple of "
+            f"examples_per_update={group_size}. Received: a batch that ended after "
+            f"{seen} examples with a group of {seen % group_size}, so the updates are "
+            f"not those of batch_size={group_size}. Use a batch_size that {group_size} "
+            "divides."
+        )
 
     is_uneven = tf.not_equal(uneven % group_size, 0)
-    tf.cond(is_uneven, warn, lambda: tf.constant(0))
+    _once_if(is_uneven, model, "groups", words, uneven)
 
 
 def _loss_name(model: Model) -> str:
@@ -169,13 +158,15 @@ def _loss_name(model: Model) -> str:
     return repr(loss if name is None else name)
 
 
-# Sticky, because Keras traces a train function once and keeps it between fits. Weak,
-# and no attributes of the optimizer, which Keras's saver would walk.
+# Optimizers that a `fit` used, and whose loop it went around. Keras calls
+# `finalize_variable_values` of `model.optimizer` alone, at the end of `fit`. A model
+# may hold others, in attributes, lists or nowhere at all. So an optimizer notes here
+# that gradients were applied, and the end of `fit` looks at the notes. They are sticky,
+# because Keras traces a train function once and keeps it between fits.
 _engaged: weakref.WeakSet[Any] = weakref.WeakSet()
 _applied: weakref.WeakSet[Any] = weakref.WeakSet()
 # Model -> optimizers that were applied while it was fitted, by itself or a callback.
-_of_fits: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-_warned_of_bypass: weakref.WeakSet[Any] = weakref.WeakSet()
+_of_fits: PerObject[weakref.WeakSet[Any]] = PerObject(weakref.WeakSet)
 
 # Attributes in which TensorFlow and Keras keep what they track begin so.
 _OF_TRACKING = ("_self_", "_tracker")
@@ -201,7 +192,7 @@ def note_applied(optimizer: Optimizer, fitted: Iterable[Model]) -> None:
     if keras_trainer.inside_strategy_run():
         _applied.add(optimizer)
         for model in fitted:
-            _of_fits.setdefault(model, weakref.WeakSet()).add(optimizer)
+            _of_fits[model].add(optimizer)
 
 
 def warn_of_bypass(model: Model) -> None:
@@ -211,15 +202,27 @@ def warn_of_bypass(model: Model) -> None:
     if own in _applied and own not in found:
         found.append(own)
     for optimizer in found:
-        meant = per_example(optimizer) is None
-        if meant or optimizer in _engaged or optimizer in _warned_of_bypass:
-            continue
-        _warned_of_bypass.add(optimizer)
+        if per_example(optimizer) is None or optimizer in _engaged:
+            continue  # one update per batch is meant, or none is made
+        name, place = optimizer.name, next(_places(model, optimizer), "optimizer")
+        text = (
+            f"fit() used the optimizer {name!r} for one update per batch: train_step "
+            f"of the model {model.name!r} called apply_gradients or apply, so SGDPlus "
+            "never saw single examples. In place of the tape and that call, write logs "
+            f"= {place}.train_step(network, (x, y)) in train_step. There network is "
+            "the keras.Model that this optimizer trains, compiled with its loss; "
+            "examples/gan.py trains two networks so. If one update per batch is meant, "
+            "say so with SGDPlus(..., examples_per_update=None)."
+        )
         if optimizer is own:
-            warnings.warn(_bypassed(optimizer.name))
-        else:
-            place = next(_places(model, optimizer), "optimizer")
-            warnings.warn(_bypassed_elsewhere(optimizer.name, model.name, place))
+            text = (
+                f"fit() used the optimizer {name!r} for one update per batch: the "
+                "model's own train_step called apply_gradients, so SGDPlus never saw "
+                "single examples. Return self.optimizer.train_step(self, data), or "
+                "super().train_step(data), from train_step. If one update per batch is "
+                "meant, say so with SGDPlus(..., examples_per_update=None)."
+            )
+        once(optimizer, "bypass", text)
 
 
 def _places(model: Model, optimizer: Optimizer) -> Iterator[str]:
@@ -228,43 +231,19 @@ def _places(model: Model, optimizer: Optimizer) -> Iterator[str]:
     for name, value in held.items():
         if unwrap(value) is optimizer:
             yield f"self.{name}"
-        if isinstance(value, keras.Model) and value is not model:
-            if unwrap(getattr(value, "optimizer", None)) is optimizer:
-                yield f"self.{name}.optimizer"
+        is_other = isinstance(value, keras.Model) and value is not model
+        if is_other and unwrap(getattr(value, "optimizer", None)) is optimizer:
+            yield f"self.{name}.optimizer"
     for name, value in held.items():
-        items: Any = ()
-        if isinstance(value, dict):
-            items = value.items()
-        elif isinstance(value, (list, tuple)):
-            items = enumerate(value)
+        listed = enumerate(value) if isinstance(value, (list, tuple)) else ()
+        items: Any = value.items() if isinstance(value, dict) else listed
         for key, item in items:
             if unwrap(item) is optimizer:
                 yield f"self.{name}[{key!r}]"
 
 
-def _bypassed(name: str) -> str:
-    # `fit` ran, and the loop did not.
-    return (
-        f"fit() used the optimizer {name!r} for one update per batch: the model's own "
-        "train_step called apply_gradients, so SGDPlus never saw single examples. "
-        "Return self.optimizer.train_step(self, data), or super().train_step(data), "
-        "from train_step. If one update per batch is meant, say so with "
-        "SGDPlus(..., examples_per_update=None)."
-    )
-
-
-def _bypassed_elsewhere(name: str, model_name: str, place: str) -> str:
-    return (
-        f"fit() used the optimizer {name!r} for one update per batch: train_step of "
-        f"the model {model_name!r} called apply_gradients or apply, so SGDPlus never "
-        "saw single examples. In place of the tape and that call, write logs = "
-        f"{place}.train_step(network, (x, y)) in train_step. There network is the "
-        "keras.Model that this optimizer trains, compiled with its loss; "
-        "examples/gan.py trains two networks so. If one update per batch is meant, say "
-        "so with SGDPlus(..., examples_per_update=None)."
-    )
-
-
+# A schedule counts updates. Recipes count batches, and here an update is an example, so
+# a schedule that was meant for a whole run may end in its first minutes.
 _NOTHING = 0.01  # part of the first rate at which a decay without end counts as ended
 
 
@@ -286,12 +265,8 @@ def schedule_length(schedule: Any) -> ScheduleLength | None:
     """The length of one of Keras's schedules; None if it has none, or is another's."""
     kinds = optimizers.schedules
     if isinstance(schedule, kinds.PiecewiseConstantDecay):
-        boundaries = [float(b) for b in schedule.boundaries]
-        return (
-            ScheduleLength(boundaries[-1], {"boundaries": boundaries})
-            if boundaries
-            else None
-        )
+        every = [float(b) for b in schedule.boundaries]
+        return ScheduleLength(every[-1], {"boundaries": every}) if every else None
     if isinstance(schedule, kinds.CosineDecayRestarts):
         first = schedule.first_decay_steps
         return ScheduleLength(first, {"first_decay_steps": first})
@@ -304,16 +279,12 @@ def schedule_length(schedule: Any) -> ScheduleLength | None:
         return ScheduleLength(steps + warmup, arguments)
     if isinstance(schedule, kinds.PolynomialDecay):
         return ScheduleLength(steps, {"decay_steps": steps}, is_whole=True)
-    if isinstance(schedule, kinds.ExponentialDecay):
-        rate = float(schedule.decay_rate)
-        if not 0 < rate < 1:
-            return None
-        return ScheduleLength(steps * math.log(_NOTHING, rate), {"decay_steps": steps})
-    if isinstance(schedule, kinds.InverseTimeDecay):
-        rate = float(schedule.decay_rate)
-        if rate <= 0:
-            return None
-        return ScheduleLength(steps * (1 / _NOTHING - 1) / rate, {"decay_steps": steps})
+    if isinstance(schedule, kinds.ExponentialDecay) and 0 < schedule.decay_rate < 1:
+        length = steps * math.log(_NOTHING, float(schedule.decay_rate))
+        return ScheduleLength(length, {"decay_steps": steps})
+    if isinstance(schedule, kinds.InverseTimeDecay) and schedule.decay_rate > 0:
+        length = steps * (1 / _NOTHING - 1) / float(schedule.decay_rate)
+        return ScheduleLength(length, {"decay_steps": steps})
     return None
 
 
@@ -353,15 +324,18 @@ def _plain(value: Any) -> str:
 
 
 SECONDS = 10.0  # a first batch may take before it is explained
-
-_told: weakref.WeakSet[Any] = weakref.WeakSet()
+_FIRST_CALL = "first call"
 
 
 @contextlib.contextmanager
 def watched_first_call(model: Model, optimizer: Optimizer) -> Iterator[None]:
-    """While it is open, a wait of more than `SECONDS` is explained, once per model."""
+    """While it is open, a wait of more than `SECONDS` is explained, once per model.
+
+    Keras's progress bar stands still until the first batch is done. Nothing is watched
+    after that, so later batches cost nothing.
+    """
     is_compiled = optimizer.jit_compile is not False and not model.run_eagerly
-    if not is_compiled or model in _told:
+    if not is_compiled or _FIRST_CALL in _topics[model]:
         yield
         return
     # The caller waits inside TensorFlow, so another thread has to speak.
@@ -375,7 +349,6 @@ def watched_first_call(model: Model, optimizer: Optimizer) -> Iterator[None]:
 
 
 def _explain(model: Model) -> None:
-    _told.add(model)
     work = "TensorFlow traces the loop over examples, and XLA compiles it"
     advice = (
         "SGDPlus(..., jit_compile=False) does not compile, and trains many times "
@@ -385,10 +358,11 @@ def _explain(model: Model) -> None:
         work, advice = "TensorFlow traces the loop over examples, without XLA", ""
     # Where warnings are errors, nobody could catch this one.
     with contextlib.suppress(UserWarning):
-        warnings.warn(
+        text = (
             f"The first batch of model {model.name!r} has taken {SECONDS:g} seconds "
             f"so far: {work}. The progress bar stands still meanwhile. That is done "
             "once per shape of an example, and later batches are fast. To shorten it, "
             "leave out unroll=True of RNN layers, pad sequences to one length, or use "
             f"fewer layers. {advice}".rstrip()
         )
+        once(model, _FIRST_CALL, text)

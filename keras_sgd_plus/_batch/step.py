@@ -1,8 +1,4 @@
-"""The rows that the inputs of a batch tell, for an `ExampleLog(id=...)`.
-
-Records of one batch: can they be made, and where they go.
-
-One train step, from the batch that Keras hands over to its logs.
+"""One train step, from the batch that Keras hands over to its logs.
 
     check -> build -> walk -> commit -> logs
 
@@ -28,131 +24,24 @@ from keras_sgd_plus._loop.example_update import ExampleUpdate
 from keras_sgd_plus._loop.scope import Carry, Facts, TraceAgain
 from keras_sgd_plus._loop.walk import Walked
 from keras_sgd_plus._private import keras_model, xla
-from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
-from keras_sgd_plus._report import bad_examples, records, running_sums
+from keras_sgd_plus._private.types import (
+    Model,
+    Optimizer,
+    PerObject,
+    Structure,
+    Tensor,
+)
+from keras_sgd_plus._report import bad_examples, channel, records, running_sums
 from keras_sgd_plus._report.bad_examples import Ledger
-from keras_sgd_plus._report.records import Part, Step
+from keras_sgd_plus._report.records import Recorder, Step
 from keras_sgd_plus._rule.rule import compiled_for
-
-
-def ids_of(x: Structure, id: str | int) -> Tensor:
-    """(num_examples,) or (num_examples, 1) numbers, of the inputs of a batch.
-
-    As they are: the log looks whether they are rows.
-
-    Args:
-        x: the inputs.
-        id: the key of a dict, or the number of a column.
-
-    Raises:
-        ValueError: the inputs have no such key or column.
-        TypeError: what is there are no integers of that shape.
-    """
-    return _column(x, id) if isinstance(id, int) else _entry(x, id)
-
-
-def _entry(x: Any, key: str) -> Tensor:
-    found: Any = x.get(key) if isinstance(x, dict) else None
-    if found is None:
-        kind = f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
-        raise ValueError(
-            f"ExampleLog(id={key!r}) must find its rows among the inputs. Received: x, "
-            f"{kind}. Give fit a dict with that key: the row of each example, an int. "
-            "The model may ignore it: keras.Input((), name=..., dtype='int64')."
-        )
-    if not found.dtype.is_integer or found.shape[1:].num_elements() != 1:
-        raise TypeError(
-            f"x[{key!r}] must be the row of each example, integers of shape "
-            f"(num_examples,). Received: {found.dtype.name} of shape "
-            f"{tuple(found.shape)}. Use np.arange(num_examples), and shuffle it with "
-            "the examples."
-        )
-    return found
-
-
-def _column(x: Any, column: int) -> Tensor:
-    shape = getattr(x, "shape", None)
-    if shape is None or len(shape) != 2 or not -shape[1] <= column < shape[1]:
-        kind = type(x).__name__ if shape is None else f"of shape {tuple(shape)}"
-        raise ValueError(
-            f"ExampleLog(id={column}) must find its rows in column {column} of the "
-            f"inputs. Received: x, {kind}. Give fit one array (num_examples, columns) "
-            "with it; the model may drop it: keras.layers.Lambda(lambda x: x[:, 1:])."
-        )
-    return x[:, column]
-
-
-def check_records(model: Model, optimizer: Optimizer, batch: Structure) -> None:
-    """Raises where the records that a log asks for cannot be made.
-
-    Args:
-        model: the model in training.
-        optimizer: the SGDPlus.
-        batch: `(x, y, sample_weight)`.
-    """
-    recorder = records.recorder_of(optimizer)
-    if recorder is None:
-        return
-    if _is_compiled(model) and model.steps_per_execution > 1:
-        raise NotImplementedError(
-            "ExampleLog must be used without steps_per_execution where Keras compiles "
-            "the whole train step. Received: jit_compile=True and steps_per_execution="
-            f"{model.steps_per_execution}. Use compile(..., jit_compile=False); "
-            "SGDPlus compiles its loop all the same."
-        )
-    if recorder.wanted.id is not None:
-        ids_of(batch[0], recorder.wanted.id)
-
-
-def close_records(
-    update: ExampleUpdate,
-    walked: Walked,
-    place: Tensor,
-    iterations: Tensor,
-    num_examples: Tensor,
-    sizes: Tensor = None,
-) -> None:
-    """Hands the records of a batch to the recorder, in the graph; if there is one.
-
-    Args:
-        update: that has walked the batch.
-        walked: its results.
-        place: (3,) int64, the number of `fit`, the epoch and that of the batch; None
-            without a recorder.
-        iterations: () int64, the raw counter before the batch.
-        num_examples: an int or () int32.
-        sizes: (replicas,) int64, the examples of each; None with one replica.
-    """
-    recorder = update.recorder
-    if recorder is None:
-        return
-    model, key = update.model, recorder.wanted.id
-    batches = model.steps_per_execution
-    replica, part = 0, None
-    if sizes is not None:
-        replica = replicas.local_replica()
-        before = sizes[: replicas.replica()]
-        part = Part(tf.reduce_sum(before), tf.reduce_sum(sizes))
-    in_order, size = walked.order is None, update.group_size
-    step = Step(replica, in_order, size, batches, _is_compiled(model))
-    rows = None if key is None else ids_of(update.batch[0], key)
-    found = (walked.records, walked.order, num_examples, place, iterations, rows)
-    recorder.close(step, *found, part)
-
-
-def _is_compiled(model: Model) -> bool:
-    # Whether XLA takes the whole step.
-    return bool(model.jit_compile) and not tf.executing_eagerly()
-
 
 # Each failed trace reveals one kind of missing, direct or whole variable; 9 allow for
 # all.
 _MAX_TRACES = 9
 
-# Compiled steps of callers outside tf.function: model -> optimizer -> `_KeptStep`. Keys
-# are weak and steps hold weak references, so nothing is kept alive; it is not on the
-# optimizer because Keras's saver walks every attribute of one.
-_steps: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# Compiled steps of callers outside tf.function: model -> optimizer -> `_KeptStep`.
+_steps: PerObject[Any] = PerObject(weakref.WeakKeyDictionary)
 
 
 def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -> Any:
@@ -170,14 +59,11 @@ def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -
     if not tf.executing_eagerly():
         return train_step(optimizer, outer, model, data)
     checks.check_rectangular(data)
-    with records.watched(optimizer):
-        with bad_examples.watched(optimizer):
-            # Replicas cannot meet inside functions of their own.
-            is_plain = model.run_eagerly or replicas.num_replicas() > 1
-            step = train_step if is_plain else _kept_step
-            logs = step(optimizer, outer, model, data)
-        bad_examples.raise_if_ended(optimizer)
-    return logs
+    # Replicas cannot meet inside functions of their own.
+    is_plain = model.run_eagerly or replicas.num_replicas() > 1
+    step = train_step if is_plain else _kept_step
+    with channel.watched(optimizer):
+        return step(optimizer, outer, model, data)
 
 
 def train_step(
@@ -195,7 +81,7 @@ def train_step(
     batch = examples.unpack(data)
     num_examples, assertions = checks.check_batch(examples.named_leaves(batch))
     checks.check_batch_size(model, optimizer.examples_per_update)
-    check_records(model, optimizer, batch)
+    _check_records(model, optimizer, batch)
     batch = examples.waiting_for(assertions, batch)
     # 2. Build missing variables, and walk, until a trace needs no further fact.
     facts = Facts()
@@ -240,9 +126,7 @@ def _attempt(
 ) -> _Attempt:
     group = examples.specs(batch, optimizer.examples_per_update)
     keras_model.build(model, outer, group)  # a loop may create no variable
-    extras = [*facts.variables.values(), *running_sums.capped_variables(optimizer)]
-    progress = running_sums.progress_of(optimizer)
-    extras += [] if progress is None else [progress]
+    extras = [*facts.variables.values(), *running_sums.carried(optimizer)]
     carry = Carry(model, outer, extras)
     update = ExampleUpdate.of(model, optimizer, outer, carry, batch, facts)
     ledger = bad_examples.ledger_of(optimizer)
@@ -265,19 +149,19 @@ def _commit(done: _Attempt, num_examples: Tensor) -> Any:
         update.carry.commit(walked.changed)
         stock = update.model.get_metrics_result
         logs = walked.logs if update.keeps_logs else stock()
-    place = next_place = None
-    if ledger is not None or update.recorder is not None:
-        next_place = bad_examples.place_of(update.optimizer)
-        place = next_place.read_value()
-    close_records(update, walked, place, done.iterations, num_examples, sizes)
     if update.counts is not None:
         logs = running_sums.with_share(logs, update.counts)
         notices.watch_negative(update.model, update.counts)
-    logs = bad_examples.close_batch(
-        ledger, place, done.iterations, walked.skips, logs, notes
-    )
+    if ledger is None and update.recorder is None:
+        return logs
+    next_place = bad_examples.place_of(update.optimizer)
+    place = next_place.read_value()
+    if update.recorder is not None:
+        _close_records(update.recorder, done, num_examples, place, sizes)
+    if ledger is not None:
+        logs = ledger.close(place, done.iterations, walked.skips, logs, notes)
     # The replicas of a process come here one after the other.
-    if next_place is not None and replicas.is_last_here():
+    if replicas.is_last_here():
         next_place.assign_add([0, 0, 1])
     return logs
 
@@ -313,6 +197,46 @@ def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any, Any]:
     return logs, averaged.notes, averaged.sizes
 
 
+def _check_records(model: Model, optimizer: Optimizer, batch: Structure) -> None:
+    # Raises where the records that a log asks for cannot be made.
+    recorder = records.recorder_of(optimizer)
+    if recorder is None:
+        return
+    if _is_compiled(model) and model.steps_per_execution > 1:
+        raise NotImplementedError(
+            "ExampleLog must be used without steps_per_execution where Keras compiles "
+            "the whole train step. Received: jit_compile=True and steps_per_execution="
+            f"{model.steps_per_execution}. Use compile(..., jit_compile=False); "
+            "SGDPlus compiles its loop all the same."
+        )
+    if recorder.wanted.id is not None:
+        records.ids_of(batch[0], recorder.wanted.id)
+
+
+def _close_records(
+    recorder: Recorder, done: _Attempt, num_examples: Tensor, place: Tensor, sizes: Any
+) -> None:
+    # Hands the records of a batch to the recorder. `sizes`, (replicas,) int64, are the
+    # examples of each; None with one replica.
+    update, walked, model = done.update, done.walked, done.update.model
+    replica, size, before = 0, num_examples, 0
+    if sizes is not None:
+        replica, size = replicas.local_replica(), tf.reduce_sum(sizes)
+        before = tf.reduce_sum(sizes[: replicas.replica()])
+    group_size, key = update.group_size, recorder.wanted.id
+    numbers = [done.iterations, num_examples, group_size, size, before]
+    in_order, batches = walked.order is None, model.steps_per_execution
+    step = Step(replica, in_order, group_size, batches, _is_compiled(model))
+    ids = None if key is None else records.ids_of(update.batch[0], key)
+    header = [*numbers, *tf.unstack(place)]
+    recorder.close(step, header, walked.records, walked.order, ids)
+
+
+def _is_compiled(model: Model) -> bool:
+    # Whether XLA takes the whole step.
+    return bool(model.jit_compile) and not tf.executing_eagerly()
+
+
 class _KeptStep(NamedTuple):
     # A compiled step, for these variables and settings alone.
     variables: list[weakref.ref[Any]]
@@ -325,7 +249,7 @@ def _kept_step(
 ) -> Any:
     # A tf.function of the step is kept until the model is compiled anew, or gets or
     # loses a variable. The first call may build the model, so they are noted after it.
-    per_model = _steps.setdefault(model, weakref.WeakKeyDictionary())
+    per_model = _steps[model]
     settings = (
         *compiled_for(optimizer, tracing.is_switched_off()),
         records.wanted_of(optimizer),

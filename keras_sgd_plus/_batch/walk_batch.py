@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ from keras_sgd_plus._loop.walk import (
 )
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private import xla
-from keras_sgd_plus._private.types import Model, Tensor
+from keras_sgd_plus._private.types import Model, PerObject, Tensor
 from keras_sgd_plus._rule import rule
 
 _PHILOX = 1  # in raw operations
@@ -111,7 +110,7 @@ def derived_seed() -> int:
 
 _SIZES = [2**i for i in range(3, 31)]
 # Per model, the sum of the sizes so far, () int64: each is a bit of its own.
-_used: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_used: PerObject[Any] = PerObject(lambda: private_tensorflow.variable(()))
 
 
 def padded_size(model: Model, num_examples: Tensor) -> Any:
@@ -120,8 +119,6 @@ def padded_size(model: Model, num_examples: Tensor) -> Any:
     bucket = tf.gather(sizes, tf.searchsorted(sizes, [num_examples])[0])
     if replicas.is_open():  # replicas would write one variable at once
         return bucket
-    if model not in _used:
-        _used[model] = private_tensorflow.variable(())
     used = _used[model]
     own = tf.cast(bucket, tf.int64)
     before = used.read_value()

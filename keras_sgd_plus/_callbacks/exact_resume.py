@@ -325,8 +325,8 @@ class ExactResume(keras.callbacks.Callback):
             variable.assign(np.asarray(reader.get_tensor(name)))
 
     def _metrics_variables(self) -> list[Any]:
-        counts = running_sums.capped_variables(self._optimizer)
-        return [*self._model.metrics_variables, *counts]
+        counts = running_sums.capped_of(self._optimizer)
+        return [*self._model.metrics_variables, *([] if counts is None else [counts])]
 
 
 class _LogState(tf.train.experimental.PythonState):

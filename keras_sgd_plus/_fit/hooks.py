@@ -26,7 +26,7 @@ from keras_sgd_plus._fit.train_function import TrainFunction
 from keras_sgd_plus._forms import installation
 from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure
-from keras_sgd_plus._report import bad_examples, running_sums
+from keras_sgd_plus._report import bad_examples, channel
 from keras_sgd_plus._rule.ours import is_ours, per_example, unwrap
 
 _MARK = "_keras_sgd_plus_original"
@@ -164,9 +164,7 @@ def _reset_metrics(original: Any, self: Any) -> None:
     original(self)
     optimizer = per_example(getattr(self, "optimizer", None))
     if optimizer is not None:
-        bad_examples.reset_counts(optimizer)
-        bad_examples.reset_places(optimizer)
-        running_sums.reset_capped(optimizer)
+        channel.begin_epoch(optimizer)
 
 
 def _make_function(original: Any, self: Any, step_function: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from keras_sgd_plus._fit import fits
 from keras_sgd_plus._forms import tracing
 from keras_sgd_plus._private import keras_trainer, xla
 from keras_sgd_plus._private.types import Model, Optimizer, Structure
-from keras_sgd_plus._report import bad_examples, records
+from keras_sgd_plus._report import channel, records
 from keras_sgd_plus._rule import ours
 from keras_sgd_plus._rule.rule import compiled_for
 
@@ -90,20 +89,10 @@ class TrainFunction:
             self._model.make_train_function()
             return self._model.train_function(iterator)
         lost_workers = replicas.lost_workers(self._model.distribute_strategy)
-        with records.watched(self.optimizer), self._place():
-            with bad_examples.watched(self.optimizer), lost_workers:
-                logs = self._called(iterator)
-            bad_examples.raise_if_ended(self.optimizer)
-        return logs
-
-    def _place(self) -> contextlib.AbstractContextManager[None]:
-        # Says where in `fit` the call is, if it is one of `fit`, and somebody asks.
-        run, optimizer = fits.of(self._model), self.optimizer
+        run = fits.of(self._model)
         place = None if run is None else run.take_place()
-        asks = optimizer.nonfinite != "propagate" or records.wanted_of(optimizer)
-        if place is None or not asks:
-            return contextlib.nullcontext()
-        return bad_examples.at_place(optimizer, place, run)
+        with channel.watched(self.optimizer, place, run), lost_workers:
+            return self._called(iterator)
 
     def _called(self, iterator: Any) -> Any:
         if self._was_called:

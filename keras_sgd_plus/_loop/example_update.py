@@ -109,8 +109,8 @@ class ExampleUpdate:
         keeps_logs: whether each update gives logs of its own.
         numbers: of the rule, tensors of the function that is being traced.
         recorder: of the log that asks for records, or None.
-        counts: the variable of updates that were capped, in the carry, or None.
-        progress: the variable with sums of losses, in the carry, or None.
+        counts: of `running_sums.capped_of`, in the carry, or None.
+        progress: of `running_sums.losses_of`, in the carry, or None.
     """
 
     model: Model
@@ -197,7 +197,7 @@ class ExampleUpdate:
             numbers={},
             recorder=records.recorder_of(optimizer),
             counts=running_sums.capped_of(optimizer),
-            progress=running_sums.progress_of(optimizer),
+            progress=running_sums.losses_of(optimizer),
         )
 
     def given(self, numbers: Tensor) -> ExampleUpdate:

@@ -1,12 +1,15 @@
-"""Names for objects of Keras and TensorFlow, whose own annotations do not hold.
+"""Names for objects of Keras and TensorFlow, and values that are kept beside them.
 
-TensorFlow has none, and Keras's are inferred from defaults. The names tell a reader the
-kind of an argument; a type checker takes them for anything.
+Their own annotations do not hold: TensorFlow has none, and Keras's are inferred from
+defaults. The names tell a reader the kind of an argument; a type checker takes them for
+anything.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
 
 Graph: TypeAlias = Any  # tf.Graph
 Layer: TypeAlias = Any  # keras.layers.Layer
@@ -17,3 +20,25 @@ Strategy: TypeAlias = Any  # tf.distribute.Strategy
 Structure: TypeAlias = Any  # dicts, lists and tuples of tensors or arrays
 Tensor: TypeAlias = Any  # tf.Tensor
 Variable: TypeAlias = Any  # keras.Variable
+
+V = TypeVar("V")
+
+
+class PerObject(weakref.WeakKeyDictionary[Any, V], Generic[V]):
+    """A value per optimizer or model, made when it is first asked for, by `[]`.
+
+    It is no attribute of the object, because Keras's saver walks these; and it is weak,
+    so that nothing is kept alive. A value must not refer to its object.
+
+    Args:
+        make: gives the value for one more object.
+    """
+
+    def __init__(self, make: Callable[[], V]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __getitem__(self, key: Any) -> V:
+        if key not in self:
+            self[key] = self._make()
+        return super().__getitem__(key)

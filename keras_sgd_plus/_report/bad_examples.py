@@ -1,23 +1,19 @@
-"""Remembers bad groups from batch to batch, in variables that XLA can write.
+"""Groups that were not finite: remembered from batch to batch, and named to users.
 
-A ledger belongs to an optimizer and is none of its variables: nothing here is saved.
-
-Where in the data of `fit` a batch stands, and an example that was not finite.
+A ledger belongs to an optimizer and is none of its variables: nothing here is saved. It
+remembers in variables that XLA can write.
 
 The loop knows a position in a batch, as it was handed over. Which batch of which epoch
 that is only `fit` knows: a callback may train on batches of its own in between. So the
 train function says it before each call that is one of `fit`, in a variable that
 compiled steps read. Whether a position leads to a row then depends on who shuffled:
 `fit`, a `tf.data.Dataset`, or data that know their order.
-
-Which ledgers an optimizer has, and how bad groups are reported and raised.
 """
 
 from __future__ import annotations
 
-import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -25,7 +21,7 @@ import tensorflow as tf
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Optimizer, Structure, Tensor
+from keras_sgd_plus._private.types import Optimizer, PerObject, Structure, Tensor
 from keras_sgd_plus._report.guard import LOSS, NO_POSITION, Skips
 
 CAPACITY = 1_000  # groups that are remembered singly
@@ -96,6 +92,8 @@ class Ledger:
     ) -> Any:
         """Adds a batch, in the graph that walks it; its logs, with the count of groups.
 
+        A bad group is raised here for functions of users, which nobody watches.
+
         Args:
             place: (3,) int64, the number of `fit`, the epoch and that of the batch.
             iterations: () int64, the raw counter before the batch.
@@ -115,7 +113,13 @@ class Ledger:
                 count, rows = tf.minimum(everyone, 1), notes[replica, 1:][None]
 
         def write() -> Any:
-            self._write(rows, count, [*tf.unstack(place), iterations, replica])
+            same = [*tf.unstack(place), iterations, replica]  # in front of each row
+            first = tf.cast(self.total.read_value(), tf.int64)
+            i = tf.range(tf.shape(rows)[0], dtype=tf.int64)
+            places = tf.where(i < count, tf.minimum(first + i, CAPACITY), CAPACITY)
+            columns = [tf.fill(tf.shape(i), tf.cast(each, tf.int64)) for each in same]
+            values = tf.concat([tf.stack(columns, 1), rows], 1)
+            self.rows.scatter_nd_update(places[:, None], values)
             return tf.constant(0)
 
         tf.cond(count > 0, write, lambda: tf.constant(0))
@@ -124,30 +128,19 @@ class Ledger:
         self.total.assign_add(count)
         if not self.raises and isinstance(logs, dict):
             logs = {**logs, "skipped": self.in_epoch.read_value()}
+        if self.raises and not self.watchers and not tf.executing_eagerly():
+            tf.cond(self.total > 0, self._raise_in_graph, lambda: tf.constant(0))
         return logs
 
-    def raise_in_graph(self, words: Callable[[Skipped], str]) -> None:
-        """Raises from the running graph, for functions of users, which nobody watches.
-
-        TensorFlow hands it on as `tf.errors.OpError` with the same text.
-
-        Args:
-            words: gives the text for a group.
-        """
-        if not self.raises or self.watchers or tf.executing_eagerly():
-            return
-
+    def _raise_in_graph(self) -> Any:
+        # TensorFlow hands the error on as `tf.errors.OpError` with the same text.
         def raise_row(row: Any) -> Any:
-            raise FloatingPointError(words(self.entry(row)))
+            raise FloatingPointError(_not_finite(self.entry(row)))
 
-        def fail() -> Any:
-            row = self.rows[0]
-            with tf.control_dependencies([row]):
-                self.total.assign(0)
-                self.in_epoch.assign(0)
-            return tf.numpy_function(raise_row, [row], tf.int32)
-
-        tf.cond(self.total > 0, fail, lambda: tf.constant(0))
+        row = self.rows[0]
+        with tf.control_dependencies([row]):
+            self.clear()
+        return tf.numpy_function(raise_row, [row], tf.int32)
 
     def entries(self) -> list[Skipped]:
         """The groups that are remembered, in order of visit."""
@@ -172,43 +165,29 @@ class Ledger:
     def _count(self, skips: Skips) -> Any:
         return tf.cast(skips.count, tf.int64) - tf.cast(self.skip_all(), tf.int64)
 
-    def _write(self, rows: Tensor, count: Tensor, same: Sequence[Any]) -> None:
-        # `same` is what all rows have in front.
-        first = tf.cast(self.total.read_value(), tf.int64)
-        i = tf.range(tf.shape(rows)[0], dtype=tf.int64)
-        places = tf.where(i < count, tf.minimum(first + i, CAPACITY), CAPACITY)
-        columns = [tf.fill(tf.shape(i), tf.cast(value, tf.int64)) for value in same]
-        values = tf.concat([tf.stack(columns, 1), rows], 1)
-        self.rows.scatter_nd_update(places[:, None], values)
+
+def _outside() -> Any:
+    place = private_tensorflow.variable((3,))
+    with tf.init_scope():  # not whenever a step runs that is traced now
+        place.assign(_NOWHERE)
+    return place
 
 
-# Weak, and not attributes of the optimizer, which Keras's saver would walk.
-# Optimizer -> (3,) int64: the number of a `fit`, its epoch, and the batch that comes
-# next. Outside the calls of `fit` the first two are `OUTSIDE`, and batches count from
-# the last reset of metrics.
-_places: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# (3,) int64: the number of a `fit`, its epoch, and the batch that comes next. Outside
+# the calls of `fit` the first two are `OUTSIDE`, and batches count from the last reset
+# of metrics.
+_places: PerObject[Any] = PerObject(_outside)
+_NOWHERE = (OUTSIDE, OUTSIDE, 0)
 # Optimizer -> the `fit` that its train function is called by, until that returns.
 _fits: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def place_of(optimizer: Optimizer) -> Any:
     """The variable with the place of the next batch, (3,) int64."""
-    if optimizer not in _places:
-        _places[optimizer] = private_tensorflow.variable((3,))
-        reset_places(optimizer)
     return _places[optimizer]
 
 
-def reset_places(optimizer: Optimizer) -> None:
-    """Begins to count batches anew that are none of `fit`."""
-    if optimizer in _places:
-        _places[optimizer].assign([OUTSIDE, OUTSIDE, 0])
-
-
-@contextlib.contextmanager
-def at_place(
-    optimizer: Optimizer, place: tuple[int, int, int], fit: Any
-) -> Iterator[None]:
+def enter_place(optimizer: Optimizer, place: tuple[int, int, int], fit: Any) -> None:
     """Says that the call of a train function that follows is one of `fit`.
 
     Args:
@@ -217,12 +196,14 @@ def at_place(
         fit: the `Run` of it.
     """
     _fits[optimizer] = fit
-    place_of(optimizer).assign(place)
-    try:
-        yield
-    finally:
-        _fits.pop(optimizer, None)
-        reset_places(optimizer)
+    _places[optimizer].assign(place)
+
+
+def leave_place(optimizer: Optimizer) -> None:
+    """Says that what follows is none of `fit`; such batches are counted from here."""
+    _fits.pop(optimizer, None)
+    if optimizer in _places:
+        _places[optimizer].assign(_NOWHERE)
 
 
 class KnownRows:
@@ -289,10 +270,7 @@ def _advice(data: keras_trainer.Data, batch: int) -> str:
     return f"next(iter(dataset.skip({batch}))) is that batch. "
 
 
-# Weak, and not an attribute of the optimizer, which Keras's saver would walk.
-_ledgers: weakref.WeakKeyDictionary[Any, dict[tuple[int, bool], Ledger]] = (
-    weakref.WeakKeyDictionary()
-)
+_ledgers: PerObject[dict[tuple[int, bool], Ledger]] = PerObject(dict)
 _CAUSES = "NaN or infinities in it, and labels out of range"
 _SHOWN = 3  # groups that a warning names
 
@@ -301,7 +279,7 @@ def ledger_of(optimizer: Optimizer) -> Ledger | None:
     """The ledger for an SGDPlus as it is set now, or None under "propagate"."""
     if optimizer.nonfinite == "propagate":
         return None
-    known = _ledgers.setdefault(optimizer, {})
+    known = _ledgers[optimizer]
     key = optimizer.examples_per_update, optimizer.nonfinite == "raise"
     if key not in known:
         known[key] = Ledger(*key)
@@ -310,15 +288,14 @@ def ledger_of(optimizer: Optimizer) -> Ledger | None:
 
 def ledgers_of(optimizer: Optimizer, raises: bool | None = None) -> list[Ledger]:
     """The ledgers of an optimizer that exist: all, or those that raise, or do not."""
-    known = _ledgers.get(optimizer, {}).values()
+    known = _ledgers[optimizer].values()
     return [ledger for ledger in known if raises in (None, ledger.raises)]
 
 
 def skipped_examples(optimizer: Optimizer) -> list[Skipped]:
     """The groups that were skipped in the last `fit`, in order of visit."""
-    return [
-        e for ledger in ledgers_of(optimizer, raises=False) for e in ledger.entries()
-    ]
+    found = [ledger.entries() for ledger in ledgers_of(optimizer, raises=False)]
+    return [entry for entries in found for entry in entries]
 
 
 def reset_counts(optimizer: Optimizer) -> None:
@@ -339,22 +316,6 @@ def begin_fit(optimizer: Optimizer, fit: int) -> None:
         if ledger.is_reported:
             ledger.clear()
         ledger.fit = fit if ledger is current else OUTSIDE
-
-
-def close_batch(
-    ledger: Ledger | None,
-    place: Tensor,
-    iterations: Tensor,
-    skips: Skips,
-    logs: Structure,
-    notes: Tensor,
-) -> Any:
-    """Adds a batch to a ledger, if there is one; gives the logs. See `Ledger.close`."""
-    if ledger is None:
-        return logs
-    logs = ledger.close(place, iterations, skips, logs, notes)
-    ledger.raise_in_graph(_not_finite)
-    return logs
 
 
 def report_skips(optimizer: Optimizer, fit: Any) -> str | None:
@@ -378,20 +339,6 @@ def raise_if_ended(optimizer: Optimizer) -> None:
             ledger.clear()
             place = rows_in_words(_fits.get(optimizer), [entry])
             raise FloatingPointError(_not_finite(entry, place))
-
-
-@contextlib.contextmanager
-def watched(optimizer: Optimizer) -> Iterator[None]:
-    """Tells the graph that the caller looks for bad groups after each batch."""
-    ledger = ledger_of(optimizer)
-    if ledger is None:
-        yield
-        return
-    ledger.watchers += 1
-    try:
-        yield
-    finally:
-        ledger.watchers -= 1
 
 
 def _not_finite(entry: Skipped, where: str = "") -> str:

@@ -1,9 +1,10 @@
-"""Finds groups of examples that are not finite, and lists those of a batch.
+"""Groups of examples that are not finite, in the loop: found, listed, kept from harm.
 
-A group's cause is an int32: `NONE`, `LOSS`, or 1 + the position of a variable among the
-trainable ones, whose gradient is not finite.
-
-Keeps a group that is not finite from changing anything but counters and seeds.
+Each update asks for the cause of its group (`first_cause`), an int32: `NONE`, `LOSS`,
+or 1 + the position of a variable among the trainable ones, whose gradient is not
+finite. The loop lists the bad groups of a batch (`Skips`), for the ledger that
+remembers them, and a `Guard` keeps each from changing anything but counters and seeds.
+Under nonfinite="propagate" the loop has none of these.
 """
 
 from __future__ import annotations
@@ -154,7 +155,9 @@ class Guard:
         """
         accumulates = rule.find(Accumulate) is not None
         return {
-            i: self._zero_if_bad(g) if accumulates or isinstance(g, RowsGradient) else g
+            i: g.entrywise(lambda v: tf.where(self.skip, tf.zeros_like(v), v))
+            if accumulates or isinstance(g, RowsGradient)
+            else g
             for i, g in gradients.items()
         }
 
@@ -191,6 +194,3 @@ class Guard:
     def logs(self, new: Tensor, old: Tensor) -> Any:
         """The logs to go on with: those of the last group that counted."""
         return tf.nest.map_structure(lambda a, b: select(self.skip, b, a), new, old)
-
-    def _zero_if_bad(self, gradient: Gradient) -> Gradient:
-        return gradient.entrywise(lambda v: tf.where(self.skip, tf.zeros_like(v), v))

@@ -1,19 +1,18 @@
-"""The records of one batch, while the loop walks it: tensors in, tensors out.
+"""The records that a log asks for, on their way from the loop to that log.
 
-The records of one batch, as Python gets them: from the numbers that a step wrote.
-
-Takes the records of batches from the graph to Python, through a queue.
+1. The loop fills tables with one row per group, tensors in and tensors out (`Record`).
+2. At the end of a batch the graph writes them to a queue, or to variables (`Recorder`).
+3. After the call of a train step Python reads these (`BatchRecord`), and hands them to
+   the log (`start_recording`).
 
 A recorder belongs to an optimizer and has none of its variables: nothing here is saved.
 Compiled train functions write to it, so it outlives the log that first asked for it.
-
-Which optimizers are recorded, and who gets the records.
+Where no log asks, `recorder_of` is None, and the loop has nothing of all this.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private import xla
-from keras_sgd_plus._private.types import Optimizer, Structure, Tensor
+from keras_sgd_plus._private.types import Optimizer, PerObject, Structure, Tensor
 from keras_sgd_plus._rule.gradient import Gradient, inner, norm, norm_of
 
 
@@ -50,22 +49,18 @@ class Wanted(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The record of one group."""
+    """The record of one group; or the tables of all groups of a batch so far.
 
-    numbers: Tensor  # (columns,) float32
-    outputs: tuple[Tensor, ...]  # each (k or fewer, ...)
+    The tables are in order of visit, and a part of the loop's carry.
+    """
 
-
-class RecordTables(NamedTuple):
-    """The records of a batch so far, in order of visit; a part of the loop's carry."""
-
-    numbers: Tensor  # (groups, columns) float32
-    outputs: tuple[Tensor, ...]  # each (groups, k, ...)
+    numbers: Tensor  # (columns,), or (groups, columns), float32
+    outputs: tuple[Tensor, ...]  # each (k or fewer, ...), or (groups, k, ...)
 
 
 def no_records(
     wanted: Wanted, num_rows: Tensor, group_size: int, outputs: Sequence[tf.TensorSpec]
-) -> RecordTables:
+) -> Record:
     """The tables before the first group.
 
     Args:
@@ -77,7 +72,7 @@ def no_records(
     numbers = tf.zeros(tf.stack([num_rows, len(wanted.columns)]), tf.float32)
     shapes = [tf.stack([num_rows, group_size, *s.shape[1:]]) for s in outputs]
     pairs = zip(shapes, outputs, strict=True)
-    return RecordTables(numbers, tuple(tf.zeros(shape, s.dtype) for shape, s in pairs))
+    return Record(numbers, tuple(tf.zeros(shape, s.dtype) for shape, s in pairs))
 
 
 def with_record(tables: Any, number: Tensor, new: Any) -> Any:
@@ -90,11 +85,11 @@ def with_record(tables: Any, number: Tensor, new: Any) -> Any:
     """
     if not isinstance(new, Record):
         return tables
-    numbers = _with_row(tables.numbers, number, new.numbers)
-    pairs = zip(tables.outputs, new.outputs, strict=True)
-    return RecordTables(
-        numbers, tuple(_with_row(t, number, _full(t, v)) for t, v in pairs)
-    )
+
+    def with_row(table: Tensor, row: Tensor) -> Any:
+        return tf.tensor_scatter_nd_update(table, [[number]], _full(table, row)[None])
+
+    return tf.nest.map_structure(with_row, tables, new)
 
 
 def record(numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Any) -> Record:
@@ -106,9 +101,16 @@ def record(numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Any) -> R
         skip: () bool, or None where no group can be skipped.
     """
     row = tf.stack([tf.cast(number, tf.float32) for number in numbers])
+    found = Record(row, tuple(outputs))
     if skip is None:
-        return Record(row, tuple(outputs))
-    return Record(_nan_if(skip, row), tuple(_nan_if(skip, each) for each in outputs))
+        return found
+
+    def nan_if_skipped(tensor: Any) -> Any:
+        if not tensor.dtype.is_floating:
+            return tensor
+        return tf.where(skip, tf.constant(float("nan"), tensor.dtype), tensor)
+
+    return tf.nest.map_structure(nan_if_skipped, found)
 
 
 def gradient_norm(gradients: Sequence[Gradient | None]) -> Tensor:
@@ -129,10 +131,6 @@ def gradient_norm(gradients: Sequence[Gradient | None]) -> Tensor:
     return tf.cond(is_plain, lambda: tf.sqrt(total), by_scale, name=xla.TAKEN)
 
 
-def _with_row(table: Tensor, number: Tensor, row: Tensor) -> Any:
-    return tf.tensor_scatter_nd_update(table, [[number]], row[None])
-
-
 def _full(table: Tensor, values: Tensor) -> Any:
     # Zeros for the members that a shorter group lacks.
     if values.shape[0] is not None and values.shape[0] == table.shape[1]:
@@ -141,10 +139,51 @@ def _full(table: Tensor, values: Tensor) -> Any:
     return tf.pad(values, [[0, missing]] + [[0, 0]] * (values.shape.rank - 1))
 
 
-def _nan_if(skip: Any, tensor: Any) -> Any:
-    if not tensor.dtype.is_floating:
-        return tensor
-    return tf.where(skip, tf.constant(float("nan"), tensor.dtype), tensor)
+def ids_of(x: Structure, id: str | int) -> Tensor:
+    """(num_examples,) or (num_examples, 1) numbers, of the inputs of a batch.
+
+    As they are: the log looks whether they are rows.
+
+    Args:
+        x: the inputs.
+        id: the key of a dict, or the number of a column.
+
+    Raises:
+        ValueError: the inputs have no such key or column.
+        TypeError: what is there are no integers of that shape.
+    """
+    return _column(x, id) if isinstance(id, int) else _entry(x, id)
+
+
+def _entry(x: Any, key: str) -> Tensor:
+    found: Any = x.get(key) if isinstance(x, dict) else None
+    if found is None:
+        kind = f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
+        raise ValueError(
+            f"ExampleLog(id={key!r}) must find its rows among the inputs. Received: x, "
+            f"{kind}. Give fit a dict with that key: the row of each example, an int. "
+            "The model may ignore it: keras.Input((), name=..., dtype='int64')."
+        )
+    if not found.dtype.is_integer or found.shape[1:].num_elements() != 1:
+        raise TypeError(
+            f"x[{key!r}] must be the row of each example, integers of shape "
+            f"(num_examples,). Received: {found.dtype.name} of shape "
+            f"{tuple(found.shape)}. Use np.arange(num_examples), and shuffle it with "
+            "the examples."
+        )
+    return found
+
+
+def _column(x: Any, column: int) -> Tensor:
+    shape = getattr(x, "shape", None)
+    if shape is None or len(shape) != 2 or not -shape[1] <= column < shape[1]:
+        kind = type(x).__name__ if shape is None else f"of shape {tuple(shape)}"
+        raise ValueError(
+            f"ExampleLog(id={column}) must find its rows in column {column} of the "
+            f"inputs. Received: x, {kind}. Give fit one array (num_examples, columns) "
+            "with it; the model may drop it: keras.layers.Lambda(lambda x: x[:, 1:])."
+        )
+    return x[:, column]
 
 
 # Numbers of a batch: the updates before it, its examples, the size of its groups; for
@@ -211,36 +250,14 @@ def record_of(
 
 def together(replicas: Sequence[BatchRecord]) -> BatchRecord:
     """The record of a batch from those of its parts."""
-
-    def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts)
-
-    columns = {n: [each.values[n] for each in replicas] for n in replicas[0].values}
-    outputs = zip(*(each.outputs for each in replicas), strict=True)
-    return BatchRecord(
-        joined([each.positions for each in replicas]),
-        {name: joined(parts) for name, parts in columns.items()},
-        [joined(parts) for parts in outputs],
-        joined([each.ids for each in replicas]),
-        *replicas[0][-4:],
-    )
+    arrays = [each[:4] for each in replicas]
+    joined = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *arrays)
+    return replicas[0]._replace(**dict(zip(BatchRecord._fields, joined, strict=False)))
 
 
 _BATCHES_PER_READ = 8  # on an accelerator each read waits for it
 _CAPACITY = 65_536  # examples of a batch, where XLA compiles the whole step
 _ROWS = _CAPACITY + 1  # tables have room for one group more
-
-
-class Part(NamedTuple):
-    """Where the examples that a replica walks are in the batch.
-
-    Attributes:
-        first: () int64, the examples before them.
-        size: () int64, of the whole batch.
-    """
-
-    first: Tensor
-    size: Tensor
 
 
 class Step(NamedTuple):
@@ -287,8 +304,9 @@ class _Variables:
     def __init__(self, parts: Sequence[Tensor]) -> None:
         variable = private_tensorflow.variable
         rows = [(_ROWS, *part.shape[1:]) for part in parts[1:]]
-        shapes = zip([(HEADER,), *rows], parts, strict=True)
-        self._variables = [variable(s, _kept_as(part)) for s, part in shapes]
+        # TensorFlow keeps variables of int32 on the host, whatever the device.
+        dtypes = [tf.int64 if p.dtype == tf.int32 else p.dtype for p in parts]
+        self._variables = list(map(variable, [(HEADER,), *rows], dtypes))
         self._calls = variable(())
         self._taken = 0
 
@@ -307,11 +325,6 @@ class _Variables:
         self._taken = calls
 
 
-def _kept_as(part: Tensor) -> Any:
-    # TensorFlow keeps variables of int32 on the host, whatever the device.
-    return tf.int64 if part.dtype == tf.int32 else part.dtype
-
-
 class Recorder:
     """The variables for one optimizer and one choice of quantities.
 
@@ -324,6 +337,8 @@ class Recorder:
         self.structure: Structure = None  # of the model's outputs, None in each place
         self._outputs: list[Any] = []  # specs of the outputs, (k, ...)
         self._slots: dict[Step, _Queue | _Variables] = {}
+        self.watchers = 0  # callers that hand records on after a call
+        self.calls = 0  # whose records have not been taken
 
     def see_outputs(self, structure: Structure, outputs: Sequence[Any]) -> None:
         """Notes the outputs of the model, while a step is traced.
@@ -347,32 +362,24 @@ class Recorder:
     def close(
         self,
         step: Step,
-        tables: RecordTables,
+        header: Sequence[Tensor],
+        tables: Record,
         order: Tensor,
-        num_examples: Tensor,
-        place: Tensor,
-        iterations: Tensor,
         ids: Tensor,
-        part: Part | None,
     ) -> None:
         """Adds a batch, in the graph that walks it.
 
         Args:
             step: that is traced.
+            header: of the batch, numbers as `HEADER` says.
             tables: of the batch.
             order: (num_examples,) int32, positions in the order of visits, or None if
                 they were visited as they were handed over.
-            num_examples: () int32.
-            place: (3,) int64, the number of `fit`, the epoch and that of the batch.
-            iterations: () int64, the raw counter before the batch.
             ids: of the batch, numbers (num_examples,) or (num_examples, 1), or None.
-            part: where these examples are in the batch of several replicas, or None.
         """
         # As few operations as can be: each costs as much as several examples.
-        part = Part(0, num_examples) if part is None else part
-        header = [iterations, num_examples, step.group_size, part.size, part.first]
-        numbers = [tf.cast(number, tf.int64) for number in header]
-        parts = [tf.stack([*numbers, *tf.unstack(place)])]
+        num_examples = header[1]
+        parts = [tf.stack([tf.cast(number, tf.int64) for number in header])]
         parts += [tables.numbers, *([] if order is None else [order])]
         if ids is not None:
             parts.append(tf.reshape(ids, [-1]))
@@ -403,25 +410,18 @@ class Recorder:
 
     def clear(self) -> None:
         """Forgets batches that nobody has taken."""
+        self.calls = 0
         for slot in self._slots.values():
             collections.deque(slot.read(), maxlen=0)
 
 
 Receive = Callable[[BatchRecord], None]
 
-# Weak, and not attributes of the optimizer, which Keras's saver would walk.
-_recorders: weakref.WeakKeyDictionary[Any, dict[Wanted, Recorder]] = (
+_recorders: PerObject[dict[Wanted, Recorder]] = PerObject(dict)
+# Of the optimizers that are recorded now; entries go when their log stops.
+_running: weakref.WeakKeyDictionary[Any, tuple[Recorder, Receive]] = (
     weakref.WeakKeyDictionary()
 )
-_running: weakref.WeakKeyDictionary[Any, _Running] = weakref.WeakKeyDictionary()
-
-
-class _Running:
-    # A log that records an optimizer.
-    def __init__(self, recorder: Recorder, receive: Receive) -> None:
-        self.recorder, self.receive = recorder, receive
-        self.watchers = 0
-        self.calls = 0  # whose records have not been taken
 
 
 def start_recording(optimizer: Optimizer, wanted: Wanted, receive: Receive) -> Recorder:
@@ -441,12 +441,10 @@ def start_recording(optimizer: Optimizer, wanted: Wanted, receive: Receive) -> R
             f"one for {optimizer.name!r}. Call stop() on the first, or give fit one "
             "log with all that is to be recorded."
         )
-    known = _recorders.setdefault(optimizer, {})
-    if wanted not in known:
-        known[wanted] = Recorder(wanted)
-    known[wanted].clear()
-    _running[optimizer] = _Running(known[wanted], receive)
-    return known[wanted]
+    recorder = _recorders[optimizer].setdefault(wanted, Recorder(wanted))
+    recorder.clear()
+    _running[optimizer] = recorder, receive
+    return recorder
 
 
 def stop_recording(optimizer: Optimizer) -> None:
@@ -454,49 +452,27 @@ def stop_recording(optimizer: Optimizer) -> None:
     _running.pop(optimizer, None)
 
 
-def hand_on(optimizer: Optimizer) -> None:
-    """Hands records that wait on to their log."""
-    running = _running.get(optimizer)
-    if running is None:
-        return
-    running.calls = 0
-    for record in running.recorder.taken():
-        running.receive(record)
+def running_recorder(optimizer: Optimizer) -> Recorder | None:
+    """The recorder whose records a log gets now, or None."""
+    return _running.get(optimizer, (None,))[0]
 
 
 def wanted_of(optimizer: Optimizer) -> Wanted | None:
     """The quantities that a compiled step has to record; it is traced for them."""
-    running = _running.get(optimizer)
-    return None if running is None else running.recorder.wanted
+    running = running_recorder(optimizer)
+    return None if running is None else running.wanted
 
 
 def recorder_of(optimizer: Optimizer) -> Recorder | None:
     """The recorder for a step that is traced now, if someone takes its records."""
-    running = _running.get(optimizer)
-    if running is None or not running.watchers:
-        return None
-    return running.recorder
+    running = running_recorder(optimizer)
+    return None if running is None or not running.watchers else running
 
 
-@contextlib.contextmanager
-def watched(optimizer: Optimizer) -> Iterator[None]:
-    """A call that walks batches: their records are handed on, soon or at `hand_on`.
-
-    If an error ends it, those that wait are forgotten.
-    """
-    running = _running.get(optimizer)
-    if running is None:
-        yield
-        return
-    running.watchers += 1
-    try:
-        yield
-    except BaseException:
-        running.recorder.clear()
-        raise
-    finally:
-        running.watchers -= 1
-    if not running.watchers:
-        running.calls += 1
-        if running.calls >= running.recorder.calls_per_read:
-            hand_on(optimizer)
+def hand_on(optimizer: Optimizer) -> None:
+    """Hands records that wait on to their log."""
+    if optimizer in _running:
+        recorder, receive = _running[optimizer]
+        recorder.calls = 0
+        for record in recorder.taken():
+            receive(record)

@@ -1,19 +1,14 @@
-"""Sums of the losses of an optimizer's updates: of the latest, and of the first ones.
+"""Sums over the updates of an optimizer, in two variables that the loop carries.
 
-They are a variable that the loop carries. It is none of the optimizer's variables:
-nothing here is saved with it. Python reads it before some batches of `fit`, and when an
-epoch ends.
-
-The share of updates whose step was capped, since metrics were last reset.
-
-The counts are a variable that the loop carries. They are none of the optimizer's
-variables: nothing here is saved with it.
+The sums of losses, of the latest updates and of the first ones, tell whether a model
+learns: Python reads them before some batches of `fit`, and when an epoch ends. The
+counts of capped steps give the share of them in the logs, since metrics were last
+reset. Both are none of the optimizer's variables: nothing here is saved with it.
 """
 
 from __future__ import annotations
 
 import math
-import weakref
 from typing import Any, NamedTuple
 
 import keras
@@ -22,13 +17,20 @@ import tensorflow as tf
 
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Optimizer, Structure, Tensor
+from keras_sgd_plus._private.types import Optimizer, PerObject, Structure, Tensor
 from keras_sgd_plus._rule.part import Condition
 
 FIRST = 100  # updates whose losses are summed apart
 
-# Weak, and not an attribute of the optimizer, which Keras's saver would walk.
-_sums: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+def _zeros(size: int, dtype: str, name: str) -> Any:
+    with private_tensorflow.plain_variables():  # each replica would have one of its own
+        zeros = tf.zeros((size,), dtype)
+        return keras.Variable(zeros, dtype=dtype, trainable=False, name=name)
+
+
+_losses: PerObject[Any] = PerObject(lambda: _zeros(6, "float64", "progress"))
+_capped: PerObject[Any] = PerObject(lambda: _zeros(3, "int64", "capped"))
 
 
 class Losses(NamedTuple):
@@ -48,10 +50,6 @@ class Losses(NamedTuple):
         """Their variance, at least 0 in spite of rounding."""
         return max(0.0, self.squares / self.count - self.mean * self.mean)
 
-    def plus(self, others: Losses) -> Losses:
-        """Those of these updates and of others."""
-        return Losses(*(a + b for a, b in zip(self, others, strict=True)))
-
     def is_above(self, other: Losses) -> bool:
         """Whether the mean is above another by more than two standard errors.
 
@@ -69,17 +67,11 @@ NONE = Losses(0, 0, 0)
 
 
 def losses_of(optimizer: Optimizer) -> Any:
-    """The sums of an SGDPlus, (6,) float64 in a variable."""
-    if optimizer not in _sums:
-        # Each replica would have one of its own.
-        with private_tensorflow.plain_variables():
-            _sums[optimizer] = keras.Variable(
-                tf.zeros((6,), tf.float64),
-                dtype="float64",
-                trainable=False,
-                name="progress",
-            )
-    return _sums[optimizer]
+    """The sums of an SGDPlus, (6,) float64 in a variable; None with several replicas.
+
+    The average that replicas make of floats is no sum.
+    """
+    return _losses[optimizer] if replicas.num_replicas() == 1 else None
 
 
 def progress_of(optimizer: Optimizer) -> Any:
@@ -111,7 +103,7 @@ def take_losses(optimizer: Optimizer) -> tuple[Losses, Losses]:
     Sums begin anew each time: a difference of sums would lose what is small beside an
     earlier loss that was huge.
     """
-    found = _sums.get(optimizer)
+    found = _losses.get(optimizer)
     if found is None:
         return NONE, NONE
     values = np.asarray(found.numpy())
@@ -122,13 +114,8 @@ def take_losses(optimizer: Optimizer) -> tuple[Losses, Losses]:
 
 def reset_losses(optimizer: Optimizer) -> None:
     """Begins anew, with an optimizer that has made no update."""
-    found = _sums.get(optimizer)
-    if found is not None:
-        found.assign(tf.zeros((6,), tf.float64))
-
-
-# Weak, and not an attribute of the optimizer, which Keras's saver would walk.
-_counts: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+    if optimizer in _losses:
+        _losses[optimizer].assign(tf.zeros((6,), tf.float64))
 
 
 def capped_of(optimizer: Optimizer) -> Any:
@@ -137,21 +124,13 @@ def capped_of(optimizer: Optimizer) -> Any:
     Updates that were capped, updates that were made, and those with a negative loss.
     Replicas add up their changes, as of all integers.
     """
-    if optimizer.max_loss_fraction is None:
-        return None
-    if optimizer not in _counts:
-        # Each replica would have one of its own.
-        with private_tensorflow.plain_variables():
-            _counts[optimizer] = keras.Variable(
-                tf.zeros((3,), tf.int64), dtype="int64", trainable=False, name="capped"
-            )
-    return _counts[optimizer]
+    return None if optimizer.max_loss_fraction is None else _capped[optimizer]
 
 
-def capped_variables(optimizer: Optimizer) -> list[Any]:
-    """The variable with the counts, in a list that is empty if no steps are capped."""
-    counts = capped_of(optimizer)
-    return [] if counts is None else [counts]
+def carried(optimizer: Optimizer) -> list[Any]:
+    """The variables that the loop carries for an SGDPlus."""
+    both = capped_of(optimizer), losses_of(optimizer)
+    return [variable for variable in both if variable is not None]
 
 
 def counted(
@@ -177,6 +156,5 @@ def with_share(logs: Structure, counts: Any) -> Any:
 
 def reset_capped(optimizer: Optimizer) -> None:
     """Begins to count anew, as metrics do."""
-    counts = _counts.get(optimizer)
-    if counts is not None:
-        counts.assign(tf.zeros((3,), tf.int64))
+    if optimizer in _capped:
+        _capped[optimizer].assign(tf.zeros((3,), tf.int64))

@@ -13,7 +13,6 @@ traced or compiled anew. `compiled_for` has the settings that do ask for a new t
 from __future__ import annotations
 
 import numbers as python_numbers
-import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +22,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Optimizer, Tensor
+from keras_sgd_plus._private.types import Optimizer, PerObject, Tensor
 from keras_sgd_plus._rule.gradient import Gradient
 from keras_sgd_plus._rule.part import (
     Condition,
@@ -262,9 +261,11 @@ def apply_scaled(
     return updated, LossScale(counter, scale * factor)
 
 
-# Per optimizer, (numbers,) float64. It is not on the optimizer because Keras saves the
-# variables of one, and a plain SGDPlus has those of a plain SGD.
-_vectors: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+# (numbers,) float64. Keras saves the variables of an optimizer, and a plain SGDPlus has
+# those of a plain SGD.
+_vectors: PerObject[Any] = PerObject(
+    lambda: private_tensorflow.variable((len(all_numbers()),), tf.float64)
+)
 
 
 def numbers_of(optimizer: Optimizer, are_constants: bool = False) -> Tensor:
@@ -279,10 +280,8 @@ def numbers_of(optimizer: Optimizer, are_constants: bool = False) -> Tensor:
     if are_constants:
         found = tf.constant(_on_host(optimizer), tf.float64)
     else:
-        vector = _vectors.get(optimizer)
-        if vector is None:
-            vector = private_tensorflow.variable((len(all_numbers()),), tf.float64)
-            _vectors[optimizer] = vector
+        is_new, vector = optimizer not in _vectors, _vectors[optimizer]
+        if is_new:
             refresh_numbers(optimizer)
         found = vector.read_value()
     held = [getattr(optimizer, number.setting) for number in all_numbers()]
@@ -297,10 +296,9 @@ def numbers_of(optimizer: Optimizer, are_constants: bool = False) -> Tensor:
 
 def refresh_numbers(optimizer: Optimizer) -> None:
     """Lets steps that are compiled already see settings that were just assigned."""
-    vector = _vectors.get(optimizer)
-    if vector is not None:
+    if optimizer in _vectors:
         with tf.init_scope():
-            vector.assign(_on_host(optimizer))
+            _vectors[optimizer].assign(_on_host(optimizer))
 
 
 def by_name(vector: Tensor) -> dict[str, Tensor]:
