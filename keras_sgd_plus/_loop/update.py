@@ -86,13 +86,12 @@ def update_once(
     scope = Scope(update.carry, values, transposed, update.direct)
 
     def look_up(variable: Variable, indices: Tensor) -> Any:
-        # Rows of tables whose updates wait; None for any other variable.
+        # Rows of tables that wait; None for any other variable.
         if isinstance(shown, ShownTables):
             return shown.look_up(scope, variable, indices)
-        return None
 
     def multiply(variable: Variable, inputs: Tensor) -> Any:
-        # Products with kernels whose updates wait; None for any other variable.
+        # Products with kernels that wait; None for any other variable.
         return _product(update, scope, values, shown, variable, inputs)
 
     def check_shown() -> None:
@@ -121,25 +120,30 @@ def update_once(
     if scope.undeclared:
         raise TraceAgain(variables=scope.undeclared)
     check_shown()  # once more, for what `compute_metrics` looked at
-    reasons = update.tables.new_reasons(looked_up, gradients) if lowered else None
-    if reasons:
-        raise TraceAgain(tables=reasons)
+    if lowered and (tables := update.tables.new_reasons(looked_up, gradients)):
+        raise TraceAgain(tables=tables)
     if guard is not None:
         chosen = _chosen_by_rule(update, values, before)
         counter = update.variables.iterations
         new = guard.choose(update.carry.variables, new, values, counter, chosen)
-    logs = (
-        keras.tree.map_structure(tf.convert_to_tensor, logs)
-        if update.keeps_logs
-        else ()
-    )
-    pairs = enumerate(zip(new, values, strict=True))
-    changed, lazy = frozenset(i for i, (a, b) in pairs if a is not b), ()
-    if shown is not None:
-        new = shown.carried(new)
-        changed, lazy = changed | shown.positions, shown.state
+    if update.keeps_logs:
+        logs = keras.tree.map_structure(tf.convert_to_tensor, logs)
+    else:
+        logs = ()
+    new, changed, lazy = _carried(new, values, shown)
     scope.direct.check(update.model, changed, ())
     return UpdateResult(new, logs, guard, has_started, changed, lazy, recorded)
+
+
+def _carried(
+    new: Values, old: Values, shown: Shown | None
+) -> tuple[Values, frozenset[int], Any]:
+    # Values to go on with, positions of those that are new, the state of lazy weights.
+    pairs = enumerate(zip(new, old, strict=True))
+    changed = frozenset(i for i, (a, b) in pairs if a is not b)
+    if shown is None:
+        return new, changed, ()
+    return shown.carried(new), changed | shown.positions, shown.state
 
 
 class BackwardResult(NamedTuple):

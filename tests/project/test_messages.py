@@ -61,7 +61,7 @@ FILLED_IN = {
     ),
     "optimizer/test_misspelt.py": (
         "SGDPlus must be given arguments that it has.",
-        "The setting `{}` must be assigned by its name.",
+        "The setting `learning_rate` must be assigned by its name.",
         "SGDPlus must be called as an optimizer of Keras.",
     ),
     "optimizer/test_registered.py": ("`batch_size` must be an int, or None.",),
