@@ -16,10 +16,8 @@ from keras_sgd_plus._loop.scope import Carry, Facts, Scope, refuse_direct
 from keras_sgd_plus._private import keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
 from keras_sgd_plus._report import records, running_sums
-from keras_sgd_plus._report.guard import Skips, no_skips
 from keras_sgd_plus._report.records import Recorder, no_records
 from keras_sgd_plus._rule.part import Numbers, Slot, State
-from keras_sgd_plus._rule.parts import AVERAGES
 from keras_sgd_plus._rule.rule import Rule, all_slots, by_name, numbers_of
 
 
@@ -219,20 +217,6 @@ class ExampleUpdate:
     def raises(self) -> bool:
         """Whether training ends at the first group that is not finite."""
         return self.optimizer.nonfinite == "raise"
-
-    def no_skips(self, values: Values, num_rows: Tensor, skip_all: Tensor) -> Skips:
-        """The list of bad groups before the first one.
-
-        The averages of `use_ema` are zeros until the first update is applied, which the
-        counter does not tell.
-        """
-        averages = [
-            tf.reduce_any(values[self.carry.index(v)] != 0)
-            for v in self.variables.slots.get(AVERAGES.name, ())
-            if v is not None
-        ]
-        started = tf.reduce_any(tf.stack(averages)) if averages else tf.constant(True)
-        return no_skips(num_rows, self.group_size, skip_all, started)
 
     def no_records(self, num_groups: Tensor, outputs: Any) -> Any:
         """Records before the first group; () where no log asks for them.

@@ -43,7 +43,6 @@ class UpdateResult(NamedTuple):
         values: the carry's.
         logs: of the group, or ().
         guard: None under nonfinite="propagate".
-        has_started: () bool, whether an update has been applied by now; with a guard.
         changed: positions in the carry of values that are new.
         lazy: the state of weights whose updates wait, or ().
         record: of the group, or () where no log asks for it.
@@ -52,7 +51,6 @@ class UpdateResult(NamedTuple):
     values: Values
     logs: Logs
     guard: Guard | None
-    has_started: Tensor
     changed: frozenset[int]
     lazy: Any
     record: Record | tuple[()]
@@ -113,7 +111,7 @@ def update_once(
         guard = None if skips is None else _guard(update, found, skips)
         skip = None if guard is None else guard.skip
         recorded = record_group(update, scope, y, found, skip)
-        before, has_started, shown = apply_rule(update, scope, found, guard, shown)
+        before, shown = apply_rule(update, scope, found, guard, shown)
         metrics = update.model.compute_metrics
         logs = metrics(x, y, found.y_pred, sample_weight=sample_weight)
         new = scope.values(update.carry.variables)
@@ -132,7 +130,7 @@ def update_once(
         logs = ()
     new, changed, lazy = _carried(new, values, shown)
     scope.direct.check(update.model, changed, ())
-    return UpdateResult(new, logs, guard, has_started, changed, lazy, recorded)
+    return UpdateResult(new, logs, guard, changed, lazy, recorded)
 
 
 def _carried(
@@ -228,7 +226,7 @@ def apply_rule(
     found: BackwardResult,
     guard: Guard | None,
     shown: Shown | None,
-) -> tuple[State, Tensor, Shown | None]:
+) -> tuple[State, Shown | None]:
     """Applies the rule, and puts new weights and state into the scope.
 
     Args:
@@ -239,21 +237,18 @@ def apply_rule(
         shown: weights whose updates wait, if there are any.
 
     Returns:
-        The state that the rule began with; () bool, whether an update has been applied
-        by now (None without a guard); the weights that wait, after this update.
+        The state that the rule began with; the weights that wait, after this update.
     """
     before = update.variables.read(scope)
     if not update.carry.trainable:
         warnings.warn("The model does not have any trainable weights.")
-        return before, None if guard is None else guard.has_started, shown
+        return before, shown
     _check_gradients(found.gradients, update.carry.trainable)
     gradients = found.by_index(update)
-    may_change = had_started = has_started = None
+    may_change = None
     if guard is not None:
         gradients = guard.gradients(update.rule, gradients)
         may_change = guard.may_change(update.rule, before)
-        had_started = guard.has_started
-        has_started = guard.started_after(update.rule, may_change)
     rate = tf.convert_to_tensor(update.optimizer.learning_rate)
     rates = [rate] * len(before.weights)
     if found.readers is not None:
@@ -264,7 +259,6 @@ def apply_rule(
         gradients,
         rates,
         may_change,
-        had_started,
         numbers=update.numbers,
         loss=found.loss,
     )
@@ -281,7 +275,7 @@ def apply_rule(
         (sums,) = scope.values([update.progress])
         sums = running_sums.with_loss(sums, found.loss, before.iterations, applies)
         scope.add_update((update.progress, sums))
-    return before, has_started, shown
+    return before, shown
 
 
 def _updated(

@@ -31,7 +31,7 @@ from keras_sgd_plus._loop.update import Logs, Shown, UpdateResult, update_once
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._report.guard import Skips, with_group
+from keras_sgd_plus._report.guard import Skips, no_skips, with_group
 from keras_sgd_plus._report.records import Record, with_record
 from keras_sgd_plus._rule.rule import all_numbers
 
@@ -170,7 +170,7 @@ def update_and_list(
     guard = result.guard
     if guard is not None:
         result = result._replace(logs=guard.logs(result.logs, logs))
-        skips = with_group(skips, guard.cause, positions, result.has_started)
+        skips = with_group(skips, guard.cause, positions)
     return result, skips
 
 
@@ -429,7 +429,7 @@ def walk(
     skips = ()
     if skip_all is not None:
         rows = 2 if update.raises else most_groups + 2
-        skips = update.no_skips(values, rows, skip_all)
+        skips = no_skips(rows, update.group_size, skip_all)
     in_blocks = lowered and bool(update.blocks.places)
     if in_blocks:
         body_fn = block_body(loop, num_groups, skip_all is not None, turns)

@@ -19,7 +19,7 @@ from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._rule.gradient import Gradient, RowsGradient
 from keras_sgd_plus._rule.part import State, select, window_ends
-from keras_sgd_plus._rule.parts import ACCUMULATORS, Accumulate, Average
+from keras_sgd_plus._rule.parts import ACCUMULATORS, Accumulate
 from keras_sgd_plus._rule.rule import Rule
 
 NONE, LOSS = -1, 0
@@ -31,13 +31,9 @@ class Skips(NamedTuple):
 
     count: Tensor  # () int32, groups
     rows: Tensor  # (rows, 1 + k) int32: cause and positions of each, in order of visit
-    # () bool, whether an update has been applied in all of training.
-    has_started: Tensor
 
 
-def no_skips(
-    num_rows: Tensor, group_size: int, skip_all: Tensor, has_started: Tensor
-) -> Skips:
+def no_skips(num_rows: Tensor, group_size: int, skip_all: Tensor) -> Skips:
     """The list before the first group.
 
     Args:
@@ -45,16 +41,13 @@ def no_skips(
         group_size: k.
         skip_all: () bool, whether an earlier batch ended training. The list then begins
             with one group.
-        has_started: () bool.
     """
     shape = tf.stack([num_rows, 1 + group_size])
     rows = tf.fill(shape, NO_POSITION)
-    return Skips(tf.cast(skip_all, tf.int32), rows, has_started)
+    return Skips(tf.cast(skip_all, tf.int32), rows)
 
 
-def with_group(
-    skips: Skips, cause: Tensor, positions: Tensor, has_started: Tensor
-) -> Skips:
+def with_group(skips: Skips, cause: Tensor, positions: Tensor) -> Skips:
     """The list with one more group, if that has a cause.
 
     The row is always written, and kept only if the count moves on: cheaper than a
@@ -66,7 +59,7 @@ def with_group(
     row = tf.reshape(row, (1, width))
     rows = tf.tensor_scatter_nd_update(skips.rows, [[skips.count]], row)
     count = skips.count + tf.cast(cause != NONE, tf.int32)
-    return Skips(count, rows, has_started)
+    return Skips(count, rows)
 
 
 def first_cause(loss: Tensor, gradients: Sequence[Gradient | None]) -> Tensor:
@@ -94,13 +87,11 @@ class Guard:
         raises: whether nothing changes any more after the first bad group.
         cause: () int32, of `find`.
         skip: () bool, whether the group must change nothing.
-        has_started: () bool, whether an update has been applied before this one.
     """
 
     raises: bool
     cause: Tensor
     skip: Tensor
-    has_started: Tensor
 
     @classmethod
     def of(cls, cause: Tensor, skips: Skips, raises: bool) -> Guard:
@@ -114,7 +105,7 @@ class Guard:
         is_over = tf.logical_and(raises, skips.count > 0)
         found = tf.where(is_over, NONE, cause)
         skip = tf.logical_or(is_over, cause != NONE)
-        return cls(raises, found, skip, skips.has_started)
+        return cls(raises, found, skip)
 
     def may_change(self, rule: Rule, state: State) -> Any:
         """() bool: whether the rule may change more than the counter.
@@ -135,16 +126,6 @@ class Guard:
         steps = tf.logical_and(ends, tf.reduce_any(tf.stack(sums)))
         skips_all = tf.logical_and(self.skip, tf.logical_not(steps))
         return tf.logical_not(skips_all)
-
-    def started_after(self, rule: Rule, may_change: Tensor) -> Any:
-        """() bool: whether an update has been applied up to this one.
-
-        Averages of weights begin with the first update that is applied, which the
-        counter does not tell.
-        """
-        if rule.find(Average) is None:
-            return self.has_started
-        return tf.logical_or(self.has_started, may_change)
 
     def gradients(
         self, rule: Rule, gradients: Mapping[int, Gradient]

@@ -97,8 +97,6 @@ class Update:
             choice where it computes a value, since the next part computes with it: a
             choice at the end would keep old and new values of all. Where a gradient is
             scattered it must be zero instead; a choice would copy the table.
-        has_started: whether an update was applied before this one; None: the counter
-            tells.
         applies: whether weights move in this update; the rule finds that.
         numbers: that the parts of the rule have named.
         loss: () float, of the update, without loss scaling.
@@ -110,7 +108,6 @@ class Update:
     gradients: dict[int, Gradient]
     learning_rates: Sequence[Tensor]
     may_change: Condition = None
-    has_started: Condition = None
     applies: Condition = None
     numbers: Numbers = field(default_factory=dict)
     loss: Tensor = None

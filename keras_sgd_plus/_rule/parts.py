@@ -459,9 +459,12 @@ class Average(Part):
         count = update.state.iterations
         if self.accumulation_steps:
             count = count // self.accumulation_steps
-        goes_on = both(tf.not_equal(count, 0), update.has_started)
         weights = list(update.state.weights)
         averages = list(update.state.slots[AVERAGES.name])
+        goes_on = tf.not_equal(count, 0)
+        if update.may_change is not None:  # what was skipped has been counted
+            started = [tf.reduce_any(a != 0) for a in averages if a is not None]
+            goes_on = tf.logical_and(goes_on, tf.reduce_any(tf.stack(started)))
         for i, average in enumerate(averages):
             if average is None:
                 continue
