@@ -74,11 +74,6 @@ def losses_of(optimizer: Optimizer) -> Any:
     return _losses[optimizer] if replicas.num_replicas() == 1 else None
 
 
-def progress_of(optimizer: Optimizer) -> Any:
-    """The same; None with several replicas, whose averages are no sums."""
-    return None if replicas.num_replicas() > 1 else losses_of(optimizer)
-
-
 def with_loss(before: Tensor, loss: Tensor, iterations: Tensor, applies: Any) -> Any:
     """The sums, (6,) float64, after one more update.
 
