@@ -30,6 +30,7 @@ from keras_sgd_plus._private.types import (
     PerObject,
     Structure,
     Tensor,
+    Variable,
 )
 from keras_sgd_plus._report import bad_examples, channel, records, running_sums
 from keras_sgd_plus._report.bad_examples import Ledger
@@ -44,7 +45,9 @@ _MAX_TRACES = 9
 _steps: PerObject[Any] = PerObject(weakref.WeakKeyDictionary)
 
 
-def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -> Any:
+def run(
+    optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure
+) -> dict[str, Tensor]:
     """Trains `model` on one batch, an update per group of examples; returns the logs.
 
     Called while Keras traces its train function, by hand inside a `tf.function`, or
@@ -68,7 +71,7 @@ def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -
 
 def train_step(
     optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure
-) -> Any:
+) -> dict[str, Tensor]:
     """One train step, as it is traced or run eagerly. Arguments are those of `run`."""
     # 1. Check the batch and the settings, before the model is touched.
     replicas.check()
@@ -139,7 +142,7 @@ def _attempt(
     return _Attempt(update, ledger, iterations, start, walked)
 
 
-def _commit(done: _Attempt, num_examples: Tensor) -> Any:
+def _commit(done: _Attempt, num_examples: Tensor) -> dict[str, Tensor]:
     # Writes the variables; gives the logs.
     update, ledger, walked = done.update, done.ledger, done.walked
     notes = sizes = None
@@ -166,7 +169,9 @@ def _commit(done: _Attempt, num_examples: Tensor) -> Any:
     return logs
 
 
-def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any, Any]:
+def _average(
+    done: _Attempt, num_examples: Tensor
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     # Averages over the replicas and commits; the logs, all replicas' notes and sizes.
     update, ledger, walked = done.update, done.ledger, done.walked
     model, outer, variables = update.model, update.outer, update.carry.variables
@@ -283,6 +288,6 @@ def _kept_step(
     return logs
 
 
-def _variables(model: Model) -> list[Any]:
+def _variables(model: Model) -> list[Variable]:
     # The trainable ones once more: freezing a layer asks for a new trace.
     return [*model.trainable_variables, *model.variables, *model.metrics_variables]

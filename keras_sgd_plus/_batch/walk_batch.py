@@ -39,7 +39,7 @@ from keras_sgd_plus._rule import rule
 _PHILOX = 1  # in raw operations
 
 
-def visiting_order(seed: int, counter: Tensor, num_examples: Tensor) -> Any:
+def visiting_order(seed: int, counter: Tensor, num_examples: Tensor) -> Tensor:
     """A uniform permutation of a batch: a pure function of `seed` and `counter`.
 
     There is no generator state, and the permutation is the same with and without XLA.
@@ -67,7 +67,7 @@ def visiting_order(seed: int, counter: Tensor, num_examples: Tensor) -> Any:
     )
 
 
-def _shuffle(key: Any, num_examples: Tensor, never: Any) -> Any:
+def _shuffle(key: Tensor, num_examples: Tensor, never: Tensor) -> Tensor:
     # The shuffle of Fisher and Yates (Durstenfeld, 1964,
     # https://doi.org/10.1145/364520.364540), which is that of `stateless_shuffle`. XLA
     # has no kernel for that.
@@ -82,7 +82,7 @@ def _shuffle(key: Any, num_examples: Tensor, never: Any) -> Any:
         tf.int32, size=num_examples, element_shape=(), clear_after_read=False
     ).unstack(places)
 
-    def body_fn(i: Any, order: Tensor) -> tuple[Any, Any]:
+    def body_fn(i: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         j = tf.gather(partners, i)
         at_i, at_j = order.read(i), order.read(j)
         # Both are read before one is written, and XLA is told so by a dependency that
@@ -113,7 +113,7 @@ _SIZES = [2**i for i in range(3, 31)]
 _used: PerObject[Any] = PerObject(lambda: private_tensorflow.variable(()))
 
 
-def padded_size(model: Model, num_examples: Tensor) -> Any:
+def padded_size(model: Model, num_examples: Tensor) -> Tensor | int:
     """The size for a batch of `num_examples`, () int32; notes that it is used."""
     sizes = tf.constant(_SIZES, tf.int32)
     bucket = tf.gather(sizes, tf.searchsorted(sizes, [num_examples])[0])
@@ -198,7 +198,7 @@ def _warn_of_statistics(update: ExampleUpdate, result: Walked) -> None:
         notices.once(update.model, topic, text)
 
 
-def _order(update: ExampleUpdate, num_examples: Tensor) -> Any:
+def _order(update: ExampleUpdate, num_examples: Tensor) -> Tensor:
     if update.optimizer.order != "reshuffle":
         return None
     seed = replicas.seed_of_replica(update.optimizer.seed, 63)

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._optimizer import settings
+from keras_sgd_plus._private.types import Structure
 from keras_sgd_plus._report.bad_examples import KnownRows
 
 _SCALARS = (numbers.Number, str, bytes, np.generic)
 
 
-def arrays_of(name: str, part: Any) -> Any:
+def arrays_of(name: str, part: Structure) -> Structure:
     """The structure of a part of the data, with a NumPy array in each place.
 
     Args:
@@ -31,7 +31,7 @@ def arrays_of(name: str, part: Any) -> Any:
         ValueError: a list of rows of several lengths.
     """
 
-    def array_at(place: Any) -> Any:
+    def array_at(place: object) -> np.ndarray:
         # None lets `traverse` look inside a structure, and keeps an entry that is None.
         is_array = _is_list_of_numbers(place) or not keras.tree.is_nested(place)
         return np.asarray(place) if is_array and place is not None else None
@@ -46,7 +46,7 @@ def arrays_of(name: str, part: Any) -> Any:
         ) from None
 
 
-def _is_list_of_numbers(place: Any) -> bool:
+def _is_list_of_numbers(place: object) -> bool:
     if not isinstance(place, (list, tuple)):
         return False
     return all(isinstance(v, _SCALARS) or _is_list_of_numbers(v) for v in place)
@@ -100,9 +100,9 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
 
     def __init__(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        x: Structure,
+        y: Structure = None,
+        sample_weight: Structure = None,
         *,
         batch_size: int = 1024,
         seed: int = 0,
@@ -129,7 +129,7 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
         """The number of batches in an epoch; the last may be shorter."""
         return -(-self.num_examples // self.batch_size)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> tuple[Structure, ...]:
         """Batch `index` of the epoch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
         rows = self.rows_of(index)
         return keras.tree.map_structure(
@@ -160,7 +160,7 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
         return rng.permutation(self.num_examples)
 
 
-def check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: object) -> None:
     """Raises unless an int >= 1."""
     received = f"{name}={settings.shown(value)}"
     text = f"`{name}` must be an int >= 1. Received: {received}. Use 1 or more."
@@ -170,7 +170,7 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(text)
 
 
-def _checked_seed(value: Any) -> int:
+def _checked_seed(value: object) -> int:
     if value is None:
         raise TypeError(
             "`seed` must be an int from 0 to 2**63 - 1. Received: seed=None. Use "
@@ -179,7 +179,7 @@ def _checked_seed(value: Any) -> int:
     return settings.checked("seed", value)
 
 
-def _num_examples(parts: Sequence[Any]) -> int:
+def _num_examples(parts: Sequence[Structure]) -> int:
     # In x, y and sample_weight, which must agree.
     named = examples.named_leaves(tuple(parts))
     lengths = [len(a) if a.ndim else 0 for _, a in named]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -40,7 +39,9 @@ def to_loop_layout(view: Tensor) -> Tensor:
 
 
 def transposed(
-    model: Model, variables: Sequence[Variable], rows: Sequence[Sequence[Any]]
+    model: Model,
+    variables: Sequence[Variable],
+    rows: Sequence[Sequence[Variable | None]],
 ) -> frozenset[int]:
     """Positions in `variables` of kernels to be carried transposed, and their slots.
 
@@ -56,7 +57,7 @@ def transposed(
     return frozenset(i for i, v in enumerate(variables) if id(v) in chosen)
 
 
-def kernels(model: Model) -> dict[int, Any]:
+def kernels(model: Model) -> dict[int, Variable]:
     """The kernels of the plain Dense layers of a built model, by id."""
     return {id(k): k for layer in keras_model.layers(model) for k in _kernel(layer)}
 
@@ -104,7 +105,7 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return total, lambda upstream: (upstream * y, upstream * x)
 
 
-def _kernel(layer: Layer) -> list[Any]:
+def _kernel(layer: Layer) -> list[Variable]:
     # The kernel of a plain Dense layer on vectors. Constraints and regularizers see the
     # kernel as a whole, with its axes; under mixed precision the layer sees a copy.
     dense = keras.layers.Dense

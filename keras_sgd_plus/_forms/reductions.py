@@ -10,7 +10,7 @@ native form adds up a matrix. Masks are drawn as TensorFlow draws them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -81,7 +81,7 @@ def sparse_categorical_crossentropy(
 
 
 @tf.custom_gradient
-def _cross_entropy(labels: Tensor, logits: Tensor) -> tuple[Any, Callable[..., Any]]:
+def _cross_entropy(labels: Tensor, logits: Tensor) -> Any:
     classes = logits.shape[-1]
     shifted = logits - largest_of_rows(logits)
     exps = tf.exp(shifted)
@@ -92,7 +92,7 @@ def _cross_entropy(labels: Tensor, logits: Tensor) -> tuple[Any, Callable[..., A
     picked = tf.gather(shifted, inside, batch_dims=1)
     losses = tf.where(is_valid, tf.math.log(totals[:, 0]) - picked, nan)
 
-    def grad(upstream: Tensor) -> tuple[None, Any]:
+    def grad(upstream: Tensor) -> tuple[None, Tensor]:
         target = tf.one_hot(inside, classes, dtype=logits.dtype)
         slopes = tf.where(is_valid, upstream, nan)
         slopes = slopes[:, None]
@@ -107,8 +107,11 @@ _MANY_ROWS = 64  # to sum gradients of; fewer are computed twice as well
 
 
 def moments(
-    x: Tensor, axes: Any, keepdims: bool = False, synchronized: bool = False
-) -> Any:
+    x: Tensor,
+    axes: int | Sequence[int],
+    keepdims: bool = False,
+    synchronized: bool = False,
+) -> tuple[Tensor, Tensor] | None:
     """Mean and variance over all axes but the last, or None for other axes."""
     x = tf.convert_to_tensor(x)
     if synchronized or x.dtype in (tf.float16, tf.bfloat16) or not _is_static(x):
@@ -192,7 +195,10 @@ _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 
 
 def dropout(
-    inputs: Tensor, rate: Any, noise_shape: Any = None, seed: Any = None
+    inputs: Tensor,
+    rate: float,
+    noise_shape: Sequence[int | None] | None = None,
+    seed: keras.random.SeedGenerator | None = None,
 ) -> Tensor:
     """Drops the elements that `stateless_dropout` drops; None with an odd rate."""
     if not isinstance(rate, float) or not 0 < rate < 1:
@@ -215,7 +221,9 @@ def dropout(
     return tf.where(kept, scaled, tf.zeros_like(scaled))
 
 
-def _native_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Tensor:
+def _native_mask(
+    seed: Tensor, rate: float, shape: tf.TensorShape, dtype: tf.DType
+) -> Tensor:
     # In a loop of one turn, which XLA makes one kernel of: outside of such a kernel it
     # computes the bits anew for every element. What is drawn depends on the turn, or
     # XLA would move the work out of the loop.
@@ -232,7 +240,7 @@ def _native_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Tensor:
     )[1]
 
 
-def uniform(seed: Any, shape: tf.TensorShape) -> Tensor:
+def uniform(seed: Tensor, shape: tf.TensorShape) -> Tensor:
     """`tf.random.stateless_uniform(shape, seed)`, float32 from 0 to 1.
 
     The rounds are turns of a loop. Unrolled, XLA:CPU would compute all ten anew for
@@ -246,7 +254,7 @@ def uniform(seed: Any, shape: tf.TensorShape) -> Tensor:
     high = counter[1] + tf.cast(low < counter[0], tf.uint64)
     keys = tf.stack(_halves(key[0]))
 
-    def body_fn(i: Any, keys: Any, *x: Tensor) -> tuple[Any, ...]:
+    def body_fn(i: Tensor, keys: Tensor, *x: Tensor) -> tuple[Tensor, ...]:
         low_0, high_0 = _halves(tf.cast(x[0], tf.uint64) * _MULTIPLIERS[0])
         low_1, high_1 = _halves(tf.cast(x[2], tf.uint64) * _MULTIPLIERS[1])
         mixed = _xor(high_1, x[1], keys[0]), low_1, _xor(high_0, x[3], keys[1]), low_0
@@ -263,10 +271,10 @@ def uniform(seed: Any, shape: tf.TensorShape) -> Tensor:
     return tf.reshape(numbers, shape)
 
 
-def _halves(numbers: Any) -> tuple[Any, Any]:
+def _halves(numbers: Tensor) -> tuple[Tensor, Tensor]:
     high = tf.bitwise.right_shift(numbers, tf.constant(32, tf.uint64))
     return tf.cast(numbers, tf.uint32), tf.cast(high, tf.uint32)
 
 
-def _xor(a: Any, b: Any, c: Any) -> Tensor:
+def _xor(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(a, b), c)

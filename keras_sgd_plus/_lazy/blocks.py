@@ -34,8 +34,8 @@ import keras
 import tensorflow as tf
 
 from keras_sgd_plus._lazy.block_plan import BlockPlace, BlockPlan
-from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._rule.gradient import OuterGradient
+from keras_sgd_plus._private.types import Tensor, Variable
+from keras_sgd_plus._rule.gradient import Gradient, OuterGradient
 from keras_sgd_plus._rule.part import Numbers
 from keras_sgd_plus._rule.parts import exact_decay
 
@@ -67,9 +67,9 @@ def first_coefficients(
 def advance_coefficients(
     before: Coefficients,
     row: Tensor,
-    momentum: Any,
+    momentum: Tensor,
     nesterov: bool,
-    factor: Any,
+    factor: Tensor,
     applies: Tensor,
 ) -> Coefficients:
     """The coefficients after the update of one more example.
@@ -210,7 +210,7 @@ def finished(
     changes = walked(changes, num_walked)
     clean = walked(product.clean, num_walked)  # infinity times zero is NaN
 
-    def weighted(shares: Any) -> Tensor:
+    def weighted(shares: Tensor) -> Tensor:
         if isinstance(shares, tuple):
             return changes
         return tf.cast(shares, dtype)[:, None] * changes
@@ -231,7 +231,7 @@ def finished(
     return weight - total, velocity
 
 
-def walked(rows: Tensor, num_walked: Tensor) -> Any:
+def walked(rows: Tensor, num_walked: Tensor) -> Tensor:
     """Rows, (k, m), with zeros in those of examples that were not walked."""
     is_walked = tf.range(rows.shape[0]) < num_walked
     return tf.where(is_walked[:, None], rows, 0)
@@ -300,7 +300,7 @@ class EnteredBlock:
             ],
         )
 
-    def without(self, values: Sequence[Tensor]) -> list[Any]:
+    def without(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The carry's values without the kernels, which stay as they are in a block."""
         waiting = self.plan.positions
         return [() if i in waiting else value for i, value in enumerate(values)]
@@ -310,7 +310,7 @@ class EnteredBlock:
         held = tuple(tf.identity(product.weight) for product in self.products)
         return ShownBlock(self, state, held)
 
-    def finish(self, values: Sequence[Tensor], state: BlockState) -> list[Any]:
+    def finish(self, values: Sequence[Tensor], state: BlockState) -> list[Tensor]:
         """The carry's values once the updates of the block are made."""
         found = list(values)
         for k, place in enumerate(self.plan.places):
@@ -348,7 +348,7 @@ class ShownBlock:
         """Positions in the carry of the kernels and their velocities."""
         return self.entered.plan.positions
 
-    def placed(self, values: Sequence[Tensor]) -> list[Any]:
+    def placed(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The carry's values, with placeholders for the kernels."""
         found = list(values)
         for k, place in enumerate(self._places):
@@ -357,7 +357,7 @@ class ShownBlock:
                 found[place.velocity_position] = self.entered.products[k].velocity
         return found
 
-    def misread(self, scope: Any, gradients: Mapping[int, Any]) -> dict[str, Any]:
+    def misread(self, scope: Any, gradients: Mapping[int, Gradient]) -> dict[str, Any]:
         """Kernels that were used other than in one product, or have another gradient.
 
         Asked before the step, and at the end of the update, when all reads are known.
@@ -372,11 +372,11 @@ class ShownBlock:
                 found[id(variable)] = None
         return {"kernels": found} if found else {}
 
-    def carried(self, values: Sequence[Tensor]) -> list[Any]:
+    def carried(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The carry's values without the kernels."""
         return self.entered.without(values)
 
-    def multiplied(self, variable: Any) -> tuple[Tensor, Tensor] | None:
+    def multiplied(self, variable: Variable) -> tuple[Tensor, Tensor] | None:
         """The inputs of this example and their product with the kernel as it is now.
 
         (1, n) and (1, m); None for another variable.
@@ -405,7 +405,10 @@ class ShownBlock:
         return tf.gather(product.inputs, row), outputs
 
     def step(
-        self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
+        self,
+        gradients: Mapping[int, Gradient],
+        rates: Sequence[Tensor],
+        applies: Tensor,
     ) -> ShownBlock:
         """The kernels after one update; the gradients are `OuterGradient`s."""
         plan, numbers = self.entered.plan, self.entered.numbers
@@ -433,11 +436,11 @@ class ShownBlock:
         return self.entered.plan.places
 
 
-def share(factor: Tensor, outputs: Tensor) -> Any:
+def share(factor: Tensor, outputs: Tensor) -> Tensor:
     """The product; zero where the factor is, though outputs may have overflowed."""
     return tf.where(tf.equal(factor, 0), tf.zeros_like(outputs), factor * outputs)
 
 
-def _is_earlier(size: int, row: Any) -> Any:
+def _is_earlier(size: int, row: Tensor) -> Tensor:
     # (size,) bool: the rows before one. Its own entry of G has no part in its outputs.
     return tf.range(size) < row

@@ -22,7 +22,7 @@ that ordering where XLA cannot see it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -75,7 +75,7 @@ class ConstantDecay:
     def __init__(self, single: Idle, num_updates: Tensor) -> None:
         zeros = tf.zeros(tf.reshape(num_updates + 1, (1,)), tf.float64)
 
-        def body(n: Tensor, now: Idle, table: Idle) -> tuple[Any, ...]:
+        def body(n: Tensor, now: Idle, table: Idle) -> tuple[Tensor, Idle, Idle]:
             return n + 1, then(now, single), _put_idle(table, n, now)
 
         none = _identity(())
@@ -87,15 +87,15 @@ class ConstantDecay:
         """The state before the first update."""
         return tf.constant(0)
 
-    def count(self, state: Any) -> Tensor:
+    def count(self, state: Tensor) -> Tensor:
         """() int32, the updates so far."""
         return state
 
-    def advance(self, state: Any, single: Idle, applies: Tensor) -> Tensor:
+    def advance(self, state: Tensor, single: Idle, applies: Tensor) -> Tensor:
         """The state after one more update, if it applies, () bool or None."""
         return state + (1 if applies is None else tf.cast(applies, tf.int32))
 
-    def since(self, state: Any, last: Tensor) -> Idle:
+    def since(self, state: Tensor, last: Tensor) -> Idle:
         """The updates from number `last`, int32 of any shape, until now."""
         return _at(self._table, state - last)
 
@@ -155,7 +155,7 @@ class ScheduledDecay:
 Clock = ConstantDecay | ScheduledDecay
 
 
-def _identity(shape: Any) -> Idle:
+def _identity(shape: Sequence[int]) -> Idle:
     one, zero = tf.ones(shape, tf.float64), tf.zeros(shape, tf.float64)
     return Idle(one, zero, one)
 
@@ -164,7 +164,7 @@ def _at(table: Idle, places: Tensor) -> Idle:
     return Idle(*(tf.gather(column, places) for column in table))
 
 
-def _where(condition: Any, new: Idle, old: Idle) -> Idle:
+def _where(condition: Tensor, new: Idle, old: Idle) -> Idle:
     pairs = zip(new, old, strict=True)
     return Idle(*(tf.where(condition, a, b) for a, b in pairs))
 
@@ -201,7 +201,7 @@ def fetched(table: Table, ids: Tensor) -> Tensor:
     """
     tables = [t for t in table[:2] if t is not None]
 
-    def body(r: Any, total: Tensor) -> tuple[Any, ...]:
+    def body(r: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         at = _one(ids, r)
         parts = [tf.cast(tf.gather(table.last, at), total.dtype)]
         for each in tables:
@@ -219,7 +219,7 @@ def read(table: Table, ids: Tensor, since: Since) -> Tensor:
     """The rows as they are after the updates that they have missed, (k, width)."""
     width = table.weight.shape[1]
 
-    def body(r: Any, rows: Tensor) -> tuple[Any, ...]:
+    def body(r: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         at = _one(ids, r)
         weight, velocity = (t if t is None else tf.gather(t, at) for t in table[:2])
         row = _moved(since(tf.gather(table.last, at)), weight, velocity)
@@ -251,7 +251,7 @@ def move(
             Nesterov.
     """
 
-    def body(r: Any, *old: Tensor) -> tuple[Any, ...]:
+    def body(r: Tensor, *old: Tensor) -> tuple[Tensor, ...]:
         weights, velocities, last = old[0], old[1:-1], old[-1]
         at = _one(ids, r)
         start, hidden = tf.stack([at[0], 0]), at * tracing.one()
@@ -277,7 +277,7 @@ def finish(table: Table, since: Since, number: Tensor) -> Table:
     num_rows, width = table.weight.shape
     size = min(_ROWS_AT_ONCE, num_rows)
 
-    def body(i: Any, weights: Any, *velocities: Any) -> tuple[Any, ...]:
+    def body(i: Tensor, weights: Tensor, *velocities: Tensor) -> tuple[Tensor, ...]:
         first = tf.minimum(i * size, num_rows - size)
         start = tf.stack([first, 0])
         behind = tf.slice(table.last, [first], [size])
@@ -297,7 +297,7 @@ def finish(table: Table, since: Since, number: Tensor) -> Table:
     return _table([*_in_turns(-(-num_rows // size), body, *old), table.last])
 
 
-def _one(tensor: Tensor, r: Any) -> Tensor:
+def _one(tensor: Tensor, r: Tensor) -> Tensor:
     return tf.gather(tensor, tf.reshape(r, (1,)))  # a slice would fix r for XLA
 
 
@@ -312,12 +312,16 @@ def _table(tensors: list[Tensor]) -> Table:
     return Table(weight, velocity[0] if velocity else None, last)
 
 
-def _for_each(ids: Tensor, body: Callable[..., Any], *state: Any) -> list[Any]:
+def _for_each(
+    ids: Tensor, body: Callable[..., tuple[Tensor, ...]], *state: Tensor
+) -> list[Tensor]:
     num = tf.shape(ids)[0] if ids.shape[0] is None else ids.shape[0]
     return _in_turns(num, body, *state)
 
 
-def _in_turns(num: Any, body: Callable[..., Any], *state: Any) -> list[Any]:
+def _in_turns(
+    num: int, body: Callable[..., tuple[Tensor, ...]], *state: Tensor
+) -> list[Tensor]:
     _, *found = tf.while_loop(
         lambda i, *_: i < num,
         body,

@@ -38,7 +38,7 @@ class RuleVariables:
     iterations: Variable
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: list[Any]) -> RuleVariables:
+    def of(cls, optimizer: Optimizer, weights: list[Variable]) -> RuleVariables:
         """The variables of an SGDPlus that is built with `weights`.
 
         Raises:
@@ -50,7 +50,7 @@ class RuleVariables:
         return cls(weights, slots, keras_optimizer.raw_iterations(optimizer))
 
     @property
-    def rows(self) -> list[tuple[Any, ...]]:
+    def rows(self) -> list[tuple[Variable | None, ...]]:
         """Per weight, that weight and its slots; None where there is no slot."""
         return list(zip(self.weights, *self.slots.values(), strict=True))
 
@@ -72,7 +72,9 @@ class RuleVariables:
                 scope.put(variable, value)
 
 
-def _variables(optimizer: Optimizer, slot: Slot, num_weights: int) -> Sequence[Any]:
+def _variables(
+    optimizer: Optimizer, slot: Slot, num_weights: int
+) -> Sequence[Variable | None]:
     # They are made in `build`, and never after.
     found = list(getattr(optimizer, slot.attribute, ()))
     if len(found) != num_weights:
@@ -234,7 +236,7 @@ class ExampleUpdate:
         started = tf.reduce_any(tf.stack(averages)) if averages else tf.constant(True)
         return no_skips(num_rows, self.group_size, skip_all, started)
 
-    def no_records(self, num_groups: Tensor, outputs: Any) -> Any:
+    def no_records(self, num_groups: Tensor, outputs: Structure) -> Tables | tuple[()]:
         """Records before the first group; () where no log asks for them.
 
         Args:

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._private.types import Structure, Tensor
+from keras_sgd_plus._private.types import Operation, Parts, Structure, Tensor
 
 Leaf = Any  # tf.Tensor, tf.SparseTensor or tf.RaggedTensor with a batch axis
 
 
-def unpack(data: Structure) -> tuple[Any, Any, Any]:
+def unpack(data: Structure) -> Parts:
     """Splits the data of a train step into x, y and sample_weight, as tensors.
 
     A single weight for the whole batch becomes one per example, as Keras broadcasts it.
@@ -24,7 +24,7 @@ def unpack(data: Structure) -> tuple[Any, Any, Any]:
         return x, y, sample_weight
     num_examples = count(first)
 
-    def per_example(weight: Tensor) -> Any:
+    def per_example(weight: Tensor) -> Tensor | None:
         if weight is None or weight.shape.rank != 0 or weight.dtype == tf.string:
             return weight
         return tf.broadcast_to(weight, [num_examples])
@@ -32,7 +32,7 @@ def unpack(data: Structure) -> tuple[Any, Any, Any]:
     return x, y, keras.tree.map_structure(per_example, sample_weight)
 
 
-def named_leaves(batch: tuple[Any, Any, Any]) -> list[tuple[str, Leaf]]:
+def named_leaves(batch: Parts) -> list[tuple[str, Leaf]]:
     """The tensors of a batch with names for messages, None entries left out."""
     named = []
     for name, part in zip(("x", "y", "sample_weight"), batch, strict=True):
@@ -49,7 +49,7 @@ def flat(batch: Structure) -> list[Leaf]:
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
 
-def pack(batch: Structure, leaves: list[Leaf]) -> Any:
+def pack(batch: Structure, leaves: list[Leaf]) -> Structure:
     """The inverse of `flat`: other tensors in the structure of `batch`."""
     following = iter(leaves)
     return keras.tree.map_structure(
@@ -57,10 +57,10 @@ def pack(batch: Structure, leaves: list[Leaf]) -> Any:
     )
 
 
-def waiting_for(checks: list[Any], batch: Structure) -> Any:
+def waiting_for(checks: list[Operation], batch: Structure) -> Structure:
     """The same batch, whose tensors exist only once `checks` have passed."""
 
-    def wait(leaf: Leaf | None) -> Any:
+    def wait(leaf: Leaf | None) -> Leaf | None:
         if leaf is None:
             return None
         return tf.nest.map_structure(tf.identity, leaf, expand_composites=True)
@@ -71,10 +71,10 @@ def waiting_for(checks: list[Any], batch: Structure) -> Any:
         return tuple(keras.tree.map_structure(wait, part) for part in batch)
 
 
-def specs(batch: Structure, num_examples: int) -> Any:
+def specs(batch: Structure, num_examples: int) -> Structure:
     """The `tf.TypeSpec`s of a batch of `num_examples`; None entries stay."""
 
-    def spec(leaf: Leaf | None) -> Any:
+    def spec(leaf: Leaf | None) -> tf.TypeSpec | None:
         if leaf is None:
             return None
         shape = [num_examples, *leaf.shape[1:]]
@@ -98,7 +98,7 @@ def static_count(leaf: Leaf) -> int | None:
     return leaf.shape[0] if leaf.shape.rank else None
 
 
-def count(leaf: Leaf) -> Any:
+def count(leaf: Leaf) -> int | Tensor:
     """The number of examples: an int where known while tracing, else () int32."""
     static = static_count(leaf)
     if static is not None:
@@ -133,13 +133,13 @@ def gather_examples(leaf: Leaf, positions: Tensor) -> Leaf:
     )
 
 
-def pad(leaf: tf.Tensor, size: Any) -> tf.Tensor:
+def pad(leaf: tf.Tensor, size: int | Tensor) -> tf.Tensor:
     """Appends zeros until the batch axis has `size` entries; free if it has them."""
     missing = [[0, size - tf.shape(leaf)[0]]]
     return tf.pad(leaf, missing + [[0, 0]] * (leaf.shape.rank - 1))
 
 
-def _as_tensor(leaf: Tensor) -> Any:
+def _as_tensor(leaf: Tensor) -> Leaf | None:
     if leaf is None or isinstance(leaf, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)):
         return leaf
     return tf.convert_to_tensor(leaf)

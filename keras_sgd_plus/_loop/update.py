@@ -85,13 +85,13 @@ def update_once(
     transposed = update.transposed if lowered else ()
     scope = Scope(update.carry, values, transposed, update.direct)
 
-    def look_up(variable: Variable, indices: Tensor) -> Any:
+    def look_up(variable: Variable, indices: Tensor) -> Tensor | None:
         # Rows of tables whose updates wait; None for any other variable.
         if isinstance(shown, ShownTables):
             return shown.look_up(scope, variable, indices)
         return None
 
-    def multiply(variable: Variable, inputs: Tensor) -> Any:
+    def multiply(variable: Variable, inputs: Tensor) -> Tensor | None:
         # Products with kernels whose updates wait; None for any other variable.
         return _product(update, scope, values, shown, variable, inputs)
 
@@ -310,7 +310,7 @@ def _product(
     shown: Shown | None,
     variable: Variable,
     inputs: Tensor,
-) -> Any:
+) -> Tensor | None:
     if not scope.is_here():
         return None
     reads = update.blocks.new_reads(variable, inputs, values)
@@ -374,7 +374,7 @@ def record_group(
 
 def _unweighted(
     update: ExampleUpdate, scope: Scope, y: Structure, found: BackwardResult
-) -> Any:
+) -> Structure:
     # In a scope of its own, so that Keras counts each loss of several outputs once.
     variables = update.carry.variables
     pairs = [(v, scope.get_current_value(v)) for v in variables]
@@ -383,7 +383,7 @@ def _unweighted(
     return found.loss if loss is None else loss
 
 
-def _as_numpy_can(tensor: Tensor) -> Any:
+def _as_numpy_can(tensor: Tensor) -> Tensor:
     # Files of NumPy know no bfloat16.
     tensor = tf.convert_to_tensor(tensor)
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor

@@ -30,7 +30,7 @@ from keras_sgd_plus._loop.scope import Scope, TraceAgain
 from keras_sgd_plus._loop.update import Logs, Shown, UpdateResult, update_once
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._private.types import Tensor, Variable
 from keras_sgd_plus._report.guard import Skips, with_group
 from keras_sgd_plus._report.records import Record, with_record
 from keras_sgd_plus._rule.rule import all_numbers
@@ -106,7 +106,7 @@ class Loop:
 
     def _turn(
         self,
-        i: Any,
+        i: Tensor,
         values: Values,
         logs: Logs,
         skips: Any,
@@ -133,7 +133,7 @@ class Loop:
         carry = (i + 1, *done)
         return carry, Turn(result.changed, surely_compiles)
 
-    def positions(self, i: Any) -> Any:
+    def positions(self, i: Tensor) -> Tensor:
         """(k,) int32: where the examples of group number i are in the batch."""
         size = self.update.group_size
         if size == 1:  # fewer operations, which are traced and compiled
@@ -142,7 +142,7 @@ class Loop:
             positions = i * size + tf.range(size, dtype=tf.int32)
         return positions if self.order is None else tf.gather(self.order, positions)
 
-    def group_at(self, positions: Tensor) -> list[Any]:
+    def group_at(self, positions: Tensor) -> list[Tensor]:
         """The tensors of the examples at these positions."""
         return [examples.gather_examples(leaf, positions) for leaf in self.leaves]
 
@@ -216,7 +216,9 @@ def block_inputs(
             found.append(inputs_at(first + tf.range(size), place))
             continue
 
-        def body(r: Any, rows: Tensor, place: BlockPlace = place) -> Any:
+        def body(
+            r: Tensor, rows: Tensor, place: BlockPlace = place
+        ) -> tuple[Tensor, Tensor]:
             row = inputs_at(tf.reshape(first + r, (1,)), place)
             return r + 1, put(rows, tf.stack([r, 0]), row)
 
@@ -232,12 +234,12 @@ def block_inputs(
 
 
 def _inputs_of(
-    update: ExampleUpdate, values: Values, group: Sequence[Tensor], kernel: Any
+    update: ExampleUpdate, values: Values, group: Sequence[Tensor], kernel: Variable
 ) -> Tensor:
     # (k, n), of k examples.
     waiting = {id(place.variable) for place in update.blocks.places}
 
-    def multiply(variable: Any, inputs: Tensor) -> Any:
+    def multiply(variable: Variable, inputs: Tensor) -> Tensor | None:
         if variable is kernel:
             raise _Met(inputs)
         if id(variable) not in waiting:
@@ -281,17 +283,17 @@ def block_body(
     """
     update = loop.update
 
-    def examples_at(numbers: Tensor) -> list[Any]:
+    def examples_at(numbers: Tensor) -> list[Tensor]:
         order = loop.order
         return loop.group_at(numbers if order is None else tf.gather(order, numbers))
 
     def body(
-        first: Any,
-        values: Any,
+        first: Tensor,
+        values: Values,
         logs: Any,
         skips: Any,
         records: Any,
-        fence: Any,
+        fence: Tensor,
         memory: Memory,
     ) -> tuple[Any, ...]:
         buffers = memory.buffers
@@ -421,7 +423,7 @@ def walk(
     loop = Loop(update, leaves, order, compiled, lowered, one, entered)
     turns: list[Turn] = []  # one, or one per group where nothing is traced
 
-    def cond_fn(i: Any, *carry: Any) -> Any:
+    def cond_fn(i: Tensor, *carry: object) -> Tensor:
         return i < num_groups
 
     start = update.other_layout(values) if lowered else list(values)

@@ -11,15 +11,19 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
-Graph: TypeAlias = Any  # tf.Graph
-Layer: TypeAlias = Any  # keras.layers.Layer
-Model: TypeAlias = Any  # keras.Model
-Operation: TypeAlias = Any  # tf.Operation
+import keras
+import tensorflow as tf
+
+Graph: TypeAlias = tf.Graph
+Layer: TypeAlias = keras.layers.Layer
+Model: TypeAlias = keras.Model
+Operation: TypeAlias = tf.Operation
 Optimizer: TypeAlias = Any  # keras.optimizers.Optimizer, mostly an SGDPlus
-Strategy: TypeAlias = Any  # tf.distribute.Strategy
-Structure: TypeAlias = Any  # dicts, lists and tuples of tensors or arrays
-Tensor: TypeAlias = Any  # tf.Tensor
-Variable: TypeAlias = Any  # keras.Variable
+Strategy: TypeAlias = tf.distribute.Strategy
+Structure: TypeAlias = object  # tensors or arrays, or dicts, lists, tuples of them
+Tensor: TypeAlias = tf.Tensor
+Variable: TypeAlias = keras.Variable
+Parts: TypeAlias = tuple[Structure, Structure, Structure]  # x, y, sample_weight
 
 V = TypeVar("V")
 
@@ -38,7 +42,7 @@ class PerObject(weakref.WeakKeyDictionary[Any, V], Generic[V]):
         super().__init__()
         self._make = make
 
-    def __getitem__(self, key: Any) -> V:
+    def __getitem__(self, key: object) -> V:
         if key not in self:
             self[key] = self._make()
         return super().__getitem__(key)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
-from keras_sgd_plus._private.types import Tensor, Variable
+from keras_sgd_plus._private.types import Structure, Tensor, Variable
 from keras_sgd_plus._rule.gradient import Gradient, RowsGradient
 from keras_sgd_plus._rule.part import State, select, window_ends
 from keras_sgd_plus._rule.parts import ACCUMULATORS, Accumulate, Average
@@ -116,7 +116,7 @@ class Guard:
         skip = tf.logical_or(is_over, cause != NONE)
         return cls(raises, found, skip, skips.has_started)
 
-    def may_change(self, rule: Rule, state: State) -> Any:
+    def may_change(self, rule: Rule, state: State) -> Tensor:
         """() bool: whether the rule may change more than the counter.
 
         Under gradient accumulation a bad group adds nothing, but the step at the end of
@@ -136,7 +136,7 @@ class Guard:
         skips_all = tf.logical_and(self.skip, tf.logical_not(steps))
         return tf.logical_not(skips_all)
 
-    def started_after(self, rule: Rule, may_change: Tensor) -> Any:
+    def started_after(self, rule: Rule, may_change: Tensor) -> Tensor:
         """() bool: whether an update has been applied up to this one.
 
         Averages of weights begin with the first update that is applied, which the
@@ -168,7 +168,7 @@ class Guard:
         old: Sequence[Tensor],
         counter: Variable,
         chosen: Collection[int],
-    ) -> list[Any]:
+    ) -> list[Tensor]:
         """The values to go on with, per variable of the carry.
 
         Args:
@@ -191,6 +191,6 @@ class Guard:
             found.append(after)
         return found
 
-    def logs(self, new: Tensor, old: Tensor) -> Any:
+    def logs(self, new: Tensor, old: Tensor) -> Structure:
         """The logs to go on with: those of the last group that counted."""
         return tf.nest.map_structure(lambda a, b: select(self.skip, b, a), new, old)

@@ -86,13 +86,15 @@ def with_record(tables: Any, number: Tensor, new: Any) -> Any:
     if not isinstance(new, Record):
         return tables
 
-    def with_row(table: Tensor, row: Tensor) -> Any:
+    def with_row(table: Tensor, row: Tensor) -> Tensor:
         return tf.tensor_scatter_nd_update(table, [[number]], _full(table, row)[None])
 
     return tf.nest.map_structure(with_row, tables, new)
 
 
-def record(numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Any) -> Record:
+def record(
+    numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Tensor
+) -> Record:
     """The record of one group; NaN if the group was skipped.
 
     Args:
@@ -105,7 +107,7 @@ def record(numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Any) -> R
     if skip is None:
         return found
 
-    def nan_if_skipped(tensor: Any) -> Any:
+    def nan_if_skipped(tensor: Tensor) -> Tensor:
         if not tensor.dtype.is_floating:
             return tensor
         return tf.where(skip, tf.constant(float("nan"), tensor.dtype), tensor)
@@ -124,14 +126,14 @@ def gradient_norm(gradients: Sequence[Gradient | None]) -> Tensor:
         return tf.zeros(())
     total = tf.add_n([tf.cast(inner(g, g), tf.float32) for g in found])
 
-    def by_scale() -> Any:  # squares overflow sooner than the norm
+    def by_scale() -> Tensor:  # squares overflow sooner than the norm
         return norm_of(tf.stack([tf.cast(norm(g), tf.float32) for g in found]))
 
     is_plain = total < tf.float32.max
     return tf.cond(is_plain, lambda: tf.sqrt(total), by_scale, name=xla.TAKEN)
 
 
-def _full(table: Tensor, values: Tensor) -> Any:
+def _full(table: Tensor, values: Tensor) -> Tensor:
     # Zeros for the members that a shorter group lacks.
     if values.shape[0] is not None and values.shape[0] == table.shape[1]:
         return values
@@ -155,7 +157,7 @@ def ids_of(x: Structure, id: str | int) -> Tensor:
     return _column(x, id) if isinstance(id, int) else _entry(x, id)
 
 
-def _entry(x: Any, key: str) -> Tensor:
+def _entry(x: Structure, key: str) -> Tensor:
     found: Any = x.get(key) if isinstance(x, dict) else None
     if found is None:
         kind = f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
@@ -174,7 +176,7 @@ def _entry(x: Any, key: str) -> Tensor:
     return found
 
 
-def _column(x: Any, column: int) -> Tensor:
+def _column(x: Structure, column: int) -> Tensor:
     shape = getattr(x, "shape", None)
     if shape is None or len(shape) != 2 or not -shape[1] <= column < shape[1]:
         kind = type(x).__name__ if shape is None else f"of shape {tuple(shape)}"
@@ -340,7 +342,7 @@ class Recorder:
         self.watchers = 0  # callers that hand records on after a call
         self.calls = 0  # whose records have not been taken
 
-    def see_outputs(self, structure: Structure, outputs: Sequence[Any]) -> None:
+    def see_outputs(self, structure: Structure, outputs: Sequence[Tensor]) -> None:
         """Notes the outputs of the model, while a step is traced.
 
         Args:

@@ -86,7 +86,7 @@ def refuse_hooks(optimizer: Optimizer) -> None:
         refuse_overrides(optimizer)
 
 
-def _is_stock(method: Any) -> bool:
+def _is_stock(method: object) -> bool:
     # By the module that it was written in: wrappers copy the other attributes.
     if method is None:  # of another version of Keras
         return True

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_sgd_plus._private.types import Optimizer, Tensor
+from keras_sgd_plus._private.types import Optimizer, Tensor, Variable
 from keras_sgd_plus._rule.gradient import Gradient
 
 
@@ -141,7 +141,7 @@ class Part(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Part | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Part | None:
         """The part for an optimizer as it is set now; None where it does nothing.
 
         Args:
@@ -183,7 +183,7 @@ def both(one: Condition, other: Condition) -> Condition:
     return tf.logical_and(one, other)
 
 
-def select(condition: Condition, new: Tensor, old: Tensor) -> Any:
+def select(condition: Condition, new: Tensor, old: Tensor) -> Tensor:
     """The new value where the condition holds, else the old one."""
     if condition is None or new is None or new is old:
         return new
