@@ -102,7 +102,7 @@ def is_chief(strategy: Strategy) -> bool:
     return worker(strategy) == 0
 
 
-def has_copies(variable: Variable) -> bool:
+def has_copies(variable: tf.Variable) -> bool:
     """Whether each replica of this process has a copy of a `tf.Variable`."""
     strategy = tf.distribute.get_strategy()
     copies = strategy.experimental_local_results(variable)
@@ -216,7 +216,7 @@ class ShardResult(NamedTuple):
     variables: Sequence[Variable]  # of the carry
     start: dict[int, Tensor]  # where it did not start from the variables' own values
     changed: dict[int, Tensor]  # values by position
-    num_examples: Tensor  # () int32
+    num_examples: int | Tensor  # () int32
 
 
 class Averaged(NamedTuple):

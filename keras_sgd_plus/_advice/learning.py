@@ -250,7 +250,7 @@ class Watch:
         optimizer: its SGDPlus, which has made no update.
     """
 
-    def __init__(self, model: Model, optimizer: Optimizer) -> None:
+    def __init__(self, model: Model, optimizer: Any) -> None:
         self._model, self._optimizer = model, optimizer
         # A model with a train step of its own may mean its loss to rise, as a GAN does.
         self._is_done = not keras_trainer.has_stock_train_step(model)

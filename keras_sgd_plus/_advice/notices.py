@@ -86,7 +86,7 @@ def watch_shapes(model: Model, leaves: Sequence[Tensor]) -> None:
     """
     name, topics, met = model.name, _topics[model], _shapes[model]
 
-    def see(shape: Sequence[int]) -> np.int32:
+    def see(shape: Sequence[Any]) -> np.int32:
         met.add(tuple(int(d) for d in shape))
         if len(met) > MAX_SIGNATURES:
             text = (
@@ -127,7 +127,7 @@ def watch_negative(model: Model, counts: Variable) -> None:
     _once_if(counts.value[2] > 0, model, "negative", lambda: text)
 
 
-def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
+def watch_groups(model: Model, group_size: int, num_examples: Any) -> None:
     """Warns once if groups of examples are not those that Keras would make.
 
     That is so if a batch is smaller than a group, or was not a multiple of it and yet

@@ -285,7 +285,7 @@ def _state_sizes(layer: Layer) -> list[int]:
 
 
 def doubts_of_losses(
-    model: Model, sample_weight: Tensor, group_size: int
+    model: Model, sample_weight: Any, group_size: int
 ) -> list[tuple[str, str]]:
     """Warnings, as (topic, text), of losses that need several examples."""
     if group_size > 1:

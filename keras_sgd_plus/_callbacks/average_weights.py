@@ -18,7 +18,7 @@ from keras_sgd_plus._fit import fits
 from keras_sgd_plus._fit.hooks import install_fit
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_optimizer
-from keras_sgd_plus._private.types import Model, Variable
+from keras_sgd_plus._private.types import Model
 from keras_sgd_plus._rule.ours import is_ours, unwrap
 
 _DECAY = 8  # d of polynomial decay; 0 is the plain mean
@@ -84,7 +84,7 @@ class Averages:
         if was_shown:
             self.show()
 
-    def saved(self) -> list[Variable]:
+    def saved(self) -> list[tf.Variable]:
         """The variables that a save has to hold beside the weights of training."""
         self._build()
         return [self._count, *self._means]
@@ -237,10 +237,11 @@ class AverageWeights(fits.ComesFirst, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Starts clean."""
-        run = fits.begun(self.model)
+        model: Any = self.model
+        run = fits.begun(model)
         if run is None:  # a loop by hand: the list is as its author made it
-            _check_alone(self.model, [self])
-            self._averages = Averages(self.model, self.start_epoch)
+            _check_alone(model, [self])
+            self._averages = Averages(model, self.start_epoch)
             return
         self._averages = averages_in(run)
         run.at_end.callback(self._forget_run)

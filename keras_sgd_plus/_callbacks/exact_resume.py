@@ -38,7 +38,6 @@ from keras_sgd_plus._loop import examples
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import (
-    Model,
     Optimizer,
     Strategy,
     Structure,
@@ -132,7 +131,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Restores the last save of the directory, if there is one."""
-        model: Model = self.model
+        model: Any = self.model
         params: Any = self.params
         self._model, self._outer = model, model.optimizer
         self._optimizer = unwrap(self._outer)
@@ -170,7 +169,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Notes the epoch, also for `SeededArrays`."""
-        keras_trainer.set_initial_epoch(self.model, None)  # has been read
+        keras_trainer.set_initial_epoch(self._model, None)  # has been read
         self._epoch, self._batch = epoch, 0
         data = None if self._data is None else self._data.dataset
         if isinstance(data, SeededArrays):
@@ -193,11 +192,11 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Resets the initial epoch, so that a later `fit` begins at its own."""
-        keras_trainer.set_initial_epoch(self.model, None)
+        keras_trainer.set_initial_epoch(self._model, None)
         if not self._is_chief:
             self._temporary.cleanup()
 
-    def _parts(self) -> dict[str, object]:
+    def _parts(self) -> dict[str, Any]:
         states = [v for v in self._model.variables if keras_optimizer.is_seed(v)]
         shared = keras_optimizer.global_seed_state()
         if shared is not None:
@@ -349,11 +348,11 @@ class _LogState(tf.train.experimental.PythonState):
         named = {str(i): np.frombuffer(p, np.uint8) for i, p in enumerate(parts)}
         self._saved = packed(named)
 
-    def serialize(self) -> str:
+    def serialize(self) -> bytes:
         """Called by TensorFlow for each save."""
         return self._saved
 
-    def deserialize(self, string_value: bytes | str) -> None:
+    def deserialize(self, string_value: bytes) -> None:
         """Called by TensorFlow with what `serialize` gave."""
         parts = unpacked(string_value)
         num_workers = len(replicas.gathered(self._strategy, 0))

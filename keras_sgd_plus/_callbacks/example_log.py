@@ -251,13 +251,14 @@ class ExampleLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Begins to record; forgets an earlier `fit`."""
-        run = fits.of(self.model)
+        model: Any = self.model
+        run = fits.of(model)
         self._rows = Rows(run, self._wanted.id is not None, self._strategy())
         params: Any = self.params
         first = 0 if run is None else run.initial_epoch
         self.records.begin((params.get("epochs") or 1) - first)
         self._last = None
-        self._start(self.model)
+        self._start(model)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Begins the records of an epoch."""

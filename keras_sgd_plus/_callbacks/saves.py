@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
 from keras_sgd_plus._private import keras_trainer
-from keras_sgd_plus._private.types import Model, Optimizer
+from keras_sgd_plus._private.types import Model, Optimizer, Variable
 
 NAME = "ckpt"
 _LIST = "checkpoint"  # TensorFlow's list of saves
@@ -189,7 +189,7 @@ def identity_of(
     }
 
 
-def _shown_variable(variable: Sequence[object]) -> str:
+def _shown_variable(variable: Variable) -> str:
     return f"{variable.dtype}{list(variable.shape)}"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,7 +32,7 @@ def arrays_of(name: str, part: Structure) -> Structure:
         ValueError: a list of rows of several lengths.
     """
 
-    def array_at(place: object) -> np.ndarray:
+    def array_at(place: object) -> np.ndarray | None:
         # None lets `traverse` look inside a structure, and keeps an entry that is None.
         is_array = _is_list_of_numbers(place) or not keras.tree.is_nested(place)
         return np.asarray(place) if is_array and place is not None else None
@@ -129,7 +130,7 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
         """The number of batches in an epoch; the last may be shorter."""
         return -(-self.num_examples // self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[Structure, ...]:
+    def __getitem__(self, index: int) -> Structure:
         """Batch `index` of the epoch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
         rows = self.rows_of(index)
         return keras.tree.map_structure(
@@ -170,7 +171,7 @@ def check_positive(name: str, value: object) -> None:
         raise ValueError(text)
 
 
-def _checked_seed(value: object) -> int:
+def _checked_seed(value: object) -> Any:
     if value is None:
         raise TypeError(
             "`seed` must be an int from 0 to 2**63 - 1. Received: seed=None. Use "
@@ -179,7 +180,7 @@ def _checked_seed(value: object) -> int:
     return settings.checked("seed", value)
 
 
-def _num_examples(parts: Sequence[Structure]) -> int:
+def _num_examples(parts: Sequence[Any]) -> int:
     # In x, y and sample_weight, which must agree.
     named = examples.named_leaves(tuple(parts))
     lengths = [len(a) if a.ndim else 0 for _, a in named]

@@ -52,7 +52,7 @@ class Run:
     """
 
     def __init__(
-        self, model: Model, arguments: Mapping[str, object], is_nested: bool
+        self, model: Model, arguments: Mapping[str, Any], is_nested: bool
     ) -> None:
         self.model, self._arguments, self.is_nested = model, arguments, is_nested
         self.number = next(_numbers)
@@ -60,7 +60,7 @@ class Run:
         self.callbacks: list[Any] = []
         self.averages: Any = None
         self.at_end = contextlib.ExitStack()
-        self._optimizer = per_example(getattr(model, "optimizer", None))
+        self._optimizer: Any = per_example(getattr(model, "optimizer", None))
         self._place: tuple[int, int, int] | None = None
         self._is_first_epoch = True
         # Whether the run began with the optimizer's first update.

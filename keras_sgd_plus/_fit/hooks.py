@@ -111,7 +111,7 @@ def _need_int(batch_size: object) -> None:
 def _train_step(
     original: Callable[..., Any], self: Model, data: Structure
 ) -> Structure:
-    optimizer: Optimizer = getattr(self, "optimizer", None)
+    optimizer: Any = getattr(self, "optimizer", None)
     stepping = per_example(optimizer)
     if stepping is not None:
         return stepping.train_step(self, data)
@@ -128,7 +128,7 @@ def _train_step(
 
 
 def _make_train_function(
-    original: Callable[..., Any], self: Model, force: bool = False
+    original: Callable[..., Any], self: Any, force: bool = False
 ) -> object:
     optimizer = unwrap(getattr(self, "optimizer", None))
     if not is_ours(optimizer):
@@ -188,7 +188,7 @@ def _make_function(
 def _maybe_symbolic_build(
     original: Callable[..., Any],
     self: Model,
-    iterator: object = None,
+    iterator: Any = None,
     data_batch: object = None,
 ) -> object:
     several = self.distribute_strategy.num_replicas_in_sync > 1

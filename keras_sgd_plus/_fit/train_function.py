@@ -44,10 +44,11 @@ class TrainFunction:
         self,
         model: Model,
         optimizer: Optimizer,
-        function: Callable[..., Any],
+        function: Any,
         earlier: TrainFunction | None = None,
     ) -> None:
-        self._model, self.optimizer = model, optimizer
+        self._model: Any = model
+        self.optimizer = optimizer
         self.of_keras = function
         self._settings = _settings(optimizer)
         kept: list[Any] = []
@@ -105,7 +106,7 @@ class TrainFunction:
     def _called_first(self, iterator: Iterator[Structure]) -> dict[str, Tensor] | None:
         # XLA may refuse the loop only when it compiles it, in the first call. Then that
         # call is made again without XLA, on the same batches.
-        model = self._model
+        model: Any = self._model
         steps = model.steps_per_execution
         hands_over = keras_trainer.hands_over_batches(steps)
         may_choose = (
@@ -148,9 +149,7 @@ class _Batches:
             hands them to the train step one by one.
     """
 
-    def __init__(
-        self, iterator: Iterator[Structure], most: int, are_handed_over: bool
-    ) -> None:
+    def __init__(self, iterator: Any, most: int, are_handed_over: bool) -> None:
         self._iterator, self._are_handed_over = iterator, are_handed_over
         self._batches = list(itertools.islice(iterator, most))
 
@@ -197,7 +196,7 @@ class FastForward:
         before: int,
         batches: int,
         per_call: int,
-        begin: Callable[[dict[str, float]], None],
+        begin: Callable[[Structure], None],
     ) -> None:
         self._before, self._batches = before, batches
         self._per_call, self._begin = per_call, begin

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -62,7 +63,7 @@ def kernels(model: Model) -> dict[int, Variable]:
     return {id(k): k for layer in keras_model.layers(model) for k in _kernel(layer)}
 
 
-def matmul(x1: Tensor, x2: Tensor) -> Tensor:
+def matmul(x1: Tensor, x2: Tensor | Variable) -> Tensor | None:
     """The product of rows, (..., inputs), with a matrix that is carried transposed.
 
     Or with a kernel whose updates wait, by those who keep it. None with any other. XLA
@@ -90,7 +91,7 @@ def matmul(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 @tf.custom_gradient
-def _dot(x: Tensor, y: Tensor) -> Tensor:
+def _dot(x: Tensor, y: Tensor) -> Any:
     """The product of two (1, n) as (1, 1), in four sums that do not wait for another.
 
     XLA:CPU adds fewer than 64 products one after the other.

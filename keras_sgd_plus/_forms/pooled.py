@@ -131,7 +131,7 @@ def channels_last(
 
 def convolved_patches(
     image: Tensor, kernel: Tensor, strides: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
+) -> Tensor | None:
     """The convolution of an image that is padded already, channels last.
 
     None where the window is longer than the image. Shapes: image `(n, *spatial,
@@ -231,7 +231,7 @@ def max_pool(
     strides: int | Sequence[int] | None = None,
     padding: str = "valid",
     data_format: str | None = None,
-) -> Tensor:
+) -> Tensor | None:
     """Maxima of windows that do not overlap, or None: use the native form.
 
     The gradient goes to the first maximum of a window, as in XLA and TensorFlow.
@@ -305,7 +305,7 @@ def _places(parts: Sequence[Tensor], top: Tensor) -> Tensor:
 
 def convolved(
     image: Tensor, kernel: Tensor, strides: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
+) -> Tensor | None:
     """As `convolved_patches`; its gradients visit the errors that max-pooling let pass.
 
     A tensor of errors is known as long as it goes through ReLU and a bias at most.
@@ -439,7 +439,7 @@ def _visit(
 
 def _nonzero(error: Tensor) -> tuple[Tensor, Tensor]:
     # Positions of entries that are not zero, at the front of a vector; their count.
-    def body_fn(i: Tensor, count: Tensor, found: Tensor) -> tuple[Tensor, ...]:
+    def body_fn(i: Tensor, count: Tensor, found: Any) -> tuple[Tensor, ...]:
         found = keras.ops.slice_update(found, tf.stack([count]), tf.reshape(i, (1,)))
         return i + 1, count + tf.cast(_entry(error, i) != 0, tf.int32), found
 
@@ -455,6 +455,6 @@ def _entry(vector: Tensor, i: Tensor) -> Tensor:
     return tf.reshape(xla.dynamic_slice(vector, [i], [1]), ())
 
 
-def _added(total: Tensor, part: Tensor, start: Sequence[Tensor | int]) -> Tensor:
+def _added(total: Tensor, part: Tensor, start: Sequence[Tensor | int]) -> Any:
     old = xla.dynamic_slice(total, start, part.shape)
     return keras.ops.slice_update(total, tf.stack(start), old + part)

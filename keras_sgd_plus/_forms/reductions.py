@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._forms import pooled, tracing
 from keras_sgd_plus._private import keras_optimizer, xla
-from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._private.types import Tensor, Variable
 
 MIN_WIDTH = 512  # entries of a row; shorter ones gain nothing
 _NARROW = 128  # entries of a row whose maximum costs little
@@ -60,7 +60,7 @@ MIN_ENTRIES = 4_096  # of the logits; below, the native form costs little
 
 def sparse_categorical_crossentropy(
     target: Tensor, output: Tensor, from_logits: bool = False, axis: int = -1
-) -> Tensor:
+) -> Tensor | None:
     """As `tf.nn.sparse_softmax_cross_entropy_with_logits` under XLA, or None.
 
     The native form adds up a matrix that is zero but for the labels. NaN where a label
@@ -130,10 +130,10 @@ def batch_normalization(
     mean: Tensor,
     variance: Tensor,
     axis: int,
-    offset: Tensor = None,
-    scale: Tensor = None,
+    offset: Tensor | None = None,
+    scale: Tensor | None = None,
     epsilon: float = 1e-3,
-) -> Tensor:
+) -> Tensor | None:
     """As `tf.nn.batch_normalization` over all axes but the last, or None."""
     is_last = axis in (-1, len(x.shape) - 1)
     if not is_last or mean.shape != x.shape[-1:] or not _is_static(x):
@@ -145,8 +145,8 @@ def batch_normalization(
 
 
 @tf.custom_gradient
-def _affine(rows: Tensor, factor: Tensor, term: Tensor) -> Tensor:
-    def grad(upstream: Tensor) -> Tensor:
+def _affine(rows: Tensor, factor: Tensor, term: Tensor) -> Any:
+    def grad(upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         upstream = tracing.computed_once(upstream)
         slopes = tf.reduce_sum(upstream * rows, 0)
         return upstream * factor, slopes, tf.reduce_sum(upstream, 0)
@@ -154,7 +154,7 @@ def _affine(rows: Tensor, factor: Tensor, term: Tensor) -> Tensor:
     return rows * factor + term, grad
 
 
-def add(x1: Tensor, x2: Tensor) -> Tensor:
+def add(x1: Tensor | Variable, x2: Tensor | Variable) -> Tensor | None:
     """The sum with a vector along the last axis, or None where x2 is none."""
     x2 = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
     if not (isinstance(x1, tf.Tensor) and isinstance(x2, tf.Tensor)):
@@ -168,8 +168,8 @@ def add(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 @tf.custom_gradient
-def _biased(rows: Tensor, bias: Tensor) -> Tensor:
-    def grad(upstream: Tensor) -> Tensor:
+def _biased(rows: Tensor, bias: Tensor) -> Any:
+    def grad(upstream: Tensor) -> tuple[Tensor, Tensor]:
         errors = pooled.errors_of(upstream)
         if errors is not None and rows.shape[0] <= _FEW_ROWS:
             return upstream, errors.sums()
@@ -198,8 +198,8 @@ def dropout(
     inputs: Tensor,
     rate: float,
     noise_shape: Sequence[int | None] | None = None,
-    seed: keras.random.SeedGenerator | None = None,
-) -> Tensor:
+    seed: Any = None,
+) -> Tensor | None:
     """Drops the elements that `stateless_dropout` drops; None with an odd rate."""
     if not isinstance(rate, float) or not 0 < rate < 1:
         return None
@@ -222,7 +222,7 @@ def dropout(
 
 
 def _native_mask(
-    seed: Tensor, rate: float, shape: tf.TensorShape, dtype: tf.DType
+    seed: Tensor, rate: float, shape: Tensor | tf.TensorShape, dtype: tf.DType
 ) -> Tensor:
     # In a loop of one turn, which XLA makes one kernel of: outside of such a kernel it
     # computes the bits anew for every element. What is drawn depends on the turn, or

@@ -30,9 +30,9 @@ _STORED = ("Const", "GatherV2", "MatMul", "Placeholder")
 MIN_ENTRIES = 8_192  # of a table; smaller ones are updated as a whole
 
 # (variable, indices) -> rows, (*indices.shape, width), or None for another variable
-LookUp = Callable[[Any, Any], Any]
+LookUp = Callable[[Variable, Tensor], Tensor | None]
 # (variable, inputs) -> inputs times the variable, or None for another variable
-Multiply = Callable[[Any, Any], Any]
+Multiply = Callable[[Variable, Tensor], Tensor | None]
 
 
 class _Trace(threading.local):
@@ -50,8 +50,8 @@ class _Trace(threading.local):
     """
 
     def __init__(self) -> None:
-        self.one: Tensor = None
-        self.views: dict[int, tuple[Any, Any]] = {}
+        self.one: Any = None
+        self.views: dict[int, tuple[Tensor, Tensor]] = {}
         self.errors: dict[int, tuple[Any, Any]] = {}
         self.look_up: LookUp | None = None
         self.multiply: Multiply | None = None

@@ -176,7 +176,7 @@ class BlockPlan:
         return {id(p.variable): None for p in self.places if p.reads & set(changed)}
 
 
-def takes(kernel: Variable, x: Tensor, num_examples: int = 1) -> bool:
+def takes(kernel: Variable, x: Tensor, num_examples: int | Tensor = 1) -> bool:
     """Whether inputs are (num_examples, n), in the type of the kernel."""
     return x.dtype == kernel.dtype and tuple(x.shape) == (num_examples, kernel.shape[0])
 

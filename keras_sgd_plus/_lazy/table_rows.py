@@ -38,8 +38,8 @@ CLOCK_BLOCK = 256  # updates whose products are kept one by one
 class Idle(NamedTuple):
     """Coefficients of idle updates, arrays of one shape, float64."""
 
-    weight: Tensor  # A: of the weight in the new weight
-    carried: Any  # B: of the velocity in the new weight
+    weight: Any  # A: of the weight in the new weight
+    carried: Tensor  # B: of the velocity in the new weight
     velocity: Tensor  # of the velocity in the new velocity
 
 
@@ -72,7 +72,7 @@ class ConstantDecay:
         num_updates: () int32, the most that there will be.
     """
 
-    def __init__(self, single: Idle, num_updates: Tensor) -> None:
+    def __init__(self, single: Idle, num_updates: Any) -> None:
         zeros = tf.zeros(tf.reshape(num_updates + 1, (1,)), tf.float64)
 
         def body(n: Tensor, now: Idle, table: Idle) -> tuple[Tensor, Idle, Idle]:
@@ -91,7 +91,7 @@ class ConstantDecay:
         """() int32, the updates so far."""
         return state
 
-    def advance(self, state: Tensor, single: Idle, applies: Tensor) -> Tensor:
+    def advance(self, state: Tensor, single: Idle, applies: Tensor | None) -> Tensor:
         """The state after one more update, if it applies, () bool or None."""
         return state + (1 if applies is None else tf.cast(applies, tf.int32))
 
@@ -103,7 +103,7 @@ class ConstantDecay:
 class Running(NamedTuple):
     """The state of `ScheduledDecay`."""
 
-    count: Tensor  # () int32
+    count: Any  # () int32
     inside: Idle  # (updates,): from each to the end of its block, or until now
     blocks: Idle  # (blocks,): from the end of each block until now
 
@@ -115,7 +115,7 @@ class ScheduledDecay:
     it costs the square root of what it would to keep all products.
     """
 
-    def __init__(self, num_updates: Tensor) -> None:
+    def __init__(self, num_updates: int | Tensor) -> None:
         self._num_blocks = num_updates // CLOCK_BLOCK + 1
 
     def start(self) -> Running:
@@ -128,7 +128,7 @@ class ScheduledDecay:
         """() int32, the updates so far."""
         return state.count
 
-    def advance(self, state: Running, single: Idle, applies: Tensor) -> Running:
+    def advance(self, state: Running, single: Idle, applies: Tensor | None) -> Running:
         """The state after one more update, if it applies, () bool or None."""
         block, place = state.count // CLOCK_BLOCK, state.count % CLOCK_BLOCK
         applies = tf.constant(True) if applies is None else applies
@@ -155,7 +155,7 @@ class ScheduledDecay:
 Clock = ConstantDecay | ScheduledDecay
 
 
-def _identity(shape: Sequence[int]) -> Idle:
+def _identity(shape: Tensor | Sequence[int]) -> Idle:
     one, zero = tf.ones(shape, tf.float64), tf.zeros(shape, tf.float64)
     return Idle(one, zero, one)
 
@@ -187,11 +187,12 @@ class Table(NamedTuple):
     """The tensors of one table."""
 
     weight: Tensor  # (rows, width)
-    velocity: Tensor  # (rows, width), or None without momentum
+    velocity: Tensor | None  # (rows, width), or None without momentum
     last: Tensor  # (rows,) int32, up to which update each row is done
 
 
-Since = Callable[[Any], Idle]  # number of an update -> idle updates since, as columns
+# Number of an update -> idle updates since, as columns.
+Since = Callable[[Tensor], Idle]
 
 
 def fetched(table: Table, ids: Tensor) -> Tensor:
@@ -258,7 +259,7 @@ def move(
         due = _one(change, r)
         before = tf.gather(last, at)
         idle = since(before)
-        velocity = tf.gather(velocities[0], at) if velocities else None
+        velocity: Any = tf.gather(velocities[0], at) if velocities else None
         row = _moved(idle, tf.gather(weights, at), velocity)
         new = [put(weights, start, row - factor * due)]
         seen = tf.gather(new[0], hidden)
@@ -274,6 +275,7 @@ def move(
 
 def finish(table: Table, since: Since, number: Tensor) -> Table:
     """The table with all rows up to date: each block of rows is read once."""
+    num_rows: Any
     num_rows, width = table.weight.shape
     size = min(_ROWS_AT_ONCE, num_rows)
 
@@ -301,7 +303,7 @@ def _one(tensor: Tensor, r: Tensor) -> Tensor:
     return tf.gather(tensor, tf.reshape(r, (1,)))  # a slice would fix r for XLA
 
 
-def _moved(idle: Idle, weight: Tensor, velocity: Tensor) -> Tensor:
+def _moved(idle: Idle, weight: Any, velocity: Tensor | None) -> Tensor:
     if idle.weight is not None:
         weight = idle.weight * weight
     return weight if velocity is None else weight + idle.carried * velocity
@@ -320,7 +322,7 @@ def _for_each(
 
 
 def _in_turns(
-    num: int, body: Callable[..., tuple[Tensor, ...]], *state: Tensor
+    num: Any, body: Callable[..., tuple[Tensor, ...]], *state: Tensor
 ) -> list[Tensor]:
     _, *found = tf.while_loop(
         lambda i, *_: i < num,

@@ -27,7 +27,7 @@ from keras_sgd_plus._lazy.table_rows import Table
 from keras_sgd_plus._private import keras_model, keras_optimizer
 from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
 from keras_sgd_plus._rule.gradient import Gradient, RowsGradient
-from keras_sgd_plus._rule.part import Numbers, both
+from keras_sgd_plus._rule.part import Condition, Numbers, both
 from keras_sgd_plus._rule.parts import VELOCITIES, exact_decay
 from keras_sgd_plus._rule.rule import Rule
 
@@ -72,13 +72,15 @@ class Tables:
 
     optimizer: Optimizer
     rule: Rule
-    weights: Sequence[Any]
+    weights: Sequence[Variable | None]
     places: tuple[Place, ...]
     kinds: tuple[ClockKind, ...]
-    refusals: tuple[tuple[Any, str], ...]
+    refusals: tuple[tuple[Variable, str], ...]
     reasons: Mapping[int, str | None]
 
-    def enter(self, num_updates: Tensor, numbers: Numbers) -> EnteredTables | None:
+    def enter(
+        self, num_updates: int | Tensor, numbers: Numbers
+    ) -> EnteredTables | None:
         """Begins a batch of at most so many updates, () int32; None without tables."""
         if not self.places:
             return None
@@ -118,9 +120,7 @@ class Tables:
             "slow for a large table. Remove that cause if the table is large."
         )
 
-    def single(
-        self, kind: ClockKind, numbers: Numbers, rate: Tensor
-    ) -> table_rows.Idle:
+    def single(self, kind: ClockKind, numbers: Numbers, rate: Any) -> table_rows.Idle:
         """One update without a gradient, at a learning rate, () float."""
         decay = tf.constant(0.0, tf.float64)
         if kind.decays:
@@ -128,7 +128,7 @@ class Tables:
         return table_rows.once(numbers["momentum"], self.rule.nesterov, decay)
 
     def new_clocks(
-        self, num_updates: Tensor, numbers: Numbers
+        self, num_updates: int | Tensor, numbers: Numbers
     ) -> list[table_rows.Clock]:
         """The clocks of a batch of at most so many updates, () int32."""
         is_scheduled = keras_optimizer.schedule(self.optimizer) is not None
@@ -162,7 +162,7 @@ def plan_tables(
         index_of: the position of a variable in the carry.
         reasons: facts that earlier traces have found, by id of the variable.
     """
-    refusals: list[tuple[Any, str]] = []
+    refusals: list[tuple[Variable, str]] = []
     kinds: list[ClockKind] = []
     places: list[Place] = []
     candidates = {id(v) for v in _embeddings(model)} | reasons.keys()
@@ -271,7 +271,7 @@ class ShownTables:
     entered: EnteredTables
     tables: tuple[Table, ...]
     times: tuple[Any, ...]
-    placeholders: tuple[Any, ...]
+    placeholders: tuple[Tensor, ...]
 
     @property
     def state(self) -> TableState:
@@ -299,7 +299,7 @@ class ShownTables:
             found[place.weight_position] = placeholder
         return found
 
-    def carried(self, values: Sequence[Tensor]) -> list[Tensor]:
+    def carried(self, values: Sequence[Any]) -> list[Tensor]:
         """The carry's values with the tables put in."""
         found = list(values)
         for place, table in zip(self._places, self.tables, strict=True):
@@ -352,9 +352,9 @@ class ShownTables:
 
     def step(
         self,
-        gradients: Mapping[int, Gradient],
+        gradients: Mapping[int, Any],
         rates: Sequence[Tensor],
-        applies: Tensor,
+        applies: Condition,
     ) -> ShownTables:
         """The tables after one update with these gradients, by index."""
         plan, numbers = self.entered.plan, self.entered.numbers

@@ -14,10 +14,16 @@ from keras_sgd_plus._lazy.block_plan import BlockPlan, plan_blocks
 from keras_sgd_plus._lazy.tables import Tables, plan_tables
 from keras_sgd_plus._loop.scope import Carry, Facts, Scope, refuse_direct
 from keras_sgd_plus._private import keras_optimizer, keras_trainer
-from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
+from keras_sgd_plus._private.types import (
+    Model,
+    Optimizer,
+    Parts,
+    Tensor,
+    Variable,
+)
 from keras_sgd_plus._report import records, running_sums
 from keras_sgd_plus._report.guard import Skips, no_skips
-from keras_sgd_plus._report.records import Recorder, no_records
+from keras_sgd_plus._report.records import Record, Recorder, no_records
 from keras_sgd_plus._rule.part import Numbers, Slot, State
 from keras_sgd_plus._rule.parts import AVERAGES
 from keras_sgd_plus._rule.rule import Rule, all_slots, by_name, numbers_of
@@ -33,8 +39,8 @@ class RuleVariables:
         iterations: the raw counter of updates.
     """
 
-    weights: list[Any]
-    slots: Mapping[str, Sequence[Any]]
+    weights: list[Variable]
+    slots: Mapping[str, Sequence[Variable | None]]
     iterations: Variable
 
     @classmethod
@@ -87,7 +93,7 @@ def _variables(
     return found
 
 
-Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
+Values = list[Tensor]  # the carry's tensors, in the order of `Carry.variables`
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,9 @@ class ExampleUpdate:
 
     model: Model
     optimizer: Optimizer
-    outer: Optimizer
+    outer: Any
     carry: Carry
-    batch: Structure
+    batch: Parts
     rule: Rule
     variables: RuleVariables
     indices: tuple[int, ...]
@@ -140,7 +146,7 @@ class ExampleUpdate:
         optimizer: Optimizer,
         outer: Optimizer,
         carry: Carry,
-        batch: Structure,
+        batch: Parts,
         facts: Facts,
     ) -> ExampleUpdate:
         """The update for a model and its optimizer, as they are now.
@@ -222,7 +228,9 @@ class ExampleUpdate:
         """Whether training ends at the first group that is not finite."""
         return self.optimizer.nonfinite == "raise"
 
-    def no_skips(self, values: Values, num_rows: Tensor, skip_all: Tensor) -> Skips:
+    def no_skips(
+        self, values: Values, num_rows: int | Tensor, skip_all: Tensor
+    ) -> Skips:
         """The list of bad groups before the first one.
 
         The averages of `use_ema` are zeros until the first update is applied, which the
@@ -236,7 +244,9 @@ class ExampleUpdate:
         started = tf.reduce_any(tf.stack(averages)) if averages else tf.constant(True)
         return no_skips(num_rows, self.group_size, skip_all, started)
 
-    def no_records(self, num_groups: Tensor, outputs: Structure) -> Tables | tuple[()]:
+    def no_records(
+        self, num_groups: int | Tensor, outputs: Sequence[tf.TensorSpec]
+    ) -> Record | tuple[()]:
         """Records before the first group; () where no log asks for them.
 
         Args:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._private.types import Operation, Parts, Structure, Tensor
 
-Leaf = Any  # tf.Tensor, tf.SparseTensor or tf.RaggedTensor with a batch axis
+Leaf = tf.Tensor | tf.SparseTensor | tf.RaggedTensor  # with a batch axis
 
 
 def unpack(data: Structure) -> Parts:
@@ -32,7 +32,7 @@ def unpack(data: Structure) -> Parts:
     return x, y, keras.tree.map_structure(per_example, sample_weight)
 
 
-def named_leaves(batch: Parts) -> list[tuple[str, Leaf]]:
+def named_leaves(batch: Parts) -> list[tuple[str, Any]]:
     """The tensors of a batch with names for messages, None entries left out."""
     named = []
     for name, part in zip(("x", "y", "sample_weight"), batch, strict=True):
@@ -44,12 +44,12 @@ def named_leaves(batch: Parts) -> list[tuple[str, Leaf]]:
     return named
 
 
-def flat(batch: Structure) -> list[Leaf]:
+def flat(batch: Structure) -> list[Any]:
     """The tensors of a batch in a fixed order, None entries left out."""
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
 
-def pack(batch: Structure, leaves: list[Leaf]) -> Structure:
+def pack(batch: Structure, leaves: list[Leaf]) -> Any:
     """The inverse of `flat`: other tensors in the structure of `batch`."""
     following = iter(leaves)
     return keras.tree.map_structure(
@@ -57,7 +57,7 @@ def pack(batch: Structure, leaves: list[Leaf]) -> Structure:
     )
 
 
-def waiting_for(checks: list[Operation], batch: Structure) -> Structure:
+def waiting_for(checks: list[Operation], batch: Parts) -> Any:
     """The same batch, whose tensors exist only once `checks` have passed."""
 
     def wait(leaf: Leaf | None) -> Leaf | None:
@@ -71,7 +71,7 @@ def waiting_for(checks: list[Operation], batch: Structure) -> Structure:
         return tuple(keras.tree.map_structure(wait, part) for part in batch)
 
 
-def specs(batch: Structure, num_examples: int) -> Structure:
+def specs(batch: Parts, num_examples: int) -> Any:
     """The `tf.TypeSpec`s of a batch of `num_examples`; None entries stay."""
 
     def spec(leaf: Leaf | None) -> tf.TypeSpec | None:
@@ -110,7 +110,7 @@ def count(leaf: Leaf) -> int | Tensor:
     return tf.shape(leaf)[0]
 
 
-def gather_examples(leaf: Leaf, positions: Tensor) -> Leaf:
+def gather_examples(leaf: Leaf, positions: Tensor) -> Any:
     """The examples at `positions`, (k,) int32, with their batch axis.
 
     `tf.gather` and not `tf.slice`: XLA turns it into a dynamic slice, while a slice

@@ -44,7 +44,7 @@ class Facts:
 
     variables: dict[int, Variable] = field(default_factory=dict)
     tables: dict[int, str | None] = field(default_factory=dict)
-    kernels: dict[int, Any] = field(default_factory=dict)
+    kernels: dict[int, list[Variable] | None] = field(default_factory=dict)
     direct: dict[int, Variable] = field(default_factory=dict)
     was_called: bool = False
 
@@ -61,7 +61,7 @@ class TraceAgain(BaseException):
         found: for `Facts.add`.
     """
 
-    def __init__(self, **found: Mapping[int, Any]) -> None:
+    def __init__(self, **found: Mapping[int, object]) -> None:
         super().__init__()
         self.found = found
 
@@ -252,14 +252,16 @@ class Scope(keras.StatelessScope):
             if id(variable) in self._transposed:
                 self._versions[id(variable)].insert(0, self.in_loop_layout(variable))
         self.direct = DirectVariables(carry, direct)
-        self.read_directly: Sequence[Any] = ()  # `tf.Variable`s, where run eagerly
+        self.read_directly: Sequence[
+            tf.Variable
+        ] = ()  # `tf.Variable`s, where run eagerly
         for variable, value in pairs:
             self.direct.write(variable, value)
-        self.undeclared: dict[int, Any] = {}
+        self.undeclared: dict[int, Variable] = {}
         # Per table, the rows that were looked up in it, with their indices.
-        self._leaves: dict[int, list[tuple[Any, Any]]] = {}
+        self._leaves: dict[int, list[tuple[Tensor, Tensor]]] = {}
         # Per kernel whose updates wait, inputs and outputs of its product.
-        self._products: dict[int, tuple[Any, Any]] = {}
+        self._products: dict[int, tuple[Tensor, Tensor]] = {}
         self._differentiated: set[int] = set()  # kernels, by the inputs of their layer
 
     def add_update(self, update: tuple[Variable, Tensor]) -> None:
@@ -324,7 +326,7 @@ class Scope(keras.StatelessScope):
         """
 
         @tf.custom_gradient
-        def zeros(x: Tensor) -> Tensor:
+        def zeros(x: Tensor) -> Any:
             def gradient(upstream: Tensor) -> Tensor:
                 self._differentiated.add(id(variable))
                 return tf.zeros_like(x)
@@ -401,7 +403,9 @@ class Scope(keras.StatelessScope):
             return versions if native is None else [*versions, native]
         return [rows for _, rows in leaves]
 
-    def _slices(self, variable: Variable, parts: list[Tensor]) -> tf.IndexedSlices:
+    def _slices(
+        self, variable: Variable, parts: list[Tensor | None]
+    ) -> tf.IndexedSlices | None:
         if all(part is None for part in parts):
             return None
         indices = [indices for indices, _ in self._leaves[id(variable)]]
@@ -415,12 +419,12 @@ class Scope(keras.StatelessScope):
 
     def in_loop_layout(self, variable: Variable) -> Tensor:
         """The current value in the layout in which the loop carries it."""
-        value = self.get_current_value(variable)
+        value: Any = self.get_current_value(variable)
         return (
             layout.to_loop_layout(value) if id(variable) in self._transposed else value
         )
 
-    def values(self, variables: Iterable[Variable | None]) -> list[Tensor | None]:
+    def values(self, variables: Iterable[Variable | None]) -> list[Any]:
         """Current values as they are carried; None where there is no variable."""
         return [None if v is None else self.in_loop_layout(v) for v in variables]
 
@@ -442,7 +446,7 @@ def _shaped(gradient: Tensor, shape: tf.TensorShape) -> Tensor:
     return gradient
 
 
-def _sum(gradients: list[Tensor]) -> Tensor:
+def _sum(gradients: list[Tensor | None]) -> Tensor | None:
     present = [g for g in gradients if g is not None]
     if len(present) < 2:
         return present[0] if present else None

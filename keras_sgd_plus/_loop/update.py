@@ -24,7 +24,7 @@ from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
 from keras_sgd_plus._loop.scope import Scope, TraceAgain
 from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Structure, Tensor, Variable
+from keras_sgd_plus._private.types import Parts, Structure, Tensor, Variable
 from keras_sgd_plus._report import running_sums
 from keras_sgd_plus._report.guard import Guard, Skips, first_cause
 from keras_sgd_plus._report.records import Record, Recorder, gradient_norm, record
@@ -32,7 +32,7 @@ from keras_sgd_plus._rule.gradient import Gradient, as_gradient
 from keras_sgd_plus._rule.part import State, Update
 from keras_sgd_plus._rule.rule import LossScale, Updated, apply_scaled
 
-Logs = Any  # structure of tensors; () where Keras's own logs will do
+Logs = object  # structure of tensors; () where Keras's own logs will do
 Shown = ShownTables | ShownBlock  # weights whose updates wait, during one update
 
 
@@ -52,7 +52,7 @@ class UpdateResult(NamedTuple):
     values: Values
     logs: Logs
     guard: Guard | None
-    has_started: Tensor
+    has_started: Tensor | None
     changed: frozenset[int]
     lazy: Any
     record: Record | tuple[()]
@@ -169,8 +169,8 @@ class BackwardResult(NamedTuple):
 def backward(
     update: ExampleUpdate,
     scope: Scope,
-    data: Structure,
-    num_examples: Tensor,
+    data: Parts,
+    num_examples: int | Tensor,
     lowered: bool,
 ) -> BackwardResult:
     """The loss of a group and its gradients; the loss tracker gets the loss.
@@ -224,7 +224,7 @@ def apply_rule(
     found: BackwardResult,
     guard: Guard | None,
     shown: Shown | None,
-) -> tuple[State, Tensor, Shown | None]:
+) -> tuple[State, Tensor | None, Shown | None]:
     """Applies the rule, and puts new weights and state into the scope.
 
     Args:
@@ -346,7 +346,7 @@ def record_group(
     scope: Scope,
     y: Structure,
     found: BackwardResult,
-    skip: Tensor,
+    skip: Tensor | None,
 ) -> Record | tuple[()]:
     """The record of a group, before its update; () where no `ExampleLog` wants one.
 

@@ -30,7 +30,7 @@ from keras_sgd_plus._loop.scope import Scope, TraceAgain
 from keras_sgd_plus._loop.update import Logs, Shown, UpdateResult, update_once
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Tensor, Variable
+from keras_sgd_plus._private.types import Structure, Tensor, Variable
 from keras_sgd_plus._report.guard import Skips, with_group
 from keras_sgd_plus._report.records import Record, with_record
 from keras_sgd_plus._rule.rule import all_numbers
@@ -53,11 +53,11 @@ class Walked(NamedTuple):
 
     changed: dict[int, Tensor]
     logs: Logs
-    skips: Any
-    records: Any
-    fence: Tensor = ()
+    skips: Skips | tuple[()]
+    records: Record | tuple[()]
+    fence: Structure = ()
     surely_compiles: bool = False
-    order: Tensor = None
+    order: Tensor | None = None
 
 
 class Turn(NamedTuple):
@@ -88,7 +88,7 @@ class Loop:
 
     update: ExampleUpdate
     leaves: Sequence[Tensor]
-    order: Tensor
+    order: Tensor | None
     compiled: bool
     lowered: bool
     one: Tensor
@@ -190,7 +190,7 @@ def block_inputs(
     examples_at: Callable[[Tensor], list[Tensor]],
     first: Tensor,
     num_groups: Tensor,
-    memory: Sequence[Tensor],
+    memory: Sequence[Any],
 ) -> list[Tensor]:
     """Per kernel that waits, the inputs of its layer, (k, n); zeros past the batch.
 
@@ -360,7 +360,7 @@ class WalkMemory(NamedTuple):
 
     fence: Tensor
     blocks: Any  # `block_walk.Memory`, or () without blocks
-    records: Any  # tables, or () where no log asks for them
+    records: Record | tuple[()]  # tables, or () where no log asks for them
 
     @classmethod
     def of(
@@ -391,11 +391,11 @@ def walk(
     memory: WalkMemory,
     values: Values,
     leaves: Sequence[Tensor],
-    order: Tensor,
+    order: Tensor | None,
     num_examples: tf.Tensor,
     specs: Specs,
     compiled: bool,
-    skip_all: Tensor = None,
+    skip_all: Tensor | None = None,
 ) -> Walked:
     """Updates once per full group.
 

@@ -35,7 +35,7 @@ from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule import parts, rule
 
-Check = Callable[[Any], Any]
+Check = Callable[[object], Any]
 _P = ParamSpec("_P")
 _MAX_INT = 2**63 - 1  # of the counters in which Keras and TensorFlow hold them
 _MAX_SHOWN = 200  # characters of a value
@@ -71,7 +71,7 @@ def _word(*words: str) -> Check:
 
 
 def _int(low: float, high: int = _MAX_INT) -> Check:
-    def check(value: object) -> int:
+    def check(value: Any) -> int:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
         found = operator.index(value)
@@ -122,7 +122,7 @@ def _is_false(value: object) -> bool:
         return False
 
 
-def _count(value: object) -> object:
+def _count(value: Any) -> object:
     # Values that Keras takes for "off" are kept.
     if _is_false(value) or isinstance(value, (bool, np.bool_)):
         return value
@@ -322,7 +322,7 @@ def checked(name: str, value: object, is_live: bool = False) -> object:
     )
 
 
-def of_sgd(given: Mapping[str, object]) -> dict[str, object]:
+def of_sgd(given: Mapping[str, object]) -> dict[str, Any]:
     """The arguments of `keras.optimizers.SGD` but its name, checked.
 
     Args:

@@ -290,7 +290,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         if self.examples_per_update is None:
             return hooks.stock_train_step(model, data)
         owner = getattr(model, "optimizer", None)
-        outer = owner if ours.unwrap(owner) is self else self
+        outer: Any = owner if ours.unwrap(owner) is self else self
         ours.refuse_overrides(outer)
         notices.note_engaged(self)
         try:

@@ -9,7 +9,7 @@ Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -224,7 +224,9 @@ def refused_variable(error: BaseException) -> bool:
     return "stateless scope" in str(error)
 
 
-def build_from_first_part(model: Model, iterator: object) -> None:
+def build_from_first_part(
+    model: Model, iterator: Iterable[tuple[object, object, Iterator[Structure]]]
+) -> None:
     """Builds a model from the first replica's part of a first batch.
 
     Keras tries to average the parts, which fails if they are of unequal size, and on
@@ -248,8 +250,12 @@ def forward(model: Model, x: Structure) -> Structure:
 
 
 def compute_loss(
-    model: Model, x: Structure, y: Structure, y_pred: Structure, sample_weight: Tensor
-) -> Tensor:
+    model: Model,
+    x: Structure,
+    y: Structure,
+    y_pred: Structure,
+    sample_weight: Structure,
+) -> Any:
     """`compute_loss`, also where an override has no `training` argument.
 
     Goes when Keras drops support for such overrides (`_compute_loss`, since 3.3).

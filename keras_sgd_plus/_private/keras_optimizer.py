@@ -20,7 +20,7 @@ from keras.src import backend
 from keras.src.backend.common import global_state
 from keras.src.random import seed_generator
 
-from keras_sgd_plus._private.types import Optimizer, Tensor, Variable
+from keras_sgd_plus._private.types import Tensor, Variable
 
 # Attributes of `keras.optimizers.SGD` that hold a variable, or None, per weight. Keras
 # makes them in `build`.
@@ -63,23 +63,23 @@ SCALED_UPDATE_METHODS = (
 )
 
 
-def raw_iterations(optimizer: Optimizer) -> Variable:
+def raw_iterations(optimizer: Any) -> Variable:
     """The counter of updates before division by `gradient_accumulation_steps`."""
     return optimizer._iterations
 
 
-def built_variables(optimizer: Optimizer) -> list[Variable]:
+def built_variables(optimizer: Any) -> list[Variable]:
     """The trainable variables that the optimizer was built with."""
     return list(optimizer._trainable_variables)
 
 
-def schedule(optimizer: Optimizer) -> LearningRateSchedule | None:
+def schedule(optimizer: Any) -> LearningRateSchedule | None:
     """The schedule or callable of the learning rate; None if a variable holds it."""
     source = optimizer._learning_rate
     return None if isinstance(source, keras.Variable) else source
 
 
-def decays(optimizer: Optimizer, variable: Variable) -> bool:
+def decays(optimizer: Any, variable: Variable) -> bool:
     """Whether weight decay applies, by Keras's own test on the `tf.Variable`.
 
     The name that `exclude_from_weight_decay` matches is that of the `tf.Variable`, so
@@ -88,7 +88,7 @@ def decays(optimizer: Optimizer, variable: Variable) -> bool:
     return optimizer._use_weight_decay(native(variable))
 
 
-def variable_index(optimizer: Optimizer, variable: Variable) -> int:
+def variable_index(optimizer: Any, variable: Variable) -> int:
     """The position of a trainable variable among those the optimizer was built with.
 
     Raises:

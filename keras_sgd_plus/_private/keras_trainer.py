@@ -134,7 +134,7 @@ def fit_in_progress(model: Model) -> Fit | None:
     return None
 
 
-def _fit(found: dict[str, object]) -> Fit:
+def _fit(found: dict[str, Any]) -> Fit:
     iterator = found["epoch_iterator"]
     adapter = iterator.data_adapter
     kind = type(adapter).__name__

@@ -18,10 +18,10 @@ from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.framework import auto_control_deps_utils
 from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
-from keras_sgd_plus._private.types import Graph, Operation, Strategy, Tensor, Variable
+from keras_sgd_plus._private.types import Graph, Operation, Strategy, Tensor
 
 
-def variable(shape: tuple[int, ...], dtype: tf.DType = tf.int64) -> tf.Variable:
+def variable(shape: tuple[int, ...], dtype: tf.DType = tf.int64) -> Any:
     """Zeros in a variable of this process alone, whatever strategy is open.
 
     `tf.Variable` asks the strategy, which would tie it to its replicas. Goes when that
@@ -35,7 +35,9 @@ def variable(shape: tuple[int, ...], dtype: tf.DType = tf.int64) -> tf.Variable:
 def plain_variables() -> Iterator[None]:
     """Variables of Keras, too, are made as by `variable`."""
 
-    def creator(next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
+    def creator(
+        next_creator: Callable[..., tf.Variable], **kwargs: Any
+    ) -> ResourceVariable:
         del next_creator
         return ResourceVariable(**kwargs)
 
@@ -106,7 +108,7 @@ def without_strategy() -> Iterator[None]:
 _HARMLESS = ("VariableShape", "VarIsInitializedOp")
 
 
-def handles(variable: Variable) -> list[Tensor]:
+def handles(variable: tf.Variable) -> list[Tensor]:
     """The handles of a `tf.Variable` in this process, one per replica; [] without."""
     if isinstance(variable, tf.distribute.DistributedValues):
         parts = tf.distribute.get_strategy().experimental_local_results(variable)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import keras
 import tensorflow as tf
@@ -18,7 +18,6 @@ Graph: TypeAlias = tf.Graph
 Layer: TypeAlias = keras.layers.Layer
 Model: TypeAlias = keras.Model
 Operation: TypeAlias = tf.Operation
-Optimizer: TypeAlias = Any  # keras.optimizers.Optimizer, mostly an SGDPlus
 Strategy: TypeAlias = tf.distribute.Strategy
 Structure: TypeAlias = object  # tensors or arrays, or dicts, lists, tuples of them
 Tensor: TypeAlias = tf.Tensor
@@ -26,6 +25,43 @@ Variable: TypeAlias = keras.Variable
 Parts: TypeAlias = tuple[Structure, Structure, Structure]  # x, y, sample_weight
 
 V = TypeVar("V")
+
+
+class Optimizer(Protocol):
+    """What is read of an SGDPlus, by rooms below that class.
+
+    The `LossScaleOptimizer` around one has what it has of Keras.
+    """
+
+    name: str
+    built: bool
+    use_ema: bool
+    nesterov: bool
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+    momentum: float
+    weight_decay: float | None
+    max_loss_fraction: float | None
+    examples_per_update: Any  # int; None where Keras makes its own step
+    order: str
+    seed: int
+    nonfinite: str
+    jit_compile: bool | str
+
+    @property
+    def learning_rate(self) -> Any: ...
+
+    @property
+    def iterations(self) -> Any: ...
+
+    @property
+    def variables(self) -> list[Variable]: ...
+
+    def build(self, variables: list[Variable]) -> None: ...
+
+    def scale_loss(self, loss: Any) -> Any: ...
+
+    def train_step(self, model: Model, data: Structure) -> Structure: ...
 
 
 class PerObject(weakref.WeakKeyDictionary[Any, V], Generic[V]):

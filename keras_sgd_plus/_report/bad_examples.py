@@ -77,7 +77,7 @@ class Ledger:
         """() bool: whether a bad group waits to be raised, and no batch may train."""
         return self.total > 0 if self.raises else tf.constant(False)
 
-    def note(self, skips: Skips) -> Tensor | None:
+    def note(self, skips: Any) -> Tensor:
         """A note for all replicas: the count and the first row, (2 + k,)."""
         row = tf.cast(skips.rows[tf.cast(self.skip_all(), tf.int32)], tf.int64)
         return tf.concat([[self._count(skips)], row], 0)
@@ -86,10 +86,10 @@ class Ledger:
         self,
         place: Tensor,
         iterations: Tensor,
-        skips: Skips,
-        logs: Structure,
-        notes: Tensor,
-    ) -> dict[str, Tensor]:
+        skips: Any,
+        logs: Any,
+        notes: Tensor | None,
+    ) -> Structure:
         """Adds a batch, in the graph that walks it; its logs, with the count of groups.
 
         A bad group is raised here for functions of users, which nobody watches.
@@ -147,7 +147,7 @@ class Ledger:
         size = min(int(self.total.numpy()), CAPACITY)
         return [self.entry(row) for row in self.rows[:size].numpy().tolist()]
 
-    def entry(self, row: Sequence[int]) -> Skipped:
+    def entry(self, row: Any) -> Skipped:
         """One group from its row."""
         fit, epoch, batch, iterations, replica, cause, *positions = map(int, row)
         known = tuple(i for i in positions if i != NO_POSITION)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -36,7 +36,7 @@ class Skips(NamedTuple):
 
 
 def no_skips(
-    num_rows: Tensor, group_size: int, skip_all: Tensor, has_started: Tensor
+    num_rows: int | Tensor, group_size: int, skip_all: Tensor, has_started: Tensor
 ) -> Skips:
     """The list before the first group.
 
@@ -53,14 +53,14 @@ def no_skips(
 
 
 def with_group(
-    skips: Skips, cause: Tensor, positions: Tensor, has_started: Tensor
+    skips: Skips, cause: Tensor, positions: Tensor, has_started: Any
 ) -> Skips:
     """The list with one more group, if that has a cause.
 
     The row is always written, and kept only if the count moves on: cheaper than a
     choice between two whole tables.
     """
-    width = skips.rows.shape[1]
+    width: Any = skips.rows.shape[1]
     missing = width - 1 - tf.shape(positions)[0]
     row = tf.concat([[cause], positions, tf.fill([missing], NO_POSITION)], 0)
     row = tf.reshape(row, (1, width))
@@ -191,6 +191,6 @@ class Guard:
             found.append(after)
         return found
 
-    def logs(self, new: Tensor, old: Tensor) -> Structure:
+    def logs(self, new: Structure, old: Structure) -> Structure:
         """The logs to go on with: those of the last group that counted."""
         return tf.nest.map_structure(lambda a, b: select(self.skip, b, a), new, old)

@@ -59,7 +59,10 @@ class Record(NamedTuple):
 
 
 def no_records(
-    wanted: Wanted, num_rows: Tensor, group_size: int, outputs: Sequence[tf.TensorSpec]
+    wanted: Wanted,
+    num_rows: int | Tensor,
+    group_size: int,
+    outputs: Sequence[tf.TensorSpec],
 ) -> Record:
     """The tables before the first group.
 
@@ -75,7 +78,9 @@ def no_records(
     return Record(numbers, tuple(tf.zeros(shape, s.dtype) for shape, s in pairs))
 
 
-def with_record(tables: Any, number: Tensor, new: Any) -> Any:
+def with_record(
+    tables: Record | tuple[()], number: Tensor, new: Record | tuple[()]
+) -> Record | tuple[()]:
     """The tables with one more group.
 
     Args:
@@ -93,7 +98,7 @@ def with_record(tables: Any, number: Tensor, new: Any) -> Any:
 
 
 def record(
-    numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Tensor
+    numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Tensor | None
 ) -> Record:
     """The record of one group; NaN if the group was skipped.
 
@@ -176,7 +181,7 @@ def _entry(x: Structure, key: str) -> Tensor:
     return found
 
 
-def _column(x: Structure, column: int) -> Tensor:
+def _column(x: Any, column: int) -> Tensor:
     shape = getattr(x, "shape", None)
     if shape is None or len(shape) != 2 or not -shape[1] <= column < shape[1]:
         kind = type(x).__name__ if shape is None else f"of shape {tuple(shape)}"
@@ -305,7 +310,7 @@ class _Variables:
     # fixed size, in which a batch overwrites the one before.
     def __init__(self, parts: Sequence[Tensor]) -> None:
         variable = private_tensorflow.variable
-        rows = [(_ROWS, *part.shape[1:]) for part in parts[1:]]
+        rows: list[Any] = [(_ROWS, *part.shape[1:]) for part in parts[1:]]
         # TensorFlow keeps variables of int32 on the host, whatever the device.
         dtypes = [tf.int64 if p.dtype == tf.int32 else p.dtype for p in parts]
         self._variables = list(map(variable, [(HEADER,), *rows], dtypes))
@@ -365,9 +370,9 @@ class Recorder:
         self,
         step: Step,
         header: Sequence[Tensor],
-        tables: Record,
-        order: Tensor,
-        ids: Tensor,
+        tables: Any,
+        order: Tensor | None,
+        ids: Tensor | None,
     ) -> None:
         """Adds a batch, in the graph that walks it.
 

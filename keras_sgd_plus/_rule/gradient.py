@@ -77,7 +77,7 @@ class RowsGradient:
 
     values: Tensor  # (k, width)
     indices: Tensor  # (k,) integers
-    shape: Tensor  # (2,) integers, of the table
+    shape: Tensor | None  # (2,) integers, of the table
 
     def slices(self) -> tf.IndexedSlices:
         """As TensorFlow and Keras have it."""
@@ -158,7 +158,7 @@ class OuterGradient:
     def _finite(self) -> Tensor:
         factors = (self.left, self.right)
         largest = [tf.reduce_max(tf.abs(factor)) for factor in factors]
-        known = [_all_finite(factor) for factor in factors]
+        known: Any = [_all_finite(factor) for factor in factors]
         product = tf.math.is_finite(largest[0] * largest[1])
         return tf.logical_and(product, tf.logical_and(*known))
 
@@ -191,7 +191,10 @@ def outer(inputs: Tensor, error: Tensor) -> OuterGradient:
     )
 
 
-def as_gradient(tensor: Tensor, factored_norms: bool = False) -> Gradient | None:
+def as_gradient(
+    tensor: Tensor | tf.IndexedSlices | OuterGradient | None,
+    factored_norms: bool = False,
+) -> Gradient | None:
     """The gradient that a tape gives for a variable, in its kind; None stays None.
 
     Args:

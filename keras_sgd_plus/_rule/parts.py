@@ -86,7 +86,7 @@ class Overwrite(Part):
 
 
 def _largest(
-    weight: Tensor, value: Tensor, accumulator: Tensor, ends: Condition
+    weight: Tensor, value: Tensor, accumulator: Tensor, ends: Tensor
 ) -> tuple[Tensor, Tensor]:
     # The weight and its accumulator after one more value.
     largest = tf.maximum(value, accumulator)
@@ -389,7 +389,7 @@ class Descent(Part):
     def _step(
         self,
         weight: Tensor,
-        velocity: Tensor | None,
+        velocity: Any,
         gradient: Gradient,
         rate: Tensor,
         momentum: Tensor | None,
@@ -456,7 +456,7 @@ class Average(Part):
         return cls(*(getattr(optimizer, name) for name in cls.settings[1:]))
 
     def __call__(self, update: Update) -> Update:
-        count = update.state.iterations
+        count: Any = update.state.iterations
         if self.accumulation_steps:
             count = count // self.accumulation_steps
         goes_on = both(tf.not_equal(count, 0), update.has_started)

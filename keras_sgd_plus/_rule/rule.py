@@ -174,7 +174,7 @@ def all_slots(optimizer: Optimizer) -> list[Slot]:
     return [slot for kind in kinds for slot in kind.slots(optimizer)]
 
 
-def make_slots(optimizer: Optimizer, weights: Sequence[Variable]) -> None:
+def make_slots(optimizer: Any, weights: Sequence[Variable]) -> None:
     """Makes the state that Keras's `build` has not made, after Keras's own.
 
     Args:
