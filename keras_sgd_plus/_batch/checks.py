@@ -58,6 +58,7 @@ def check_batched(model: Model, data: Structure) -> None:
 def _is_single_example(leaf: Tensor, tensor: Any) -> bool:
     # Whether a leaf has the shape of an input without its batch axis.
     given: Any = getattr(leaf, "shape", None)
+    shape: Any  # whose rank may be None
     shape, declared = tf.TensorShape(given), tensor.shape
     if shape.rank is None or shape.rank != len(declared) - 1:
         return False

@@ -163,7 +163,7 @@ class ExampleLog(keras.callbacks.Callback):
         self._take()
         self._forget_run()
 
-    def last_batch(self) -> dict[str, Structure]:
+    def last_batch(self) -> dict[str, Any]:
         """The records of the last batch, in the order in which it was handed over.
 
         Returns:
@@ -201,7 +201,7 @@ class ExampleLog(keras.callbacks.Callback):
         return self.records.array("gradient_norm")
 
     @property
-    def prediction(self) -> Structure:
+    def prediction(self) -> Any:
         """(epochs, num_examples, ...): the outputs of the model before each update."""
         _check_kept("prediction", self._wanted.prediction)
         names = [n for n in self.records.names() if n.startswith(PREDICTION.format(""))]

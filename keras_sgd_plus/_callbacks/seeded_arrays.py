@@ -130,7 +130,7 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
         """The number of batches in an epoch; the last may be shorter."""
         return -(-self.num_examples // self.batch_size)
 
-    def __getitem__(self, index: int) -> Structure:
+    def __getitem__(self, index: int) -> Any:
         """Batch `index` of the epoch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
         rows = self.rows_of(index)
         return keras.tree.map_structure(

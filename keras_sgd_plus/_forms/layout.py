@@ -63,7 +63,7 @@ def kernels(model: Model) -> dict[int, Variable]:
     return {id(k): k for layer in keras_model.layers(model) for k in _kernel(layer)}
 
 
-def matmul(x1: Tensor, x2: Tensor | Variable) -> Tensor | None:
+def matmul(x1: Any, x2: Any) -> Tensor | None:
     """The product of rows, (..., inputs), with a matrix that is carried transposed.
 
     Or with a kernel whose updates wait, by those who keep it. None with any other. XLA

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._forms import pooled, tracing
 from keras_sgd_plus._private import keras_optimizer, xla
-from keras_sgd_plus._private.types import Tensor, Variable
+from keras_sgd_plus._private.types import Tensor
 
 MIN_WIDTH = 512  # entries of a row; shorter ones gain nothing
 _NARROW = 128  # entries of a row whose maximum costs little
@@ -154,7 +154,7 @@ def _affine(rows: Tensor, factor: Tensor, term: Tensor) -> Any:
     return rows * factor + term, grad
 
 
-def add(x1: Tensor | Variable, x2: Tensor | Variable) -> Tensor | None:
+def add(x1: Any, x2: Any) -> Tensor | None:
     """The sum with a vector along the last axis, or None where x2 is none."""
     x2 = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
     if not (isinstance(x1, tf.Tensor) and isinstance(x2, tf.Tensor)):

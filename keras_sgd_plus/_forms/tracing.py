@@ -157,7 +157,7 @@ def _is_product(op: Operation) -> bool:
     return op.inputs[0].op.inputs[0].op.type == "MatMul"
 
 
-def ask_product(x: Tensor, variable: Variable) -> Tensor | None:
+def ask_product(x: Any, variable: Variable) -> Tensor | None:
     """The product, or None where Keras or `layout` has to form it."""
     if now.multiply is None or not isinstance(x, tf.Tensor):
         return None

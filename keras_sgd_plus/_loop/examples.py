@@ -24,7 +24,7 @@ def unpack(data: Structure) -> Parts:
         return x, y, sample_weight
     num_examples = count(first)
 
-    def per_example(weight: Tensor) -> Tensor | None:
+    def per_example(weight: Tensor | None) -> Tensor | None:
         if weight is None or weight.shape.rank != 0 or weight.dtype == tf.string:
             return weight
         return tf.broadcast_to(weight, [num_examples])
@@ -74,7 +74,7 @@ def waiting_for(checks: list[Operation], batch: Parts) -> Any:
 def specs(batch: Parts, num_examples: int) -> Any:
     """The `tf.TypeSpec`s of a batch of `num_examples`; None entries stay."""
 
-    def spec(leaf: Leaf | None) -> tf.TypeSpec | None:
+    def spec(leaf: Leaf | None) -> tf.TypeSpec[Any] | None:
         if leaf is None:
             return None
         shape = [num_examples, *leaf.shape[1:]]
@@ -139,7 +139,7 @@ def pad(leaf: tf.Tensor, size: int | Tensor) -> tf.Tensor:
     return tf.pad(leaf, missing + [[0, 0]] * (leaf.shape.rank - 1))
 
 
-def _as_tensor(leaf: Tensor) -> Leaf | None:
+def _as_tensor(leaf: Any) -> Leaf | None:
     if leaf is None or isinstance(leaf, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)):
         return leaf
     return tf.convert_to_tensor(leaf)

@@ -283,7 +283,7 @@ class Scope(keras.StatelessScope):
                 self._versions[id(variable)].append(value)
         self._set(variable, value)
 
-    def _set(self, variable: Variable, value: Tensor) -> None:
+    def _set(self, variable: Variable, value: Any) -> None:
         # Whatever goes round the loop has the static shape of its variable.
         if isinstance(value, tf.Tensor) and not value.shape.is_fully_defined():
             value = tf.ensure_shape(value, variable.shape)
@@ -439,7 +439,7 @@ def _graph() -> Graph | None:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
-def _shaped(gradient: Tensor, shape: tf.TensorShape) -> Tensor:
+def _shaped(gradient: Tensor | None, shape: tf.TensorShape) -> Any:
     # The same gradient with a static shape, if it is a tensor of that shape.
     if isinstance(gradient, tf.Tensor):
         gradient.set_shape(shape)

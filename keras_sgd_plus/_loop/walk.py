@@ -497,7 +497,7 @@ def first_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Specs:
         record = result.record
         return result.logs, record.outputs if isinstance(record, Record) else ()
 
-    trace: Callable[..., Any] = tf.function(first, autograph=False)
+    trace: Any = tf.function(first, autograph=False)
     values = update.carry.specs()
     found = trace.get_concrete_function(values, list(leaves)).structured_outputs
     return Specs(*found)

@@ -357,7 +357,7 @@ class Setting:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name, self._kept = name, f"_{name}"
 
-    def __get__(self, instance: Optimizer, owner: type | None = None) -> Any:
+    def __get__(self, instance: Optimizer | None, owner: type | None = None) -> Any:
         return self if instance is None else getattr(instance, self._kept)
 
     def __set__(self, instance: Optimizer, value: object) -> None:

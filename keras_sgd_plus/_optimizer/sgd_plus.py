@@ -14,7 +14,7 @@ from keras_sgd_plus._batch import checks, compiled, step
 from keras_sgd_plus._fit import fits, hooks
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._optimizer.settings import Setting
-from keras_sgd_plus._private.types import Structure, Tensor, Variable
+from keras_sgd_plus._private.types import Structure, Variable
 from keras_sgd_plus._report import bad_examples
 from keras_sgd_plus._report.bad_examples import Skipped
 from keras_sgd_plus._rule import ours
@@ -205,9 +205,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
     @settings.refuses_others
     def __init__(
         self,
-        learning_rate: float
-        | LearningRateSchedule
-        | Callable[[], float | Tensor] = 0.01,
+        learning_rate: float | LearningRateSchedule | Callable[[], Any] = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,
@@ -257,7 +255,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         super().build(variables)
         make_slots(self, variables)
 
-    def train_step(self, model: keras.Model, data: Structure) -> Structure:
+    def train_step(self, model: keras.Model, data: Structure) -> Any:
         """Trains `model` on one batch with one update per example.
 
         For models with a `train_step` of their own; `fit` calls it for all others. In
@@ -299,11 +297,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
             error.add_note(checks.batch_in_words(data, self.examples_per_update or 1))
             raise
 
-    def apply(
-        self,
-        grads: Sequence[Tensor],
-        trainable_variables: Sequence[Variable] | None = None,
-    ) -> None:
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Applies gradients computed elsewhere: one plain SGD update, as in Keras.
 
         So `apply_gradients` does, too. For one update per example call `train_step`.
@@ -337,7 +331,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         """
         return bad_examples.skipped_examples(self)
 
-    def get_config(self) -> dict[str, object]:
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; a derived seed is among them."""
         own = {name: getattr(self, name) for name in settings.OWN}
         return {**super().get_config(), **own}

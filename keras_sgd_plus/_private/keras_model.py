@@ -206,7 +206,7 @@ def _call_all(
 
 def _placeholders(specs: Structure) -> Structure:
     # Tensors of the graph in the making. A sparse or ragged one is several.
-    def placeholder(spec: tf.TypeSpec | None) -> Tensor | None:
+    def placeholder(spec: tf.TypeSpec[Any] | None) -> Tensor | None:
         if spec is None:
             return None
         parts = tf.nest.flatten(spec, expand_composites=True)

@@ -153,7 +153,7 @@ def counted(
     return before + new
 
 
-def with_share(logs: Structure, counts: Tensor) -> Structure:
+def with_share(logs: Structure, counts: Variable | None) -> Structure:
     """The logs with the share, () float32 from 0 to 1, under "capped"."""
     if counts is None or not isinstance(logs, dict):
         return logs

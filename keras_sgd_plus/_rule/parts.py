@@ -289,7 +289,7 @@ def refuse_with_fraction(optimizer: Optimizer) -> None:
     Args:
         optimizer: an SGDPlus with a `max_loss_fraction`.
     """
-    received = None
+    received = fix = None
     if optimizer.gradient_accumulation_steps:
         steps = optimizer.gradient_accumulation_steps
         received = f"gradient_accumulation_steps={steps}"
