@@ -39,7 +39,9 @@ from keras_sgd_plus._rule import rule
 _PHILOX = 1  # in raw operations
 
 
-def visiting_order(seed: int, counter: Tensor, num_examples: int | Tensor) -> Tensor:
+def visiting_order(
+    seed: int, counter: Tensor | tf.Variable, num_examples: int | Tensor
+) -> Tensor:
     """A uniform permutation of a batch: a pure function of `seed` and `counter`.
 
     There is no generator state, and the permutation is the same with and without XLA.

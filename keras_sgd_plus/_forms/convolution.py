@@ -18,12 +18,12 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgd_plus._forms import pooled, tracing
-from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._private.types import Tensor, Variable
 
 
 def conv(
     inputs: Tensor,
-    kernel: Tensor,
+    kernel: Tensor | Variable,
     strides: int | Sequence[int] = 1,
     padding: str = "valid",
     data_format: str | None = None,
@@ -58,8 +58,8 @@ def conv(
 
 def separable_conv(
     inputs: Tensor,
-    depthwise_kernel: Tensor,
-    pointwise_kernel: Tensor,
+    depthwise_kernel: Tensor | Variable,
+    pointwise_kernel: Tensor | Variable,
     strides: int | Sequence[int] = 1,
     padding: str = "valid",
     data_format: str | None = None,
@@ -76,7 +76,7 @@ def separable_conv(
 
 def depthwise_conv(
     inputs: Tensor,
-    kernel: Tensor,
+    kernel: Tensor | Variable,
     strides: int | Sequence[int] = 1,
     padding: str = "valid",
     data_format: str | None = None,

@@ -93,8 +93,8 @@ def side_by_side(views: Sequence[Tensor]) -> Tensor:
 
 
 def same(
-    spatial: Sequence[int],
-    window: Sequence[int],
+    spatial: Sequence[int] | tf.TensorShape,
+    window: Sequence[int] | tf.TensorShape,
     strides: Sequence[int],
     dilation: Sequence[int],
 ) -> list[list[int]]:

@@ -170,7 +170,9 @@ def is_large(variable: Variable) -> bool:
     return len(shape) == 2 and math.prod(shape) >= MIN_ENTRIES
 
 
-def take(x: Tensor, indices: Tensor, axis: int | None = None) -> Tensor | None:
+def take(
+    x: Tensor | Variable, indices: Tensor, axis: int | None = None
+) -> Tensor | None:
     """Rows of a table, in place of `keras.ops.take`; None where that has to do it."""
     if now.look_up is None or axis != 0 or not isinstance(x, keras.Variable):
         return None

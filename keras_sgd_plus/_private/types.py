@@ -1,8 +1,7 @@
 """Names for objects of Keras and TensorFlow, and values that are kept beside them.
 
-Their own annotations do not hold: TensorFlow has none, and Keras's are inferred from
-defaults. The names tell a reader the kind of an argument; a type checker takes them for
-anything.
+TensorFlow's stubs and what is inferred of Keras are wrong in places; there a local
+variable is declared as `Any`.
 """
 
 from __future__ import annotations
