@@ -102,7 +102,7 @@ def is_chief(strategy: Strategy) -> bool:
     return worker(strategy) == 0
 
 
-def has_copies(variable: Variable) -> bool:
+def has_copies(variable: tf.Variable) -> bool:
     """Whether each replica of this process has a copy of a `tf.Variable`."""
     strategy = tf.distribute.get_strategy()
     copies = strategy.experimental_local_results(variable)
@@ -192,7 +192,7 @@ def seed_of_replica(seed: int, bits: int) -> int:
     return int.from_bytes(digest[:8], "big") >> (64 - bits)
 
 
-def seeds_of_replica(variables: Sequence[Variable]) -> dict[int, Any]:
+def seeds_of_replica(variables: Sequence[Variable]) -> dict[int, Tensor]:
     """Where the seed generators of this replica start, by position.
 
     A generator's state is a seed and a counter of draws; only the seed differs.
@@ -216,7 +216,7 @@ class ShardResult(NamedTuple):
     variables: Sequence[Variable]  # of the carry
     start: dict[int, Tensor]  # where it did not start from the variables' own values
     changed: dict[int, Tensor]  # values by position
-    num_examples: Tensor  # () int32
+    num_examples: int | Tensor  # () int32
 
 
 class Averaged(NamedTuple):
@@ -271,7 +271,7 @@ def average(
 
 def unchanged_where(
     skip: Tensor, variables: Sequence[Variable], changed: dict[int, Tensor]
-) -> dict[int, Any]:
+) -> dict[int, Tensor]:
     """The values from before the batch where `skip`, () bool, else the new ones."""
     return {
         i: tf.where(skip, tf.convert_to_tensor(variables[i].value), value)
@@ -279,14 +279,16 @@ def unchanged_where(
     }
 
 
-def metric_parts(model: Model, shard: ShardResult) -> list[Any]:
+def metric_parts(model: Model, shard: ShardResult) -> list[Tensor]:
     """The share of this replica in each variable of the metrics."""
     return [
         _part(v, value) for v, value in _metric_values(model, shard) if _is_local(v)
     ]
 
 
-def metrics(model: Model, shard: ShardResult, sums: Sequence[Tensor]) -> Any:
+def metrics(
+    model: Model, shard: ShardResult, sums: Sequence[Tensor]
+) -> dict[str, Tensor]:
     """Results of the metrics from the sums of `metric_parts` over all replicas."""
     following = iter(sums)
     pairs = [
@@ -297,13 +299,13 @@ def metrics(model: Model, shard: ShardResult, sums: Sequence[Tensor]) -> Any:
         return model.get_metrics_result()
 
 
-def log_parts(logs: Structure, shard: ShardResult) -> list[Any]:
+def log_parts(logs: Structure, shard: ShardResult) -> list[Tensor]:
     """The share of this replica in logs that are averaged by the examples walked."""
     flat = [_wide(tf.convert_to_tensor(leaf)) for leaf in tf.nest.flatten(logs)]
     return [leaf * tf.cast(shard.num_examples, leaf.dtype) for leaf in flat]
 
 
-def mean_logs(logs: Structure, averaged: Averaged) -> Any:
+def mean_logs(logs: Structure, averaged: Averaged) -> Structure:
     """The averages from the sums of `log_parts`."""
     means = [
         tf.cast(tf.math.divide_no_nan(total, _total(averaged.sizes, total)), leaf.dtype)
@@ -330,7 +332,7 @@ def _is_local(variable: Variable) -> bool:
     return variable.synchronization == "on_read"
 
 
-def _metric_values(model: Model, shard: ShardResult) -> list[tuple[Any, Any]]:
+def _metric_values(model: Model, shard: ShardResult) -> list[tuple[Variable, Tensor]]:
     places = {id(v): i for i, v in enumerate(shard.variables)}
     found = []
     for variable in model.metrics_variables:
@@ -340,7 +342,7 @@ def _metric_values(model: Model, shard: ShardResult) -> list[tuple[Any, Any]]:
     return found
 
 
-def _part(variable: Variable, value: Any) -> Any:
+def _part(variable: Variable, value: Tensor) -> Tensor:
     # As the `aggregation` of a metric's variable says.
     if variable.aggregation == "mean":
         return value / tf.cast(num_replicas(), value.dtype)
@@ -349,24 +351,24 @@ def _part(variable: Variable, value: Any) -> Any:
     return tf.zeros_like(value)
 
 
-def _row(values: Tensor) -> Any:
+def _row(values: Tensor) -> Tensor:
     # To be added up to a table with one row per replica.
     others = num_replicas() - 1 - replica()
     return tf.pad(values[None], [[replica(), others], [0, 0]])
 
 
-def _wide(value: Any) -> Any:
+def _wide(value: Tensor) -> Tensor:
     # As a type that adds up well.
     if value.dtype in (tf.float32, tf.float64):
         return value
     return tf.cast(value, tf.float32 if value.dtype.is_floating else tf.int64)
 
 
-def _total(sizes: Tensor, like: Tensor) -> Any:
+def _total(sizes: Tensor, like: Tensor) -> Tensor:
     return tf.cast(tf.reduce_sum(sizes), like.dtype)
 
 
-def _change(new: Tensor, old: Tensor, size: Any) -> Any:
+def _change(new: Tensor, old: Tensor, size: Tensor) -> Tensor:
     if new.dtype == tf.bool:
         return tf.cast(new != old, tf.int64)
     if not new.dtype.is_floating:
@@ -375,7 +377,7 @@ def _change(new: Tensor, old: Tensor, size: Any) -> Any:
     return change * tf.cast(size, change.dtype)
 
 
-def _changed(old: Tensor, change: Tensor, sizes: Tensor) -> Any:
+def _changed(old: Tensor, change: Tensor, sizes: Tensor) -> Tensor:
     if old.dtype == tf.bool:
         return tf.math.logical_xor(old, change > 0)
     if not old.dtype.is_floating:
@@ -384,14 +386,14 @@ def _changed(old: Tensor, change: Tensor, sizes: Tensor) -> Any:
     return tf.cast(_wide(old) + mean, old.dtype)
 
 
-def _least(old: Tensor, column: Tensor, sizes: Tensor) -> Any:
+def _least(old: Tensor, column: Tensor, sizes: Tensor) -> Tensor:
     # The smallest value of the replicas that have walked anything.
     column = tf.where(sizes > 0, column, column.dtype.max)
     least = tf.cast(tf.reduce_min(column), old.dtype)
     return tf.where(tf.reduce_any(sizes > 0), least, old)
 
 
-def _sum(values: Sequence[Tensor]) -> list[Any]:
+def _sum(values: Sequence[Tensor]) -> list[Tensor]:
     context: Any = tf.distribute.get_replica_context()
     by_dtype: dict[Any, list[int]] = {}
     for i, value in enumerate(values):

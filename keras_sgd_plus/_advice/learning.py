@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer
-from keras_sgd_plus._private.types import Model, Optimizer
+from keras_sgd_plus._private.types import Model, Optimizer, Structure, Variable
 from keras_sgd_plus._report import running_sums
 from keras_sgd_plus._report.running_sums import Losses
 
@@ -114,7 +114,7 @@ def _of_rate(optimizer: Optimizer, of_data: float) -> Cause:
     return Cause(max(times, 1), f"{reason}: try learning_rate={better:.1g}")
 
 
-def _of_inputs(model: Model, x: Any) -> Cause:
+def _of_inputs(model: Model, x: Structure) -> Cause:
     layers = keras_model.layers(model)
     has_ids = any(isinstance(layer, keras.layers.Embedding) for layer in layers)
     largest = 0.0
@@ -133,7 +133,7 @@ def _of_inputs(model: Model, x: Any) -> Cause:
     return Cause(0, "inputs that are not scaled to about -1 to 1")
 
 
-def _of_targets(model: Model, y: Any) -> list[Cause]:
+def _of_targets(model: Model, y: Structure) -> list[Cause]:
     losses, arrays = keras_model.compiled_losses(model), list(_arrays(y))
     general = Cause(0, "labels out of the range that the loss takes")
     if len(losses) != 1 or len(arrays) != 1:
@@ -190,7 +190,7 @@ def _size(array: np.ndarray) -> float:
     return max(-float(array.min()), float(array.max()))
 
 
-def _arrays(part: Any) -> Iterator[np.ndarray]:
+def _arrays(part: Structure) -> Iterator[np.ndarray]:
     # The arrays of numbers in x or y; data of other kinds cannot be looked at.
     for leaf in keras.tree.flatten(part):
         if not hasattr(leaf, "__array__") or not getattr(leaf, "shape", ()):
@@ -250,7 +250,7 @@ class Watch:
         optimizer: its SGDPlus, which has made no update.
     """
 
-    def __init__(self, model: Model, optimizer: Optimizer) -> None:
+    def __init__(self, model: Model, optimizer: Any) -> None:
         self._model, self._optimizer = model, optimizer
         # A model with a train step of its own may mean its loss to rise, as a GAN does.
         self._is_done = not keras_trainer.has_stock_train_step(model)
@@ -347,7 +347,7 @@ class _Weight(NamedTuple):
     squares: float
 
     @classmethod
-    def of(cls, variable: Any) -> _Weight:
+    def of(cls, variable: Variable) -> _Weight:
         flat = tf.reshape(variable.value, (-1,))
         step = max(1, -(-math.prod(variable.shape) // _MOST_ENTRIES))
         sample = np.asarray(flat[::step]).astype("float64")

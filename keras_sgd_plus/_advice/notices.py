@@ -58,17 +58,21 @@ def _warn(topics: set[str], topic: str, text: str) -> None:
 
 
 def _once_if(
-    condition: Tensor, model: Model, topic: str, words: Callable[..., str], *values: Any
+    condition: Tensor,
+    model: Model,
+    topic: str,
+    words: Callable[..., str],
+    *values: Tensor | int,
 ) -> None:
     # Warns from the running graph where () bool says so, with the text that `words`
     # gives for values of that graph. The graph does not keep the model alive.
     topics = _topics[model]
 
-    def say(*values: Any) -> np.int32:
+    def say(*values: Tensor) -> np.int32:
         _warn(topics, topic, words(*values))
         return np.int32(0)
 
-    def warn() -> Any:
+    def warn() -> Tensor:
         return tf.numpy_function(say, list(values), tf.int32)
 
     tf.cond(condition, warn, lambda: tf.constant(0))
@@ -82,7 +86,7 @@ def watch_shapes(model: Model, leaves: Sequence[Tensor]) -> None:
     """
     name, topics, met = model.name, _topics[model], _shapes[model]
 
-    def see(shape: Any) -> np.int32:
+    def see(shape: Sequence[Any]) -> np.int32:
         met.add(tuple(int(d) for d in shape))
         if len(met) > MAX_SIGNATURES:
             text = (
@@ -123,7 +127,7 @@ def watch_negative(model: Model, counts: Variable) -> None:
     _once_if(counts.value[2] > 0, model, "negative", lambda: text)
 
 
-def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
+def watch_groups(model: Model, group_size: int, num_examples: Any) -> None:
     """Warns once if groups of examples are not those that Keras would make.
 
     That is so if a batch is smaller than a group, or was not a multiple of it and yet
@@ -138,7 +142,7 @@ def watch_groups(model: Model, group_size: int, num_examples: Tensor) -> None:
     uneven: Any = tf.where(too_small, size, seen)
     uneven = tf.where(size > 0, uneven, 0)  # nothing follows yet
 
-    def words(seen: Any) -> str:
+    def words(seen: int) -> str:
         return (
             "Every batch of an epoch but the last should be a multiple of "
             f"examples_per_update={group_size}. Received: a batch that ended after "
@@ -261,7 +265,7 @@ class ScheduleLength(NamedTuple):
     is_whole: bool = False
 
 
-def schedule_length(schedule: Any) -> ScheduleLength | None:
+def schedule_length(schedule: object) -> ScheduleLength | None:
     """The length of one of Keras's schedules; None if it has none, or is another's."""
     kinds = optimizers.schedules
     if isinstance(schedule, kinds.PiecewiseConstantDecay):
@@ -317,7 +321,7 @@ def report_schedule(optimizer: Optimizer, updates: int, epochs: int) -> str | No
     )
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_plain(each) for each in value)}]"
     return f"{value:.12g}"

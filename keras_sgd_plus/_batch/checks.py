@@ -12,9 +12,17 @@ import tensorflow as tf
 
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._loop import examples
+from keras_sgd_plus._loop.examples import Leaf
 from keras_sgd_plus._loop.scope import Carry
 from keras_sgd_plus._private import keras_model, keras_optimizer
-from keras_sgd_plus._private.types import Layer, Model, Optimizer, Structure, Tensor
+from keras_sgd_plus._private.types import (
+    Layer,
+    Model,
+    Operation,
+    Optimizer,
+    Structure,
+    Tensor,
+)
 
 
 def check_rectangular(data: Structure) -> None:
@@ -47,9 +55,10 @@ def check_batched(model: Model, data: Structure) -> None:
             raise ValueError(_unbatched(named))
 
 
-def _is_single_example(leaf: Any, tensor: Any) -> bool:
+def _is_single_example(leaf: Tensor, tensor: Any) -> bool:
     # Whether a leaf has the shape of an input without its batch axis.
     given: Any = getattr(leaf, "shape", None)
+    shape: Any  # whose rank may be None
     shape, declared = tf.TensorShape(given), tensor.shape
     if shape.rank is None or shape.rank != len(declared) - 1:
         return False
@@ -84,7 +93,7 @@ def check_kinds(model: Model, data: Structure) -> None:
         _refuse_text("sample_weight", sample_weight)
 
 
-def check_batch(named_leaves: Sequence[tuple[str, Any]]) -> tuple[Any, list[Any]]:
+def check_batch(named_leaves: Sequence[tuple[str, Leaf]]) -> tuple[Any, list[Any]]:
     """The number of examples, an int or () int32, and the assertions it rests on.
 
     A batch may be empty: pipelines that filter rows in batches make such.
@@ -136,7 +145,7 @@ def batch_in_words(data: Structure, group_size: int) -> str:
     )
 
 
-def _casts(loss: Any) -> bool:
+def _casts(loss: object) -> bool:
     if isinstance(loss, keras.Loss):
         return type(loss).__call__ is keras.Loss.__call__
     return isinstance(loss, str) or inspect.isfunction(loss)
@@ -153,7 +162,7 @@ def _refuse_text(name: str, part: Structure) -> None:
             )
 
 
-def _unbatched(named_leaves: Sequence[tuple[str, Any]]) -> str:
+def _unbatched(named_leaves: Sequence[tuple[str, Leaf]]) -> str:
     shapes = [
         f"{name} of shape {getattr(leaf, 'shape', ())}" for name, leaf in named_leaves
     ]
@@ -174,7 +183,9 @@ def _unknown_axes(name: str) -> str:
     )
 
 
-def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> list[Any]:
+def _lengths(
+    one: tuple[str, int | Tensor], other: tuple[str, int | Tensor]
+) -> list[str | int | Tensor]:
     # In pieces: the running graph puts in numbers that tracing does not know.
     return [
         "x, y and sample_weight must have the same number of examples in a batch. "
@@ -186,13 +197,13 @@ def _lengths(one: tuple[str, Any], other: tuple[str, Any]) -> list[Any]:
     ]
 
 
-def _size(leaf: Any) -> Any:
+def _size(leaf: Leaf) -> int | Tensor:
     # The number of examples: an int where it is known by now, else () int32.
     size = examples.count(leaf)
     return int(size) if tf.executing_eagerly() else size
 
 
-def _asserted(condition: Any, pieces: Sequence[Any]) -> Any:
+def _asserted(condition: Tensor, pieces: Sequence[str | int | Tensor]) -> Operation:
     # TensorFlow shows each piece in brackets, so they are stripped.
     texts = [p.strip() if isinstance(p, str) else p for p in pieces]
     return tf.debugging.Assert(condition, texts)
@@ -275,7 +286,7 @@ def _state_sizes(layer: Layer) -> list[int]:
 
 
 def doubts_of_losses(
-    model: Model, sample_weight: Tensor, group_size: int
+    model: Model, sample_weight: Any, group_size: int
 ) -> list[tuple[str, str]]:
     """Warnings, as (topic, text), of losses that need several examples."""
     if group_size > 1:

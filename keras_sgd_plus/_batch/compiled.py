@@ -54,7 +54,7 @@ _INPUTS = {
 }
 
 
-def of_inputs(leaves: Sequence[Tensor]) -> Refusal | None:
+def of_inputs(leaves: Sequence[Any]) -> Refusal | None:
     """The refusal of the first tensor of a batch that XLA does not take, or None."""
     for leaf in leaves:
         if not examples.is_dense(leaf):
@@ -207,7 +207,7 @@ def raise_small_loop_threshold() -> None:
     os.environ["XLA_FLAGS"] = " ".join(words)
 
 
-def wants_xla(jit_compile: bool | str, model: Model, leaves: Sequence[Tensor]) -> bool:
+def wants_xla(jit_compile: bool | str, model: Model, leaves: Sequence[Any]) -> bool:
     """Whether to compile: not in eager runs, nor models that XLA is known to refuse."""
     if jit_compile is False or model.run_eagerly or tf.config.functions_run_eagerly():
         return False

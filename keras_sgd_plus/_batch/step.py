@@ -9,7 +9,7 @@ again.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -22,14 +22,17 @@ from keras_sgd_plus._forms import tracing
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.example_update import ExampleUpdate
 from keras_sgd_plus._loop.scope import Carry, Facts, TraceAgain
+from keras_sgd_plus._loop.update import Logs
 from keras_sgd_plus._loop.walk import Walked
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private.types import (
     Model,
     Optimizer,
+    Parts,
     PerObject,
     Structure,
     Tensor,
+    Variable,
 )
 from keras_sgd_plus._report import bad_examples, channel, records, running_sums
 from keras_sgd_plus._report.bad_examples import Ledger
@@ -44,7 +47,7 @@ _MAX_TRACES = 9
 _steps: PerObject[Any] = PerObject(weakref.WeakKeyDictionary)
 
 
-def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -> Any:
+def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -> Logs:
     """Trains `model` on one batch, an update per group of examples; returns the logs.
 
     Called while Keras traces its train function, by hand inside a `tf.function`, or
@@ -68,7 +71,7 @@ def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -
 
 def train_step(
     optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure
-) -> Any:
+) -> Logs:
     """One train step, as it is traced or run eagerly. Arguments are those of `run`."""
     # 1. Check the batch and the settings, before the model is touched.
     replicas.check()
@@ -120,8 +123,8 @@ def _attempt(
     optimizer: Optimizer,
     outer: Optimizer,
     model: Model,
-    batch: Structure,
-    num_examples: Tensor,
+    batch: Parts,
+    num_examples: int | Tensor,
     facts: Facts,
 ) -> _Attempt:
     group = examples.specs(batch, optimizer.examples_per_update)
@@ -139,7 +142,7 @@ def _attempt(
     return _Attempt(update, ledger, iterations, start, walked)
 
 
-def _commit(done: _Attempt, num_examples: Tensor) -> Any:
+def _commit(done: _Attempt, num_examples: int | Tensor) -> Logs:
     # Writes the variables; gives the logs.
     update, ledger, walked = done.update, done.ledger, done.walked
     notes = sizes = None
@@ -166,7 +169,7 @@ def _commit(done: _Attempt, num_examples: Tensor) -> Any:
     return logs
 
 
-def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any, Any]:
+def _average(done: _Attempt, num_examples: int | Tensor) -> tuple[Logs, Tensor, Tensor]:
     # Averages over the replicas and commits; the logs, all replicas' notes and sizes.
     update, ledger, walked = done.update, done.ledger, done.walked
     model, outer, variables = update.model, update.outer, update.carry.variables
@@ -197,7 +200,7 @@ def _average(done: _Attempt, num_examples: Tensor) -> tuple[Any, Any, Any]:
     return logs, averaged.notes, averaged.sizes
 
 
-def _check_records(model: Model, optimizer: Optimizer, batch: Structure) -> None:
+def _check_records(model: Model, optimizer: Optimizer, batch: Parts) -> None:
     # Raises where the records that a log asks for cannot be made.
     recorder = records.recorder_of(optimizer)
     if recorder is None:
@@ -214,7 +217,11 @@ def _check_records(model: Model, optimizer: Optimizer, batch: Structure) -> None
 
 
 def _close_records(
-    recorder: Recorder, done: _Attempt, num_examples: Tensor, place: Tensor, sizes: Any
+    recorder: Recorder,
+    done: _Attempt,
+    num_examples: int | Tensor,
+    place: Tensor,
+    sizes: Tensor | None,
 ) -> None:
     # Hands the records of a batch to the recorder. `sizes`, (replicas,) int64, are the
     # examples of each; None with one replica.
@@ -239,9 +246,9 @@ def _is_compiled(model: Model) -> bool:
 
 class _KeptStep(NamedTuple):
     # A compiled step, for these variables and settings alone.
-    variables: list[weakref.ref[Any]]
-    settings: tuple[Any, ...]
-    step: Any
+    variables: list[weakref.ref[Variable]]
+    settings: tuple[object, ...]
+    step: Callable[..., Logs]
 
 
 def _kept_step(
@@ -263,7 +270,7 @@ def _kept_step(
             return kept.step(data)
     refs = [weakref.ref(o) for o in (optimizer, outer, model)]
 
-    def step_fn(data: Structure) -> Any:
+    def step_fn(data: Structure) -> Logs:
         optimizer, outer, model = (ref() for ref in refs)
         return train_step(optimizer, outer, model, data)
 
@@ -283,6 +290,6 @@ def _kept_step(
     return logs
 
 
-def _variables(model: Model) -> list[Any]:
+def _variables(model: Model) -> list[Variable]:
     # The trainable ones once more: freezing a layer asks for a new trace.
     return [*model.trainable_variables, *model.variables, *model.metrics_variables]

@@ -22,7 +22,7 @@ from keras_sgd_plus._batch import checks, compiled
 from keras_sgd_plus._batch.compiled import How
 from keras_sgd_plus._forms import tracing
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._loop.example_update import ExampleUpdate
+from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
 from keras_sgd_plus._loop.walk import (
     Specs,
     Walked,
@@ -39,7 +39,9 @@ from keras_sgd_plus._rule import rule
 _PHILOX = 1  # in raw operations
 
 
-def visiting_order(seed: int, counter: Tensor, num_examples: Tensor) -> Any:
+def visiting_order(
+    seed: int, counter: Tensor | tf.Variable, num_examples: int | Tensor
+) -> Tensor:
     """A uniform permutation of a batch: a pure function of `seed` and `counter`.
 
     There is no generator state, and the permutation is the same with and without XLA.
@@ -67,7 +69,7 @@ def visiting_order(seed: int, counter: Tensor, num_examples: Tensor) -> Any:
     )
 
 
-def _shuffle(key: Any, num_examples: Tensor, never: Any) -> Any:
+def _shuffle(key: Tensor, num_examples: Any, never: Tensor) -> Tensor:
     # The shuffle of Fisher and Yates (Durstenfeld, 1964,
     # https://doi.org/10.1145/364520.364540), which is that of `stateless_shuffle`. XLA
     # has no kernel for that.
@@ -82,7 +84,7 @@ def _shuffle(key: Any, num_examples: Tensor, never: Any) -> Any:
         tf.int32, size=num_examples, element_shape=(), clear_after_read=False
     ).unstack(places)
 
-    def body_fn(i: Any, order: Tensor) -> tuple[Any, Any]:
+    def body_fn(i: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         j = tf.gather(partners, i)
         at_i, at_j = order.read(i), order.read(j)
         # Both are read before one is written, and XLA is told so by a dependency that
@@ -113,7 +115,7 @@ _SIZES = [2**i for i in range(3, 31)]
 _used: PerObject[Any] = PerObject(lambda: private_tensorflow.variable(()))
 
 
-def padded_size(model: Model, num_examples: Tensor) -> Any:
+def padded_size(model: Model, num_examples: int | Tensor) -> int | Tensor:
     """The size for a batch of `num_examples`, () int32; notes that it is used."""
     sizes = tf.constant(_SIZES, tf.int32)
     bucket = tf.gather(sizes, tf.searchsorted(sizes, [num_examples])[0])
@@ -131,16 +133,16 @@ def padded_size(model: Model, num_examples: Tensor) -> Any:
 
 class _Batch(NamedTuple):
     # A batch and the order of its visits.
-    leaves: Sequence[Tensor]
-    order: Tensor  # (num_examples,) int32, or None
-    num_examples: Tensor  # an int or () int32
+    leaves: Sequence[Any]
+    order: Tensor | None  # (num_examples,) int32, or None
+    num_examples: int | Tensor  # an int or () int32
 
 
 def walk_batch(
     update: ExampleUpdate,
-    num_examples: Tensor,
+    num_examples: Any,
     start: Mapping[int, Tensor],
-    skip_all: Tensor,
+    skip_all: Tensor | None,
 ) -> Walked:
     """Walks the batch of an update; what `changed` has is to be committed.
 
@@ -178,7 +180,7 @@ def walk_batch(
 _TENSORS = 4  # fields of `Walked` that a step takes on
 
 
-def _warn(update: ExampleUpdate, use_xla: bool, num_examples: Tensor) -> None:
+def _warn(update: ExampleUpdate, use_xla: bool, num_examples: int | Tensor) -> None:
     model, sample_weight = update.model, update.batch[2]
     for topic, text in checks.doubts_of_losses(model, sample_weight, update.group_size):
         notices.once(model, topic, text)
@@ -198,7 +200,7 @@ def _warn_of_statistics(update: ExampleUpdate, result: Walked) -> None:
         notices.once(update.model, topic, text)
 
 
-def _order(update: ExampleUpdate, num_examples: Tensor) -> Any:
+def _order(update: ExampleUpdate, num_examples: int | Tensor) -> Tensor | None:
     if update.optimizer.order != "reshuffle":
         return None
     seed = replicas.seed_of_replica(update.optimizer.seed, 63)
@@ -209,7 +211,7 @@ def _full_groups(
     update: ExampleUpdate,
     batch: _Batch,
     start: Mapping[int, Tensor],
-    skip_all: Tensor,
+    skip_all: Tensor | None,
     specs: Specs,
     how: How,
 ) -> tuple[Walked, How]:
@@ -228,7 +230,7 @@ def _full_groups(
     memory_leaves = tf.nest.flatten(memory)
 
     def full_groups(
-        values: Tensor,
+        values: Values,
         is_compiled: bool,
         num_examples: Tensor,
         skip_all: Tensor,
@@ -270,7 +272,7 @@ def _full_groups(
 def _short_group(
     update: ExampleUpdate,
     batch: _Batch,
-    rest: Tensor,
+    rest: int | Tensor,
     start: Mapping[int, Tensor],
     full: Walked,
     how: How,

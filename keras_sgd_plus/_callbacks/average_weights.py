@@ -84,7 +84,7 @@ class Averages:
         if was_shown:
             self.show()
 
-    def saved(self) -> list[Any]:
+    def saved(self) -> list[tf.Variable]:
         """The variables that a save has to hold beside the weights of training."""
         self._build()
         return [self._count, *self._means]
@@ -134,7 +134,7 @@ class Averages:
         self._put_in, self._put_back = _compiled(put_in), _compiled(put_back)
         self._is_built = True
 
-    def _can_use_xla(self, native: list[Any]) -> bool:
+    def _can_use_xla(self, native: list[tf.Variable]) -> bool:
         # Half the time of the update. XLA reads its flags when it first compiles, and
         # an SGDPlus has set them; a model without one must not compile before it.
         optimizer = self._model.optimizer
@@ -144,12 +144,14 @@ class Averages:
         return is_local and is_ours(optimizer) and bool(unwrap(optimizer).jit_compile)
 
 
-def _compiled(python: Callable[[], None], use_xla: bool = False) -> Callable[[], Any]:
+def _compiled(
+    python: Callable[[], None], use_xla: bool = False
+) -> Callable[[], object]:
     # The concrete function saves the look at the arguments at each call.
     return tf.function(python, jit_compile=use_xla).get_concrete_function()
 
 
-def _at_least_float32(dtype: Any) -> Any:
+def _at_least_float32(dtype: tf.DType) -> tf.DType:
     return tf.float32 if dtype.size < 4 else dtype
 
 
@@ -233,12 +235,13 @@ class AverageWeights(fits.ComesFirst, keras.callbacks.Callback):
         self._averages: Averages | None = None
         install_fit()
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Starts clean."""
-        run = fits.begun(self.model)
+        model: Any = self.model
+        run = fits.begun(model)
         if run is None:  # a loop by hand: the list is as its author made it
-            _check_alone(self.model, [self])
-            self._averages = Averages(self.model, self.start_epoch)
+            _check_alone(model, [self])
+            self._averages = Averages(model, self.start_epoch)
             return
         self._averages = averages_in(run)
         run.at_end.callback(self._forget_run)
@@ -260,32 +263,36 @@ class AverageWeights(fits.ComesFirst, keras.callbacks.Callback):
         vars(self).update(state)
         install_fit()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Puts the weights of training back."""
         if self._averages is not None:
             self._averages.begin_epoch(epoch)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, float] | None = None
+    ) -> None:
         """Puts the weights of training back, after an evaluation inside an epoch."""
         if self._averages is not None:
             self._averages.hide()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, float] | None = None
+    ) -> None:
         """Takes the weights into the averages."""
         if self._averages is not None:
             self._averages.end_batch(batch)
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         """Puts the averages into the model."""
         if self._averages is not None:
             self._averages.show()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Puts the averages into the model, for the callbacks that come after this."""
         if self._averages is not None:
             self._averages.show()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Leaves the averages in the model, or what another callback has put there."""
         self._averages = None
 
@@ -302,7 +309,7 @@ def averages_in(run: fits.Run) -> Averages | None:
     return run.averages
 
 
-def _checked_start(value: Any) -> int | None:
+def _checked_start(value: object) -> int | None:
     text = (
         "`start_epoch` must be an int >= 0, or None. Received: "
         f"start_epoch={settings.shown(value)}. Use None for polynomial decay."
@@ -323,7 +330,7 @@ def _check_reached(epoch: int | None, epochs: int) -> None:
         )
 
 
-def _check_alone(model: Model, callbacks: Iterable[Any]) -> None:
+def _check_alone(model: Model, callbacks: Iterable[keras.callbacks.Callback]) -> None:
     # Only one may average weights: of these callbacks, and of the model's optimizers.
     kinds = (AverageWeights, keras.callbacks.SwapEMAWeights)
     averaging = [type(c).__name__ for c in callbacks if isinstance(c, kinds)]

@@ -37,7 +37,12 @@ from keras_sgd_plus._fit.train_function import FastForward, TrainFunction
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer
-from keras_sgd_plus._private.types import Model, Optimizer, Strategy, Structure
+from keras_sgd_plus._private.types import (
+    Optimizer,
+    Strategy,
+    Structure,
+    Variable,
+)
 from keras_sgd_plus._report import bad_examples, running_sums
 from keras_sgd_plus._rule.ours import is_ours, unwrap
 
@@ -119,14 +124,14 @@ class ExactResume(keras.callbacks.Callback):
         self.directory = os.fspath(directory)
         self.save_freq, self.max_to_keep = save_freq, max_to_keep
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         """A copy has the arguments, and neither the model nor the run."""
         arguments = (self.directory, self.save_freq, self.max_to_keep)
         return type(self), arguments
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Restores the last save of the directory, if there is one."""
-        model: Model = self.model
+        model: Any = self.model
         params: Any = self.params
         self._model, self._outer = model, model.optimizer
         self._optimizer = unwrap(self._outer)
@@ -162,15 +167,17 @@ class ExactResume(keras.callbacks.Callback):
                 saves.list_complete()
             self._restore(saves.newest)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Notes the epoch, also for `SeededArrays`."""
-        keras_trainer.set_initial_epoch(self.model, None)  # has been read
+        keras_trainer.set_initial_epoch(self._model, None)  # has been read
         self._epoch, self._batch = epoch, 0
         data = None if self._data is None else self._data.dataset
         if isinstance(data, SeededArrays):
             data.next_epoch = epoch
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, float] | None = None
+    ) -> None:
         """Saves if it is time."""
         num_new, self._batch = batch + 1 - self._batch, batch + 1
         if (self._epoch, self._batch) <= self._reached:
@@ -179,13 +186,13 @@ class ExactResume(keras.callbacks.Callback):
         if self.save_freq != "epoch" and self._unsaved >= int(self.save_freq):
             self._save(self._epoch, self._batch)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Saves the beginning of the next epoch."""
         self._save(epoch + 1, 0)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Resets the initial epoch, so that a later `fit` begins at its own."""
-        keras_trainer.set_initial_epoch(self.model, None)
+        keras_trainer.set_initial_epoch(self._model, None)
         if not self._is_chief:
             self._temporary.cleanup()
 
@@ -324,7 +331,7 @@ class ExactResume(keras.callbacks.Callback):
             name = f"metrics/{i}/.ATTRIBUTES/VARIABLE_VALUE"
             variable.assign(np.asarray(reader.get_tensor(name)))
 
-    def _metrics_variables(self) -> list[Any]:
+    def _metrics_variables(self) -> list[Variable]:
         counts = running_sums.capped_of(self._optimizer)
         return [*self._model.metrics_variables, *([] if counts is None else [counts])]
 
@@ -341,11 +348,11 @@ class _LogState(tf.train.experimental.PythonState):
         named = {str(i): np.frombuffer(p, np.uint8) for i, p in enumerate(parts)}
         self._saved = packed(named)
 
-    def serialize(self) -> Any:
+    def serialize(self) -> bytes:
         """Called by TensorFlow for each save."""
         return self._saved
 
-    def deserialize(self, string_value: Any) -> None:
+    def deserialize(self, string_value: bytes) -> None:
         """Called by TensorFlow with what `serialize` gave."""
         parts = unpacked(string_value)
         num_workers = len(replicas.gathered(self._strategy, 0))
@@ -360,7 +367,7 @@ def _has(path: str, part: str) -> bool:
     return any(name.startswith(f"{part}/") for name in names)
 
 
-def _check_directory(value: Any) -> None:
+def _check_directory(value: object) -> None:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise TypeError(
             "`directory` must be a str or a path. Received: "

@@ -12,7 +12,7 @@ from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._callbacks.log_records import PREDICTION, LogRecords, Rows
 from keras_sgd_plus._fit import fits
 from keras_sgd_plus._optimizer import settings
-from keras_sgd_plus._private.types import Model, Optimizer
+from keras_sgd_plus._private.types import Model, Optimizer, Strategy, Structure
 from keras_sgd_plus._report import records
 from keras_sgd_plus._report.records import BatchRecord, Wanted
 from keras_sgd_plus._rule.ours import is_ours, per_example, unwrap
@@ -143,7 +143,7 @@ class ExampleLog(keras.callbacks.Callback):
         self._structure = self._outputs()
         self._rows = self._recorder = self._optimizer = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """A copy has the records, and neither the model nor the run."""
         of_run = dict.fromkeys(("_model", "_rows", "_recorder", "_optimizer"))
         return {**vars(self), **of_run, "_structure": self._outputs()}
@@ -249,26 +249,27 @@ class ExampleLog(keras.callbacks.Callback):
             columns[name] = self.records.array(name)[epoch, row]
         return pandas.DataFrame(columns)
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """Begins to record; forgets an earlier `fit`."""
-        run = fits.of(self.model)
+        model: Any = self.model
+        run = fits.of(model)
         self._rows = Rows(run, self._wanted.id is not None, self._strategy())
         params: Any = self.params
         first = 0 if run is None else run.initial_epoch
         self.records.begin((params.get("epochs") or 1) - first)
         self._last = None
-        self._start(self.model)
+        self._start(model)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Begins the records of an epoch."""
         self.records.begin_epoch(epoch)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Keeps the records of an epoch."""
         self._take()
         self.records.end_epoch()
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         """Ends to record."""
         self.stop()
         self.records.end()
@@ -281,7 +282,7 @@ class ExampleLog(keras.callbacks.Callback):
         if (run := fits.of(model)) is not None:  # an error may end it
             run.at_end.callback(self._forget_run)
 
-    def _strategy(self) -> Any:
+    def _strategy(self) -> Strategy | None:
         # That of the model in `fit`, or None before there is one.
         model: Any = self.model
         return None if model is None else model.distribute_strategy
@@ -302,7 +303,7 @@ class ExampleLog(keras.callbacks.Callback):
         if self._rows is not None:
             self.records.put(self._rows, batch)
 
-    def _packed(self, outputs: list[np.ndarray]) -> Any:
+    def _packed(self, outputs: list[np.ndarray]) -> Structure:
         structure = self._outputs()
         if structure is None and len(outputs) == 1:
             return outputs[0]
@@ -313,7 +314,9 @@ class ExampleLog(keras.callbacks.Callback):
         return self._structure if self._recorder is None else self._recorder.structure
 
 
-def _check_arguments(gradient_norm: Any, prediction: Any, id: Any, path: Any) -> None:
+def _check_arguments(
+    gradient_norm: object, prediction: object, id: object, path: object
+) -> None:
     for name, value in {
         "gradient_norm": gradient_norm,
         "prediction": prediction,

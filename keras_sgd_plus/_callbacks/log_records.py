@@ -116,7 +116,7 @@ class Epochs:
     def __len__(self) -> int:
         return self._num_epochs
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         """A copy opens files anew."""
         return type(self), (self._folder, self._num_epochs, self.state())
 
@@ -341,7 +341,7 @@ def _unknown(data: keras_trainer.Data | None) -> str:
     )
 
 
-def _check_parts(dataset: Any, num_replicas: int) -> None:
+def _check_parts(dataset: object, num_replicas: int) -> None:
     # The first worker must get the first part of each batch, and so on. For arrays and
     # a `PyDataset` TensorFlow shares them so.
     received = ""

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
 from keras_sgd_plus._private import keras_trainer
-from keras_sgd_plus._private.types import Model, Optimizer
+from keras_sgd_plus._private.types import Model, Optimizer, Variable
 
 NAME = "ckpt"
 _LIST = "checkpoint"  # TensorFlow's list of saves
@@ -166,13 +166,13 @@ class RunState(tf.train.experimental.PythonState):
         """Called by TensorFlow for each save."""
         return json.dumps(self._identity)
 
-    def deserialize(self, string_value: Any) -> None:
+    def deserialize(self, string_value: bytes | str) -> None:
         """Called by TensorFlow; the identity has been compared before."""
 
 
 def identity_of(
     model: Model, outer: Optimizer, data: keras_trainer.Data | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The shapes of all that is saved, and the size of the data.
 
     Names do not count: a model that is made again in the same process has others.
@@ -189,11 +189,11 @@ def identity_of(
     }
 
 
-def _shown_variable(variable: Any) -> str:
+def _shown_variable(variable: Variable) -> str:
     return f"{variable.dtype}{list(variable.shape)}"
 
 
-def _of_data(data: keras_trainer.Data | None) -> dict[str, Any]:
+def _of_data(data: keras_trainer.Data | None) -> dict[str, object]:
     if data is None:
         return {}
     arrays = data.dataset

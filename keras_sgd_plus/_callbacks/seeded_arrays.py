@@ -14,12 +14,13 @@ import numpy as np
 
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._optimizer import settings
+from keras_sgd_plus._private.types import Structure
 from keras_sgd_plus._report.bad_examples import KnownRows
 
 _SCALARS = (numbers.Number, str, bytes, np.generic)
 
 
-def arrays_of(name: str, part: Any) -> Any:
+def arrays_of(name: str, part: Structure) -> Structure:
     """The structure of a part of the data, with a NumPy array in each place.
 
     Args:
@@ -31,7 +32,7 @@ def arrays_of(name: str, part: Any) -> Any:
         ValueError: a list of rows of several lengths.
     """
 
-    def array_at(place: Any) -> Any:
+    def array_at(place: object) -> np.ndarray | None:
         # None lets `traverse` look inside a structure, and keeps an entry that is None.
         is_array = _is_list_of_numbers(place) or not keras.tree.is_nested(place)
         return np.asarray(place) if is_array and place is not None else None
@@ -46,7 +47,7 @@ def arrays_of(name: str, part: Any) -> Any:
         ) from None
 
 
-def _is_list_of_numbers(place: Any) -> bool:
+def _is_list_of_numbers(place: object) -> bool:
     if not isinstance(place, (list, tuple)):
         return False
     return all(isinstance(v, _SCALARS) or _is_list_of_numbers(v) for v in place)
@@ -100,9 +101,9 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
 
     def __init__(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        x: Structure,
+        y: Structure = None,
+        sample_weight: Structure = None,
         *,
         batch_size: int = 1024,
         seed: int = 0,
@@ -160,7 +161,7 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
         return rng.permutation(self.num_examples)
 
 
-def check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: object) -> None:
     """Raises unless an int >= 1."""
     received = f"{name}={settings.shown(value)}"
     text = f"`{name}` must be an int >= 1. Received: {received}. Use 1 or more."
@@ -170,7 +171,7 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(text)
 
 
-def _checked_seed(value: Any) -> int:
+def _checked_seed(value: object) -> Any:
     if value is None:
         raise TypeError(
             "`seed` must be an int from 0 to 2**63 - 1. Received: seed=None. Use "

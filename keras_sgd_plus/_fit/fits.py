@@ -60,7 +60,7 @@ class Run:
         self.callbacks: list[Any] = []
         self.averages: Any = None
         self.at_end = contextlib.ExitStack()
-        self._optimizer = per_example(getattr(model, "optimizer", None))
+        self._optimizer: Any = per_example(getattr(model, "optimizer", None))
         self._place: tuple[int, int, int] | None = None
         self._is_first_epoch = True
         # Whether the run began with the optimizer's first update.
@@ -132,22 +132,24 @@ class Watcher(keras.callbacks.Callback):
         super().__init__()
         self._run = run
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Notes the epoch."""
         self._run.epoch = epoch
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, float] | None = None
+    ) -> None:
         """Notes that the call for this batch comes next."""
         self._run.begin_batch(batch)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Lets the run look at the epoch."""
         self._run.end_epoch()
 
 
 @contextlib.contextmanager
 def running(
-    model: Model, arguments: Mapping[str, Any]
+    model: Model, arguments: Mapping[str, object]
 ) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Keeps a `Run` for a model until the block is left.
 
@@ -172,7 +174,7 @@ def running(
             _runs[model] = outer
 
 
-def _callbacks(run: Run, given: Any) -> dict[str, Any]:
+def _callbacks(run: Run, given: object) -> dict[str, Any]:
     # The argument of `fit` with the callbacks that come first in front, and a `Watcher`
     # behind all if the optimizer is ours; {} where both make no difference. A user's
     # `CallbackList` is changed itself, and has the watcher for a while.
@@ -194,7 +196,9 @@ def _callbacks(run: Run, given: Any) -> dict[str, Any]:
     return {}
 
 
-def _in_order(callbacks: list[Any]) -> list[Any]:
+def _in_order(
+    callbacks: list[keras.callbacks.Callback],
+) -> list[keras.callbacks.Callback]:
     return sorted(callbacks, key=lambda c: not isinstance(c, ComesFirst))
 
 
@@ -232,7 +236,7 @@ def models() -> list[Model]:
     return list(_runs)
 
 
-def _iterations(optimizer: Any) -> int:
+def _iterations(optimizer: Optimizer) -> int:
     return int(keras_optimizer.raw_iterations(optimizer).numpy())
 
 

@@ -74,14 +74,16 @@ def _wrap(name: str, owner: type) -> None:
         return
 
     @functools.wraps(original)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(self: object, *args: object, **kwargs: Any) -> object:
         return _WRAPPERS[name](original, self, *args, **kwargs)
 
     setattr(wrapped, _MARK, original)
     setattr(owner, name, wrapped)
 
 
-def _fit(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+def _fit(
+    original: Callable[..., Any], self: Model, *args: object, **kwargs: Any
+) -> object:
     names = list(inspect.signature(original).parameters)[1:]
     named = dict(zip(names, args, strict=False))
     if len(named) < len(args) or named.keys() & kwargs.keys():
@@ -95,7 +97,7 @@ def _fit(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     return history
 
 
-def _need_int(batch_size: Any) -> None:
+def _need_int(batch_size: object) -> None:
     # TensorFlow's own error does not name the argument.
     if isinstance(batch_size, float):
         is_size = math.isfinite(batch_size) and batch_size >= 1
@@ -106,8 +108,10 @@ def _need_int(batch_size: Any) -> None:
         )
 
 
-def _train_step(original: Any, self: Any, data: Structure) -> Any:
-    optimizer: Optimizer = getattr(self, "optimizer", None)
+def _train_step(
+    original: Callable[..., Any], self: Model, data: Structure
+) -> Structure:
+    optimizer: Any = getattr(self, "optimizer", None)
     stepping = per_example(optimizer)
     if stepping is not None:
         return stepping.train_step(self, data)
@@ -123,7 +127,9 @@ def _train_step(original: Any, self: Any, data: Structure) -> Any:
     return logs
 
 
-def _make_train_function(original: Any, self: Any, force: bool = False) -> Any:
+def _make_train_function(
+    original: Callable[..., Any], self: Any, force: bool = False
+) -> object:
     optimizer = unwrap(getattr(self, "optimizer", None))
     if not is_ours(optimizer):
         return original(self, force)
@@ -160,17 +166,19 @@ def _need_methods(model: Model, optimizer: Optimizer) -> None:
         keras_trainer.need("_make_function")
 
 
-def _reset_metrics(original: Any, self: Any) -> None:
+def _reset_metrics(original: Callable[..., Any], self: Model) -> None:
     original(self)
     optimizer = per_example(getattr(self, "optimizer", None))
     if optimizer is not None:
         channel.begin_epoch(optimizer)
 
 
-def _make_function(original: Any, self: Any, step_function: Any) -> Any:
+def _make_function(
+    original: Callable[..., Any], self: Model, step_function: Callable[..., Any]
+) -> object:
     # Keras averages logs over an axis that scalars have not, where there are several
     # workers (https://github.com/keras-team/keras/issues/20585).
-    def step(data: Structure) -> Any:
+    def step(data: Structure) -> Structure:
         logs = step_function(data)
         return keras.tree.map_structure(lambda v: tf.expand_dims(v, 0), logs)
 
@@ -178,15 +186,20 @@ def _make_function(original: Any, self: Any, step_function: Any) -> Any:
 
 
 def _maybe_symbolic_build(
-    original: Any, self: Any, iterator: Any = None, data_batch: Any = None
-) -> Any:
+    original: Callable[..., Any],
+    self: Model,
+    iterator: Any = None,
+    data_batch: object = None,
+) -> object:
     several = self.distribute_strategy.num_replicas_in_sync > 1
     if several and iterator is not None and _trains_ours(self):
         return keras_model.build_from_first_part(self, iterator)
     return original(self, iterator, data_batch)
 
 
-def _compile_from_config(original: Any, self: Any, config: Any) -> None:
+def _compile_from_config(
+    original: Callable[..., Any], self: Model, config: object
+) -> None:
     for register in _registers:
         register()
     original(self, config)
@@ -224,7 +237,7 @@ def uninstall() -> None:
     installation.uninstall()
 
 
-def stock_train_step(model: Model, data: Structure) -> Any:
+def stock_train_step(model: Model, data: Structure) -> Structure:
     """Keras's own train step: one update for the whole batch."""
     owner = keras_trainer.trainer_methods()["train_step"]
     current: Any = vars(owner)["train_step"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -14,7 +14,7 @@ from keras_sgd_plus._advice import notices
 from keras_sgd_plus._fit import fits
 from keras_sgd_plus._forms import tracing
 from keras_sgd_plus._private import keras_trainer, xla
-from keras_sgd_plus._private.types import Model, Optimizer, Structure
+from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
 from keras_sgd_plus._report import channel, records
 from keras_sgd_plus._rule import ours
 from keras_sgd_plus._rule.rule import compiled_for
@@ -47,7 +47,8 @@ class TrainFunction:
         function: Any,
         earlier: TrainFunction | None = None,
     ) -> None:
-        self._model, self.optimizer = model, optimizer
+        self._model: Any = model
+        self.optimizer = optimizer
         self.of_keras = function
         self._settings = _settings(optimizer)
         kept: list[Any] = []
@@ -70,7 +71,7 @@ class TrainFunction:
         settings = _settings(optimizer)
         return next((f for s, f in self.kept if s == settings), None)
 
-    def __call__(self, iterator: Any) -> Any:
+    def __call__(self, iterator: Iterator[Structure]) -> dict[str, Tensor] | None:
         if inspect.isgenerator(iterator) and replicas.num_replicas_of(self._model) > 1:
             raise NotImplementedError(
                 "train_on_batch must be called with one replica: Keras hands the whole "
@@ -94,7 +95,7 @@ class TrainFunction:
         with channel.watched(self.optimizer, place, run), lost_workers:
             return self._called(iterator)
 
-    def _called(self, iterator: Any) -> Any:
+    def _called(self, iterator: Iterator[Structure]) -> dict[str, Tensor] | None:
         if self._was_called:
             return self.of_keras(iterator)
         with notices.watched_first_call(self._model, self.optimizer):
@@ -102,10 +103,10 @@ class TrainFunction:
         self._was_called = True
         return logs
 
-    def _called_first(self, iterator: Any) -> Any:
+    def _called_first(self, iterator: Iterator[Structure]) -> dict[str, Tensor] | None:
         # XLA may refuse the loop only when it compiles it, in the first call. Then that
         # call is made again without XLA, on the same batches.
-        model = self._model
+        model: Any = self._model
         steps = model.steps_per_execution
         hands_over = keras_trainer.hands_over_batches(steps)
         may_choose = (
@@ -133,7 +134,7 @@ class TrainFunction:
         return getattr(object.__getattribute__(self, "of_keras"), name)
 
 
-def _settings(optimizer: Optimizer) -> tuple[Any, ...]:
+def _settings(optimizer: Optimizer) -> tuple[object, ...]:
     fixed = compiled_for(optimizer, tracing.is_switched_off())
     return (*fixed, records.wanted_of(optimizer))
 
@@ -152,7 +153,7 @@ class _Batches:
         self._iterator, self._are_handed_over = iterator, are_handed_over
         self._batches = list(itertools.islice(iterator, most))
 
-    def given_to(self, function: Any) -> Any:
+    def given_to(self, function: Callable[..., Any]) -> dict[str, Tensor] | None:
         """Calls Keras's train function with these batches; gives the last logs."""
         kinds = (tf.data.Iterator, tf.distribute.DistributedIterator)
         if not isinstance(self._iterator, kinds):
@@ -169,7 +170,7 @@ class _Batches:
 
         # Traced with the shapes that the data set promises, not with those of the first
         # batch: one of another size would be traced and compiled anew.
-        def step(batch: Structure) -> Any:
+        def step(batch: Structure) -> Structure:
             return function(iter([batch]))
 
         traced: Any = tf.function(step, autograph=False)
@@ -191,13 +192,17 @@ class FastForward:
     """
 
     def __init__(
-        self, before: int, batches: int, per_call: int, begin: Callable[[Any], None]
+        self,
+        before: int,
+        batches: int,
+        per_call: int,
+        begin: Callable[[Structure], None],
     ) -> None:
         self._before, self._batches = before, batches
         self._per_call, self._begin = per_call, begin
         self._has_begun = False
 
-    def __call__(self, iterator: Any) -> bool:
+    def __call__(self, iterator: Iterator[Structure]) -> bool:
         """Whether the call was used up, and nothing is to be trained in it."""
         for _ in range(self._before):
             next(iterator, None)

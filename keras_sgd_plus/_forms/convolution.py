@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from keras_sgd_plus._forms import pooled, tracing
-from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._private.types import Tensor, Variable
 
 
 def conv(
     inputs: Tensor,
-    kernel: Tensor,
-    strides: Any = 1,
+    kernel: Tensor | Variable,
+    strides: int | Sequence[int] = 1,
     padding: str = "valid",
     data_format: str | None = None,
-    dilation_rate: Any = 1,
-) -> Tensor:
+    dilation_rate: int | Sequence[int] = 1,
+) -> Tensor | None:
     """Patches times kernel, or None where the native form is to be used.
 
     Shapes: inputs `(n, *spatial, channels_in)` or `(n, channels_in, *spatial)`; kernel
@@ -58,13 +58,13 @@ def conv(
 
 def separable_conv(
     inputs: Tensor,
-    depthwise_kernel: Tensor,
-    pointwise_kernel: Tensor,
-    strides: Any = 1,
+    depthwise_kernel: Tensor | Variable,
+    pointwise_kernel: Tensor | Variable,
+    strides: int | Sequence[int] = 1,
     padding: str = "valid",
     data_format: str | None = None,
-    dilation_rate: Any = 1,
-) -> Tensor:
+    dilation_rate: int | Sequence[int] = 1,
+) -> Tensor | None:
     """`depthwise_conv`, then `conv` with a window of one; None if either is."""
     outputs = depthwise_conv(
         inputs, depthwise_kernel, strides, padding, data_format, dilation_rate
@@ -76,12 +76,12 @@ def separable_conv(
 
 def depthwise_conv(
     inputs: Tensor,
-    kernel: Tensor,
-    strides: Any = 1,
+    kernel: Tensor | Variable,
+    strides: int | Sequence[int] = 1,
     padding: str = "valid",
     data_format: str | None = None,
-    dilation_rate: Any = 1,
-) -> Tensor:
+    dilation_rate: int | Sequence[int] = 1,
+) -> Tensor | None:
     """Shifted inputs times the kernel, or None where the native form is to be used.
 
     Shapes: inputs `(n, *spatial, channels)` or `(n, channels, *spatial)`; kernel
@@ -119,8 +119,8 @@ def _shifted_products(
 ) -> Tensor:
     # The gradients are written out: those of slices would be sums of padded arrays.
     @tf.custom_gradient
-    def products(x: Tensor, kernel: Tensor) -> tuple[Any, Callable[..., Any]]:
-        def grad(upstream: Tensor) -> tuple[Any, Any]:
+    def products(x: Tensor, kernel: Tensor) -> Any:
+        def grad(upstream: Tensor) -> tuple[Tensor, Tensor]:
             upstream = tracing.computed_once(upstream)
             by_input = _spread_outputs(
                 upstream, x.shape, kernel.shape[:-1], strides, dilation
@@ -138,7 +138,7 @@ def _shifted_products(
 
 
 def _sum(
-    x: Tensor, kernel: Any, strides: Sequence[int], dilation: Sequence[int]
+    x: Tensor, kernel: Tensor, strides: Sequence[int], dilation: Sequence[int]
 ) -> Tensor:
     # Over the positions of the window, (*window, channels), which are taken apart by
     # one operation: a slice for each takes four, and all are traced.
@@ -197,7 +197,7 @@ def _spread_outputs(
 
 def _shifted(
     x: Tensor, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
-) -> list[Any]:
+) -> list[Tensor]:
     # What each position of the window meets as the window moves, the last axis first.
     parts = [x]
     for axis, settings in enumerate(

@@ -12,12 +12,14 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from keras_sgd_plus._forms import convolution, layout, pooled, reductions, tracing
 from keras_sgd_plus._private import keras_optimizer, versions
+from keras_sgd_plus._private.types import Tensor
 
 LOWERINGS = {
     "conv": convolution.conv,
@@ -69,15 +71,17 @@ def is_installed(name: str) -> bool:
     return hasattr(getattr(module, name, None), _MARK)
 
 
-def _signature(function: Any) -> list[Any]:
+def _signature(function: Callable[..., object]) -> list[tuple[object, ...]]:
     # Names, kinds and defaults: the lowered form fills in its own defaults.
     parameters = inspect.signature(function).parameters.values()
     return [(p.name, p.kind, p.default) for p in parameters]
 
 
-def _lowered(native: Any, lowering: Any) -> Any:
+def _lowered(
+    native: Callable[..., Tensor], lowering: Callable[..., Tensor | None]
+) -> Callable[..., Tensor]:
     @functools.wraps(native)
-    def dispatch(*args: Any, **kwargs: Any) -> Any:
+    def dispatch(*args: object, **kwargs: Any) -> Tensor:
         found = None
         if tracing.is_active():
             found = lowering(*args, **kwargs)

@@ -40,7 +40,9 @@ def to_loop_layout(view: Tensor) -> Tensor:
 
 
 def transposed(
-    model: Model, variables: Sequence[Variable], rows: Sequence[Sequence[Any]]
+    model: Model,
+    variables: Sequence[Variable],
+    rows: Sequence[Sequence[Variable | None]],
 ) -> frozenset[int]:
     """Positions in `variables` of kernels to be carried transposed, and their slots.
 
@@ -56,12 +58,12 @@ def transposed(
     return frozenset(i for i, v in enumerate(variables) if id(v) in chosen)
 
 
-def kernels(model: Model) -> dict[int, Any]:
+def kernels(model: Model) -> dict[int, Variable]:
     """The kernels of the plain Dense layers of a built model, by id."""
     return {id(k): k for layer in keras_model.layers(model) for k in _kernel(layer)}
 
 
-def matmul(x1: Tensor, x2: Tensor) -> Tensor:
+def matmul(x1: Any, x2: Any) -> Tensor | None:
     """The product of rows, (..., inputs), with a matrix that is carried transposed.
 
     Or with a kernel whose updates wait, by those who keep it. None with any other. XLA
@@ -89,7 +91,7 @@ def matmul(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 @tf.custom_gradient
-def _dot(x: Tensor, y: Tensor) -> Tensor:
+def _dot(x: Tensor, y: Tensor) -> Any:
     """The product of two (1, n) as (1, 1), in four sums that do not wait for another.
 
     XLA:CPU adds fewer than 64 products one after the other.
@@ -104,7 +106,7 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return total, lambda upstream: (upstream * y, upstream * x)
 
 
-def _kernel(layer: Layer) -> list[Any]:
+def _kernel(layer: Layer) -> list[Variable]:
     # The kernel of a plain Dense layer on vectors. Constraints and regularizers see the
     # kernel as a whole, with its axes; under mixed precision the layer sees a copy.
     dense = keras.layers.Dense

@@ -11,7 +11,6 @@ kernel: a scatter of two entries into a vector of two.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import tensorflow as tf
 
@@ -69,7 +68,7 @@ class BackwardReaders:
             return learning_rate
         return tracing.after(tf.add_n(found), learning_rate)
 
-    def _products(self, tensor: Tensor) -> list[Any]:
+    def _products(self, tensor: Tensor) -> list[Tensor]:
         outputs = []
         for op in tensor.consumers():
             if op.type in _SAME_ENTRIES:

@@ -36,7 +36,7 @@ MAX_POSITIONS = 64  # of a window; more would read or copy the input too often
 
 def views_along(
     x: Tensor, axis: int, window: int, stride: int, dilation: int
-) -> list[Any]:
+) -> list[Tensor]:
     """The slice of each position of the window along one axis; none if it is too short.
 
     Entry p has what position p of the window meets, one entry per step of the window.
@@ -50,7 +50,7 @@ def views_along(
     steps = tf.constant([stride if a == axis else 1 for a in range(rank)])
     mask = 2**rank - 1 - 2**axis  # axes that are taken whole
 
-    def at(offset: int) -> Any:
+    def at(offset: int) -> Tensor:
         return tf.constant([offset if a == axis else 0 for a in range(rank)])
 
     return [
@@ -66,7 +66,7 @@ def views_along(
     ]
 
 
-def blocks(x: Tensor, window: Sequence[int]) -> list[Any]:
+def blocks(x: Tensor, window: Sequence[int]) -> list[Tensor]:
     """The slice of each position of a window that moves by its own size, row by row."""
     parts = [x]
     for axis, k in enumerate(window, start=1):
@@ -86,15 +86,15 @@ def side_by_side(views: Sequence[Tensor]) -> Tensor:
     sizes = [view.shape[-1] for view in views]
 
     @tf.custom_gradient
-    def joined(*views: Tensor) -> tuple[Any, Any]:
+    def joined(*views: Tensor) -> Any:
         return tf.concat(views, -1), lambda upstream: tf.split(upstream, sizes, -1)
 
     return joined(*views)
 
 
 def same(
-    spatial: Sequence[int],
-    window: Sequence[int],
+    spatial: Sequence[int] | tf.TensorShape,
+    window: Sequence[int] | tf.TensorShape,
     strides: Sequence[int],
     dilation: Sequence[int],
 ) -> list[list[int]]:
@@ -106,7 +106,7 @@ def same(
     return [*paddings, [0, 0]]
 
 
-def per_axis(value: Any, rank: int) -> tuple[int, ...]:
+def per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """One number per spatial axis, of an argument that may be one for all."""
     return (value,) * rank if isinstance(value, int) else tuple(value)
 
@@ -118,7 +118,7 @@ def is_static(x: Tensor) -> bool:
 
 def channels_last(
     inputs: Tensor, data_format: str | None
-) -> tuple[Any, Callable[[Any], Any]]:
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """A tensor of Keras's `data_format` with the channels last, and the way back."""
     x = tf.convert_to_tensor(inputs)
     if (data_format or keras.config.image_data_format()) == "channels_last":
@@ -131,7 +131,7 @@ def channels_last(
 
 def convolved_patches(
     image: Tensor, kernel: Tensor, strides: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
+) -> Tensor | None:
     """The convolution of an image that is padded already, channels last.
 
     None where the window is longer than the image. Shapes: image `(n, *spatial,
@@ -227,11 +227,11 @@ def _rectified(errors: Errors) -> Errors:
 
 def max_pool(
     inputs: Tensor,
-    pool_size: Any,
-    strides: Any = None,
+    pool_size: int | Sequence[int],
+    strides: int | Sequence[int] | None = None,
     padding: str = "valid",
     data_format: str | None = None,
-) -> Tensor:
+) -> Tensor | None:
     """Maxima of windows that do not overlap, or None: use the native form.
 
     The gradient goes to the first maximum of a window, as in XLA and TensorFlow.
@@ -258,7 +258,7 @@ def _first_maxima(x: Tensor, window: tuple[int, ...], counts: Sequence[int]) -> 
     outside = [[0, n - size] for n, size in zip(x.shape[1:-1], sizes, strict=True)]
 
     @tf.custom_gradient
-    def maxima(x: Tensor) -> tuple[Any, Callable[[Any], Any]]:
+    def maxima(x: Tensor) -> Any:
         cropped = x[(slice(None), *(slice(n) for n in sizes))]
         parts = blocks(cropped, window)
         top = functools.reduce(tf.maximum, parts)
@@ -305,7 +305,7 @@ def _places(parts: Sequence[Tensor], top: Tensor) -> Tensor:
 
 def convolved(
     image: Tensor, kernel: Tensor, strides: Sequence[int], dilation: Sequence[int]
-) -> Tensor:
+) -> Tensor | None:
     """As `convolved_patches`; its gradients visit the errors that max-pooling let pass.
 
     A tensor of errors is known as long as it goes through ReLU and a bias at most.
@@ -319,13 +319,13 @@ def convolved(
     fixed = strides, dilation
 
     @tf.custom_gradient
-    def product(image: Tensor, kernel: Tensor) -> tuple[Any, Callable[..., Any]]:
+    def product(image: Tensor, kernel: Tensor) -> Any:
         # Persistent: a model that differentiates twice asks for its gradients twice.
         with tf.GradientTape(persistent=True) as tape:
             tape.watch([image, kernel])
             outputs = convolved_patches(image, kernel, *fixed)
 
-        def grad(upstream: Tensor) -> Any:
+        def grad(upstream: Tensor) -> tuple[Tensor, Tensor]:
             errors = errors_of(upstream)
             if errors is None:
                 return tape.gradient(outputs, [image, kernel], upstream)
@@ -345,16 +345,16 @@ def _gradients(
     strides: Sequence[int],
     places: Tensor,
     window: Sequence[int],
-) -> tuple[Any, Any]:
+) -> tuple[Tensor, Tensor]:
     # By the image and by the kernel. Both are bilinear: so are their own gradients.
     fixed = strides, places, window
     ones = (1,) * len(window)
 
     @tf.custom_gradient
-    def found(*arguments: Tensor) -> tuple[Any, Callable[..., Any]]:
+    def found(*arguments: Tensor) -> Any:
         image, kernel, error = arguments
 
-        def grad(by_image: Tensor, by_kernel: Tensor) -> tuple[Any, ...]:
+        def grad(by_image: Tensor, by_kernel: Tensor) -> tuple[Tensor, ...]:
             first = convolved_patches(by_image, kernel, strides, ones)
             second = convolved_patches(image, by_kernel, strides, ones)
             by_error = _at_places(first + second, places, window)
@@ -380,7 +380,7 @@ def _by_visits(
     strides: Sequence[int],
     places: Tensor,
     window: Sequence[int],
-) -> tuple[Any, Any]:
+) -> tuple[Tensor, Tensor]:
     rank, channels = len(window), image.shape[-1]
     filters, sizes = kernel.shape[-1], kernel.shape[:rank]
     # A row of the image, and of a patch, is one axis: the channels of its pixels.
@@ -403,7 +403,7 @@ def _by_visits(
 
 def _starts(
     places: Tensor, window: Sequence[int], strides: Sequence[int], channels: int
-) -> list[Any]:
+) -> list[Tensor]:
     # Per axis of the rows, where the patch of each maximum begins.
     grid = np.indices(places.shape, dtype="int32")
     starts: list[Any] = []
@@ -418,10 +418,10 @@ def _starts(
 
 def _visit(
     columns: Sequence[Tensor], image: Tensor, kernel: Tensor, shape: Sequence[int]
-) -> tuple[Any, Any]:
+) -> tuple[Tensor, Tensor]:
     visits, count = _nonzero(columns[0])
 
-    def body_fn(i: Any, by_image: Any, by_kernel: Any) -> tuple[Any, ...]:
+    def body_fn(i: Tensor, by_image: Tensor, by_kernel: Tensor) -> tuple[Tensor, ...]:
         j = _entry(visits, i)
         error, number, *start = (_entry(column, j) for column in columns)
         at_filter = [number, *[tf.constant(0)] * (len(shape) - 1)]
@@ -437,9 +437,9 @@ def _visit(
     )[1:]
 
 
-def _nonzero(error: Tensor) -> tuple[Any, Any]:
+def _nonzero(error: Tensor) -> tuple[Tensor, Tensor]:
     # Positions of entries that are not zero, at the front of a vector; their count.
-    def body_fn(i: Any, count: Any, found: Any) -> tuple[Any, ...]:
+    def body_fn(i: Tensor, count: Tensor, found: Any) -> tuple[Tensor, ...]:
         found = keras.ops.slice_update(found, tf.stack([count]), tf.reshape(i, (1,)))
         return i + 1, count + tf.cast(_entry(error, i) != 0, tf.int32), found
 
@@ -451,10 +451,10 @@ def _nonzero(error: Tensor) -> tuple[Any, Any]:
     return found, count
 
 
-def _entry(vector: Tensor, i: Any) -> Tensor:
+def _entry(vector: Tensor, i: Tensor) -> Tensor:
     return tf.reshape(xla.dynamic_slice(vector, [i], [1]), ())
 
 
-def _added(total: Tensor, part: Tensor, start: Sequence[Any]) -> Tensor:
+def _added(total: Tensor, part: Tensor, start: Sequence[Tensor | int]) -> Any:
     old = xla.dynamic_slice(total, start, part.shape)
     return keras.ops.slice_update(total, tf.stack(start), old + part)

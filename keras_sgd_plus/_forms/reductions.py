@@ -10,7 +10,7 @@ native form adds up a matrix. Masks are drawn as TensorFlow draws them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -60,7 +60,7 @@ MIN_ENTRIES = 4_096  # of the logits; below, the native form costs little
 
 def sparse_categorical_crossentropy(
     target: Tensor, output: Tensor, from_logits: bool = False, axis: int = -1
-) -> Tensor:
+) -> Tensor | None:
     """As `tf.nn.sparse_softmax_cross_entropy_with_logits` under XLA, or None.
 
     The native form adds up a matrix that is zero but for the labels. NaN where a label
@@ -81,7 +81,7 @@ def sparse_categorical_crossentropy(
 
 
 @tf.custom_gradient
-def _cross_entropy(labels: Tensor, logits: Tensor) -> tuple[Any, Callable[..., Any]]:
+def _cross_entropy(labels: Tensor, logits: Tensor) -> Any:
     classes = logits.shape[-1]
     shifted = logits - largest_of_rows(logits)
     exps = tf.exp(shifted)
@@ -92,7 +92,7 @@ def _cross_entropy(labels: Tensor, logits: Tensor) -> tuple[Any, Callable[..., A
     picked = tf.gather(shifted, inside, batch_dims=1)
     losses = tf.where(is_valid, tf.math.log(totals[:, 0]) - picked, nan)
 
-    def grad(upstream: Tensor) -> tuple[None, Any]:
+    def grad(upstream: Tensor) -> tuple[None, Tensor]:
         target = tf.one_hot(inside, classes, dtype=logits.dtype)
         slopes = tf.where(is_valid, upstream, nan)
         slopes = slopes[:, None]
@@ -107,8 +107,11 @@ _MANY_ROWS = 64  # to sum gradients of; fewer are computed twice as well
 
 
 def moments(
-    x: Tensor, axes: Any, keepdims: bool = False, synchronized: bool = False
-) -> Any:
+    x: Tensor,
+    axes: int | Sequence[int],
+    keepdims: bool = False,
+    synchronized: bool = False,
+) -> tuple[Tensor, Tensor] | None:
     """Mean and variance over all axes but the last, or None for other axes."""
     x = tf.convert_to_tensor(x)
     if synchronized or x.dtype in (tf.float16, tf.bfloat16) or not _is_static(x):
@@ -127,10 +130,10 @@ def batch_normalization(
     mean: Tensor,
     variance: Tensor,
     axis: int,
-    offset: Tensor = None,
-    scale: Tensor = None,
+    offset: Tensor | None = None,
+    scale: Tensor | None = None,
     epsilon: float = 1e-3,
-) -> Tensor:
+) -> Tensor | None:
     """As `tf.nn.batch_normalization` over all axes but the last, or None."""
     is_last = axis in (-1, len(x.shape) - 1)
     if not is_last or mean.shape != x.shape[-1:] or not _is_static(x):
@@ -142,8 +145,8 @@ def batch_normalization(
 
 
 @tf.custom_gradient
-def _affine(rows: Tensor, factor: Tensor, term: Tensor) -> Tensor:
-    def grad(upstream: Tensor) -> Tensor:
+def _affine(rows: Tensor, factor: Tensor, term: Tensor) -> Any:
+    def grad(upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         upstream = tracing.computed_once(upstream)
         slopes = tf.reduce_sum(upstream * rows, 0)
         return upstream * factor, slopes, tf.reduce_sum(upstream, 0)
@@ -151,7 +154,7 @@ def _affine(rows: Tensor, factor: Tensor, term: Tensor) -> Tensor:
     return rows * factor + term, grad
 
 
-def add(x1: Tensor, x2: Tensor) -> Tensor:
+def add(x1: Any, x2: Any) -> Tensor | None:
     """The sum with a vector along the last axis, or None where x2 is none."""
     x2 = tf.convert_to_tensor(x2) if isinstance(x2, keras.Variable) else x2
     if not (isinstance(x1, tf.Tensor) and isinstance(x2, tf.Tensor)):
@@ -165,8 +168,8 @@ def add(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 @tf.custom_gradient
-def _biased(rows: Tensor, bias: Tensor) -> Tensor:
-    def grad(upstream: Tensor) -> Tensor:
+def _biased(rows: Tensor, bias: Tensor) -> Any:
+    def grad(upstream: Tensor) -> tuple[Tensor, Tensor]:
         errors = pooled.errors_of(upstream)
         if errors is not None and rows.shape[0] <= _FEW_ROWS:
             return upstream, errors.sums()
@@ -192,8 +195,11 @@ _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 
 
 def dropout(
-    inputs: Tensor, rate: Any, noise_shape: Any = None, seed: Any = None
-) -> Tensor:
+    inputs: Tensor,
+    rate: float,
+    noise_shape: Sequence[int | None] | None = None,
+    seed: Any = None,
+) -> Tensor | None:
     """Drops the elements that `stateless_dropout` drops; None with an odd rate."""
     if not isinstance(rate, float) or not 0 < rate < 1:
         return None
@@ -215,7 +221,9 @@ def dropout(
     return tf.where(kept, scaled, tf.zeros_like(scaled))
 
 
-def _native_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Tensor:
+def _native_mask(
+    seed: Tensor, rate: float, shape: Tensor | tf.TensorShape, dtype: tf.DType
+) -> Tensor:
     # In a loop of one turn, which XLA makes one kernel of: outside of such a kernel it
     # computes the bits anew for every element. What is drawn depends on the turn, or
     # XLA would move the work out of the loop.
@@ -232,7 +240,7 @@ def _native_mask(seed: Any, rate: float, shape: Any, dtype: Any) -> Tensor:
     )[1]
 
 
-def uniform(seed: Any, shape: tf.TensorShape) -> Tensor:
+def uniform(seed: Tensor, shape: tf.TensorShape) -> Tensor:
     """`tf.random.stateless_uniform(shape, seed)`, float32 from 0 to 1.
 
     The rounds are turns of a loop. Unrolled, XLA:CPU would compute all ten anew for
@@ -246,7 +254,7 @@ def uniform(seed: Any, shape: tf.TensorShape) -> Tensor:
     high = counter[1] + tf.cast(low < counter[0], tf.uint64)
     keys = tf.stack(_halves(key[0]))
 
-    def body_fn(i: Any, keys: Any, *x: Tensor) -> tuple[Any, ...]:
+    def body_fn(i: Tensor, keys: Tensor, *x: Tensor) -> tuple[Tensor, ...]:
         low_0, high_0 = _halves(tf.cast(x[0], tf.uint64) * _MULTIPLIERS[0])
         low_1, high_1 = _halves(tf.cast(x[2], tf.uint64) * _MULTIPLIERS[1])
         mixed = _xor(high_1, x[1], keys[0]), low_1, _xor(high_0, x[3], keys[1]), low_0
@@ -263,10 +271,10 @@ def uniform(seed: Any, shape: tf.TensorShape) -> Tensor:
     return tf.reshape(numbers, shape)
 
 
-def _halves(numbers: Any) -> tuple[Any, Any]:
+def _halves(numbers: Tensor) -> tuple[Tensor, Tensor]:
     high = tf.bitwise.right_shift(numbers, tf.constant(32, tf.uint64))
     return tf.cast(numbers, tf.uint32), tf.cast(high, tf.uint32)
 
 
-def _xor(a: Any, b: Any, c: Any) -> Tensor:
+def _xor(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(a, b), c)

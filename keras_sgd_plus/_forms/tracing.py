@@ -30,9 +30,9 @@ _STORED = ("Const", "GatherV2", "MatMul", "Placeholder")
 MIN_ENTRIES = 8_192  # of a table; smaller ones are updated as a whole
 
 # (variable, indices) -> rows, (*indices.shape, width), or None for another variable
-LookUp = Callable[[Any, Any], Any]
+LookUp = Callable[[Variable, Tensor], Tensor | None]
 # (variable, inputs) -> inputs times the variable, or None for another variable
-Multiply = Callable[[Any, Any], Any]
+Multiply = Callable[[Variable, Tensor], Tensor | None]
 
 
 class _Trace(threading.local):
@@ -50,8 +50,8 @@ class _Trace(threading.local):
     """
 
     def __init__(self) -> None:
-        self.one: Tensor = None
-        self.views: dict[int, tuple[Any, Any]] = {}
+        self.one: Any = None
+        self.views: dict[int, tuple[Tensor, Tensor]] = {}
         self.errors: dict[int, tuple[Any, Any]] = {}
         self.look_up: LookUp | None = None
         self.multiply: Multiply | None = None
@@ -110,7 +110,7 @@ def one() -> Tensor:
     return now.one
 
 
-def after(seen: Tensor, value: Any) -> Tensor:
+def after(seen: Tensor, value: Tensor) -> Tensor:
     """Returns `value` unchanged, but makes XLA schedule it after `seen`.
 
     A `tf.where` whose condition is always false at run time.
@@ -118,7 +118,7 @@ def after(seen: Tensor, value: Any) -> Tensor:
     return tf.where(now.one < 1, tf.cast(seen, value.dtype), value)
 
 
-def is_below_one(i: Any) -> Tensor:
+def is_below_one(i: Tensor) -> Tensor:
     """`i < 1`, unknown to the compiler."""
     return i < now.one
 
@@ -131,7 +131,7 @@ def computed_once(x: Tensor) -> Tensor:
     """
 
     @tf.custom_gradient
-    def divided(x: Tensor) -> tuple[Any, Callable[[Any], Any]]:
+    def divided(x: Tensor) -> Any:
         return x / tf.cast(now.one, x.dtype), lambda upstream: upstream
 
     return divided(x)
@@ -157,7 +157,7 @@ def _is_product(op: Operation) -> bool:
     return op.inputs[0].op.inputs[0].op.type == "MatMul"
 
 
-def ask_product(x: Tensor, variable: Variable) -> Any:
+def ask_product(x: Any, variable: Variable) -> Tensor | None:
     """The product, or None where Keras or `layout` has to form it."""
     if now.multiply is None or not isinstance(x, tf.Tensor):
         return None
@@ -170,7 +170,9 @@ def is_large(variable: Variable) -> bool:
     return len(shape) == 2 and math.prod(shape) >= MIN_ENTRIES
 
 
-def take(x: Tensor, indices: Tensor, axis: int | None = None) -> Any:
+def take(
+    x: Tensor | Variable, indices: Tensor, axis: int | None = None
+) -> Tensor | None:
     """Rows of a table, in place of `keras.ops.take`; None where that has to do it."""
     if now.look_up is None or axis != 0 or not isinstance(x, keras.Variable):
         return None

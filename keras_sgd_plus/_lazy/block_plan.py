@@ -20,7 +20,7 @@ import keras
 
 from keras_sgd_plus._forms import layout, one_kernel
 from keras_sgd_plus._private import keras_model
-from keras_sgd_plus._private.types import Model, Optimizer, Tensor
+from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
 from keras_sgd_plus._rule.parts import VELOCITIES
 from keras_sgd_plus._rule.rule import Rule
 
@@ -47,7 +47,7 @@ _layers = keras.layers
 _FIXED = (_layers.Flatten, _layers.Permute, _layers.Rescaling, _layers.Reshape)
 
 
-def given_the_data(model: Model) -> dict[int, Any]:
+def given_the_data(model: Model) -> dict[int, list[Variable]]:
     """Kernels of Dense layers that are given the data, by id; with no variables.
 
     Read off the graph of a functional model, which spares the trace that would find it.
@@ -141,7 +141,7 @@ class BlockPlan:
         return frozenset(i for pair in found for i in pair if i is not None)
 
     def new_reads(
-        self, variable: Any, x: Tensor, values: Sequence[Tensor]
+        self, variable: Variable, x: Tensor, values: Sequence[Tensor]
     ) -> dict[int, frozenset[int] | None]:
         """Positions of the values that the inputs of a layer depend on, by its kernel.
 
@@ -161,7 +161,7 @@ class BlockPlan:
         return {} if reads == known[id(variable)] else {id(variable): reads}
 
     def _reads_of(
-        self, variable: Any, x: Tensor, values: Sequence[Tensor]
+        self, variable: Variable, x: Tensor, values: Sequence[Tensor]
     ) -> frozenset[int] | None:
         if not takes(variable, x) or getattr(x, "graph", None) is None:
             return None  # without a graph it is a constant of the model
@@ -176,7 +176,7 @@ class BlockPlan:
         return {id(p.variable): None for p in self.places if p.reads & set(changed)}
 
 
-def takes(kernel: Any, x: Tensor, num_examples: int = 1) -> bool:
+def takes(kernel: Variable, x: Tensor, num_examples: int | Tensor = 1) -> bool:
     """Whether inputs are (num_examples, n), in the type of the kernel."""
     return x.dtype == kernel.dtype and tuple(x.shape) == (num_examples, kernel.shape[0])
 
@@ -185,10 +185,10 @@ def plan_blocks(
     optimizer: Optimizer,
     outer: Optimizer,
     rule: Rule,
-    slots: Mapping[str, Sequence[Any]],
+    slots: Mapping[str, Sequence[Variable | None]],
     model: Model,
-    weights: Sequence[Any],
-    index_of: Callable[[Any], int],
+    weights: Sequence[Variable | None],
+    index_of: Callable[[Variable], int],
     changing: Collection[int],
     known: Mapping[int, Any],
     may_wait: bool,

@@ -34,20 +34,24 @@ import keras
 import tensorflow as tf
 
 from keras_sgd_plus._lazy.block_plan import BlockPlace, BlockPlan
-from keras_sgd_plus._private.types import Tensor
-from keras_sgd_plus._rule.gradient import OuterGradient
-from keras_sgd_plus._rule.part import Numbers
+from keras_sgd_plus._private.types import Tensor, Variable
+from keras_sgd_plus._rule.gradient import Gradient, OuterGradient
+from keras_sgd_plus._rule.part import Condition, Numbers
 from keras_sgd_plus._rule.parts import exact_decay
 
 
 class Coefficients(NamedTuple):
     """The coefficients after some updates; () for one that stays as it began."""
 
-    weight: Any  # p, () float64: of W in W_j; () without decay
+    weight: Tensor | tuple[()]  # p, () float64: of W in W_j; () without decay
     carried: Any  # c, () float64: of V in W_j; () without momentum
     velocity: Any  # q, () float64: of V in V_j; () without momentum
-    changes: Any  # a, (k,) float64: of the changes in W_j; () without both: all ones
-    kicks: Any  # u, (k,) float64: of the changes in V_j; () without momentum
+    changes: (
+        Tensor | tuple[()]
+    )  # a, (k,) float64: of the changes in W_j; () without both: all ones
+    kicks: (
+        Tensor | tuple[()]
+    )  # u, (k,) float64: of the changes in V_j; () without momentum
 
 
 def first_coefficients(
@@ -67,10 +71,10 @@ def first_coefficients(
 def advance_coefficients(
     before: Coefficients,
     row: Tensor,
-    momentum: Any,
+    momentum: Tensor | None,
     nesterov: bool,
-    factor: Any,
-    applies: Tensor,
+    factor: Tensor | None,
+    applies: Condition,
 ) -> Coefficients:
     """The coefficients after the update of one more example.
 
@@ -116,12 +120,12 @@ class Product(NamedTuple):
     """The tensors of one kernel that stay the same throughout a block of k examples."""
 
     weight: Tensor  # (n, m), at its beginning
-    velocity: Any  # (n, m), or None without momentum
+    velocity: Tensor | None  # (n, m), or None without momentum
     inputs: Tensor  # (k, n)
     clean: Tensor  # the same, with zeros for a row that is not finite
     gram: Tensor  # (k, k): products of the inputs with each other
     outputs: Tensor  # (k, m): of the inputs with the weight
-    drifts: Any  # (k, m): of the inputs with the velocity, or None
+    drifts: Tensor | None  # (k, m): of the inputs with the velocity, or None
 
     @property
     def num_rows(self) -> Tensor:
@@ -149,7 +153,9 @@ class Buffers(NamedTuple):
     Changes of examples that are not walked, those of an earlier block, count nothing.
     """
 
-    inputs: list[Any]  # per kernel, (k, n), or () where they are computed at once
+    inputs: list[
+        Tensor | tuple[()]
+    ]  # per kernel, (k, n), or () where they are computed at once
     changes: list[Tensor]  # per kernel, (k, m)
     zeros: Tensor  # (k,) float64, which stay
 
@@ -169,7 +175,7 @@ def new_buffers(plan: BlockPlan) -> Buffers:
 def begun(
     place: BlockPlace,
     values: Sequence[Tensor],
-    inputs: Tensor,
+    inputs: Any,
     skips_bad: bool,
 ) -> Product:
     """The tensors of a kernel for a block with these inputs, (k, n).
@@ -197,7 +203,7 @@ def begun(
 
 def finished(
     product: Product, changes: Tensor, now: Coefficients, num_walked: Tensor
-) -> tuple[Tensor, Any]:
+) -> tuple[Tensor, Tensor | None]:
     """The kernel and its velocity, (n, m) or None, at the end of the block.
 
     Args:
@@ -210,7 +216,7 @@ def finished(
     changes = walked(changes, num_walked)
     clean = walked(product.clean, num_walked)  # infinity times zero is NaN
 
-    def weighted(shares: Any) -> Tensor:
+    def weighted(shares: Tensor | tuple[()]) -> Tensor:
         if isinstance(shares, tuple):
             return changes
         return tf.cast(shares, dtype)[:, None] * changes
@@ -231,7 +237,7 @@ def finished(
     return weight - total, velocity
 
 
-def walked(rows: Tensor, num_walked: Tensor) -> Any:
+def walked(rows: Tensor, num_walked: Tensor) -> Tensor:
     """Rows, (k, m), with zeros in those of examples that were not walked."""
     is_walked = tf.range(rows.shape[0]) < num_walked
     return tf.where(is_walked[:, None], rows, 0)
@@ -310,7 +316,7 @@ class EnteredBlock:
         held = tuple(tf.identity(product.weight) for product in self.products)
         return ShownBlock(self, state, held)
 
-    def finish(self, values: Sequence[Tensor], state: BlockState) -> list[Any]:
+    def finish(self, values: Sequence[Any], state: BlockState) -> list[Tensor]:
         """The carry's values once the updates of the block are made."""
         found = list(values)
         for k, place in enumerate(self.plan.places):
@@ -336,7 +342,7 @@ class ShownBlock:
 
     entered: EnteredBlock
     state: BlockState
-    placeholders: tuple[Any, ...]
+    placeholders: tuple[Tensor, ...]
 
     @property
     def weights(self) -> frozenset[int]:
@@ -348,7 +354,7 @@ class ShownBlock:
         """Positions in the carry of the kernels and their velocities."""
         return self.entered.plan.positions
 
-    def placed(self, values: Sequence[Tensor]) -> list[Any]:
+    def placed(self, values: Sequence[Any]) -> list[Tensor]:
         """The carry's values, with placeholders for the kernels."""
         found = list(values)
         for k, place in enumerate(self._places):
@@ -357,7 +363,7 @@ class ShownBlock:
                 found[place.velocity_position] = self.entered.products[k].velocity
         return found
 
-    def misread(self, scope: Any, gradients: Mapping[int, Any]) -> dict[str, Any]:
+    def misread(self, scope: Any, gradients: Mapping[int, Gradient]) -> dict[str, Any]:
         """Kernels that were used other than in one product, or have another gradient.
 
         Asked before the step, and at the end of the update, when all reads are known.
@@ -372,11 +378,11 @@ class ShownBlock:
                 found[id(variable)] = None
         return {"kernels": found} if found else {}
 
-    def carried(self, values: Sequence[Tensor]) -> list[Any]:
+    def carried(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The carry's values without the kernels."""
         return self.entered.without(values)
 
-    def multiplied(self, variable: Any) -> tuple[Tensor, Tensor] | None:
+    def multiplied(self, variable: Variable) -> tuple[Tensor, Tensor] | None:
         """The inputs of this example and their product with the kernel as it is now.
 
         (1, n) and (1, m); None for another variable.
@@ -405,7 +411,10 @@ class ShownBlock:
         return tf.gather(product.inputs, row), outputs
 
     def step(
-        self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
+        self,
+        gradients: Mapping[int, Any],
+        rates: Sequence[Tensor],
+        applies: Condition,
     ) -> ShownBlock:
         """The kernels after one update; the gradients are `OuterGradient`s."""
         plan, numbers = self.entered.plan, self.entered.numbers
@@ -433,11 +442,11 @@ class ShownBlock:
         return self.entered.plan.places
 
 
-def share(factor: Tensor, outputs: Tensor) -> Any:
+def share(factor: Tensor, outputs: Tensor) -> Tensor:
     """The product; zero where the factor is, though outputs may have overflowed."""
     return tf.where(tf.equal(factor, 0), tf.zeros_like(outputs), factor * outputs)
 
 
-def _is_earlier(size: int, row: Any) -> Any:
+def _is_earlier(size: int | None, row: Tensor) -> Tensor:
     # (size,) bool: the rows before one. Its own entry of G has no part in its outputs.
     return tf.range(size) < row

@@ -22,7 +22,7 @@ that ordering where XLA cannot see it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -38,8 +38,8 @@ CLOCK_BLOCK = 256  # updates whose products are kept one by one
 class Idle(NamedTuple):
     """Coefficients of idle updates, arrays of one shape, float64."""
 
-    weight: Tensor  # A: of the weight in the new weight
-    carried: Any  # B: of the velocity in the new weight
+    weight: Any  # A: of the weight in the new weight
+    carried: Tensor  # B: of the velocity in the new weight
     velocity: Tensor  # of the velocity in the new velocity
 
 
@@ -72,10 +72,10 @@ class ConstantDecay:
         num_updates: () int32, the most that there will be.
     """
 
-    def __init__(self, single: Idle, num_updates: Tensor) -> None:
+    def __init__(self, single: Idle, num_updates: Any) -> None:
         zeros = tf.zeros(tf.reshape(num_updates + 1, (1,)), tf.float64)
 
-        def body(n: Tensor, now: Idle, table: Idle) -> tuple[Any, ...]:
+        def body(n: Tensor, now: Idle, table: Idle) -> tuple[Tensor, Idle, Idle]:
             return n + 1, then(now, single), _put_idle(table, n, now)
 
         none = _identity(())
@@ -87,15 +87,15 @@ class ConstantDecay:
         """The state before the first update."""
         return tf.constant(0)
 
-    def count(self, state: Any) -> Tensor:
+    def count(self, state: Tensor) -> Tensor:
         """() int32, the updates so far."""
         return state
 
-    def advance(self, state: Any, single: Idle, applies: Tensor) -> Tensor:
+    def advance(self, state: Tensor, single: Idle, applies: Tensor | None) -> Tensor:
         """The state after one more update, if it applies, () bool or None."""
         return state + (1 if applies is None else tf.cast(applies, tf.int32))
 
-    def since(self, state: Any, last: Tensor) -> Idle:
+    def since(self, state: Tensor, last: Tensor) -> Idle:
         """The updates from number `last`, int32 of any shape, until now."""
         return _at(self._table, state - last)
 
@@ -103,7 +103,7 @@ class ConstantDecay:
 class Running(NamedTuple):
     """The state of `ScheduledDecay`."""
 
-    count: Tensor  # () int32
+    count: Any  # () int32
     inside: Idle  # (updates,): from each to the end of its block, or until now
     blocks: Idle  # (blocks,): from the end of each block until now
 
@@ -115,7 +115,7 @@ class ScheduledDecay:
     it costs the square root of what it would to keep all products.
     """
 
-    def __init__(self, num_updates: Tensor) -> None:
+    def __init__(self, num_updates: int | Tensor) -> None:
         self._num_blocks = num_updates // CLOCK_BLOCK + 1
 
     def start(self) -> Running:
@@ -128,7 +128,7 @@ class ScheduledDecay:
         """() int32, the updates so far."""
         return state.count
 
-    def advance(self, state: Running, single: Idle, applies: Tensor) -> Running:
+    def advance(self, state: Running, single: Idle, applies: Tensor | None) -> Running:
         """The state after one more update, if it applies, () bool or None."""
         block, place = state.count // CLOCK_BLOCK, state.count % CLOCK_BLOCK
         applies = tf.constant(True) if applies is None else applies
@@ -155,7 +155,7 @@ class ScheduledDecay:
 Clock = ConstantDecay | ScheduledDecay
 
 
-def _identity(shape: Any) -> Idle:
+def _identity(shape: Tensor | Sequence[int]) -> Idle:
     one, zero = tf.ones(shape, tf.float64), tf.zeros(shape, tf.float64)
     return Idle(one, zero, one)
 
@@ -164,7 +164,7 @@ def _at(table: Idle, places: Tensor) -> Idle:
     return Idle(*(tf.gather(column, places) for column in table))
 
 
-def _where(condition: Any, new: Idle, old: Idle) -> Idle:
+def _where(condition: Tensor, new: Idle, old: Idle) -> Idle:
     pairs = zip(new, old, strict=True)
     return Idle(*(tf.where(condition, a, b) for a, b in pairs))
 
@@ -187,11 +187,12 @@ class Table(NamedTuple):
     """The tensors of one table."""
 
     weight: Tensor  # (rows, width)
-    velocity: Tensor  # (rows, width), or None without momentum
+    velocity: Tensor | None  # (rows, width), or None without momentum
     last: Tensor  # (rows,) int32, up to which update each row is done
 
 
-Since = Callable[[Any], Idle]  # number of an update -> idle updates since, as columns
+# Number of an update -> idle updates since, as columns.
+Since = Callable[[Tensor], Idle]
 
 
 def fetched(table: Table, ids: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ def fetched(table: Table, ids: Tensor) -> Tensor:
     """
     tables = [t for t in table[:2] if t is not None]
 
-    def body(r: Any, total: Tensor) -> tuple[Any, ...]:
+    def body(r: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         at = _one(ids, r)
         parts = [tf.cast(tf.gather(table.last, at), total.dtype)]
         for each in tables:
@@ -219,7 +220,7 @@ def read(table: Table, ids: Tensor, since: Since) -> Tensor:
     """The rows as they are after the updates that they have missed, (k, width)."""
     width = table.weight.shape[1]
 
-    def body(r: Any, rows: Tensor) -> tuple[Any, ...]:
+    def body(r: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         at = _one(ids, r)
         weight, velocity = (t if t is None else tf.gather(t, at) for t in table[:2])
         row = _moved(since(tf.gather(table.last, at)), weight, velocity)
@@ -251,14 +252,14 @@ def move(
             Nesterov.
     """
 
-    def body(r: Any, *old: Tensor) -> tuple[Any, ...]:
+    def body(r: Tensor, *old: Tensor) -> tuple[Tensor, ...]:
         weights, velocities, last = old[0], old[1:-1], old[-1]
         at = _one(ids, r)
         start, hidden = tf.stack([at[0], 0]), at * tracing.one()
         due = _one(change, r)
         before = tf.gather(last, at)
         idle = since(before)
-        velocity = tf.gather(velocities[0], at) if velocities else None
+        velocity: Any = tf.gather(velocities[0], at) if velocities else None
         row = _moved(idle, tf.gather(weights, at), velocity)
         new = [put(weights, start, row - factor * due)]
         seen = tf.gather(new[0], hidden)
@@ -274,10 +275,11 @@ def move(
 
 def finish(table: Table, since: Since, number: Tensor) -> Table:
     """The table with all rows up to date: each block of rows is read once."""
+    num_rows: Any
     num_rows, width = table.weight.shape
     size = min(_ROWS_AT_ONCE, num_rows)
 
-    def body(i: Any, weights: Any, *velocities: Any) -> tuple[Any, ...]:
+    def body(i: Tensor, weights: Tensor, *velocities: Tensor) -> tuple[Tensor, ...]:
         first = tf.minimum(i * size, num_rows - size)
         start = tf.stack([first, 0])
         behind = tf.slice(table.last, [first], [size])
@@ -297,11 +299,11 @@ def finish(table: Table, since: Since, number: Tensor) -> Table:
     return _table([*_in_turns(-(-num_rows // size), body, *old), table.last])
 
 
-def _one(tensor: Tensor, r: Any) -> Tensor:
+def _one(tensor: Tensor, r: Tensor) -> Tensor:
     return tf.gather(tensor, tf.reshape(r, (1,)))  # a slice would fix r for XLA
 
 
-def _moved(idle: Idle, weight: Tensor, velocity: Tensor) -> Tensor:
+def _moved(idle: Idle, weight: Any, velocity: Tensor | None) -> Tensor:
     if idle.weight is not None:
         weight = idle.weight * weight
     return weight if velocity is None else weight + idle.carried * velocity
@@ -312,12 +314,16 @@ def _table(tensors: list[Tensor]) -> Table:
     return Table(weight, velocity[0] if velocity else None, last)
 
 
-def _for_each(ids: Tensor, body: Callable[..., Any], *state: Any) -> list[Any]:
+def _for_each(
+    ids: Tensor, body: Callable[..., tuple[Tensor, ...]], *state: Tensor
+) -> list[Tensor]:
     num = tf.shape(ids)[0] if ids.shape[0] is None else ids.shape[0]
     return _in_turns(num, body, *state)
 
 
-def _in_turns(num: Any, body: Callable[..., Any], *state: Any) -> list[Any]:
+def _in_turns(
+    num: Any, body: Callable[..., tuple[Tensor, ...]], *state: Tensor
+) -> list[Tensor]:
     _, *found = tf.while_loop(
         lambda i, *_: i < num,
         body,

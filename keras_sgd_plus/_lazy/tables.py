@@ -27,7 +27,7 @@ from keras_sgd_plus._lazy.table_rows import Table
 from keras_sgd_plus._private import keras_model, keras_optimizer
 from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
 from keras_sgd_plus._rule.gradient import Gradient, RowsGradient
-from keras_sgd_plus._rule.part import Numbers, both
+from keras_sgd_plus._rule.part import Condition, Numbers, both
 from keras_sgd_plus._rule.parts import VELOCITIES, exact_decay
 from keras_sgd_plus._rule.rule import Rule
 
@@ -72,13 +72,15 @@ class Tables:
 
     optimizer: Optimizer
     rule: Rule
-    weights: Sequence[Any]
+    weights: Sequence[Variable | None]
     places: tuple[Place, ...]
     kinds: tuple[ClockKind, ...]
-    refusals: tuple[tuple[Any, str], ...]
+    refusals: tuple[tuple[Variable, str], ...]
     reasons: Mapping[int, str | None]
 
-    def enter(self, num_updates: Tensor, numbers: Numbers) -> EnteredTables | None:
+    def enter(
+        self, num_updates: int | Tensor, numbers: Numbers
+    ) -> EnteredTables | None:
         """Begins a batch of at most so many updates, () int32; None without tables."""
         if not self.places:
             return None
@@ -118,9 +120,7 @@ class Tables:
             "slow for a large table. Remove that cause if the table is large."
         )
 
-    def single(
-        self, kind: ClockKind, numbers: Numbers, rate: Tensor
-    ) -> table_rows.Idle:
+    def single(self, kind: ClockKind, numbers: Numbers, rate: Any) -> table_rows.Idle:
         """One update without a gradient, at a learning rate, () float."""
         decay = tf.constant(0.0, tf.float64)
         if kind.decays:
@@ -128,7 +128,7 @@ class Tables:
         return table_rows.once(numbers["momentum"], self.rule.nesterov, decay)
 
     def new_clocks(
-        self, num_updates: Tensor, numbers: Numbers
+        self, num_updates: int | Tensor, numbers: Numbers
     ) -> list[table_rows.Clock]:
         """The clocks of a batch of at most so many updates, () int32."""
         is_scheduled = keras_optimizer.schedule(self.optimizer) is not None
@@ -145,10 +145,10 @@ class Tables:
 def plan_tables(
     optimizer: Optimizer,
     rule: Rule,
-    slots: Mapping[str, Sequence[Any]],
+    slots: Mapping[str, Sequence[Variable | None]],
     model: Model,
-    weights: Sequence[Any],
-    index_of: Callable[[Any], int],
+    weights: Sequence[Variable | None],
+    index_of: Callable[[Variable], int],
     reasons: Mapping[int, str | None],
 ) -> Tables:
     """Finds the tables of a model.
@@ -162,7 +162,7 @@ def plan_tables(
         index_of: the position of a variable in the carry.
         reasons: facts that earlier traces have found, by id of the variable.
     """
-    refusals: list[tuple[Any, str]] = []
+    refusals: list[tuple[Variable, str]] = []
     kinds: list[ClockKind] = []
     places: list[Place] = []
     candidates = {id(v) for v in _embeddings(model)} | reasons.keys()
@@ -190,7 +190,7 @@ def plan_tables(
     return Tables(optimizer, rule, weights, *columns, reasons)
 
 
-def _embeddings(model: Model) -> list[Any]:
+def _embeddings(model: Model) -> list[Variable]:
     embedding = keras.layers.Embedding
     layers = [e for e in keras_model.layers(model) if isinstance(e, embedding)]
     tables = [layer.embeddings for layer in layers if layer.built]
@@ -244,7 +244,7 @@ class EnteredTables:
         placeholders = tuple(tf.identity(table.weight) for table in tables)
         return ShownTables(self, tables, tuple(state.clocks), placeholders)
 
-    def finish(self, values: Sequence[Tensor], state: TableState) -> list[Any]:
+    def finish(self, values: Sequence[Tensor], state: TableState) -> list[Tensor]:
         """The carry's values once all rows are up to date."""
         shown = self.show(values, state)
         tables = tuple(
@@ -271,7 +271,7 @@ class ShownTables:
     entered: EnteredTables
     tables: tuple[Table, ...]
     times: tuple[Any, ...]
-    placeholders: tuple[Any, ...]
+    placeholders: tuple[Tensor, ...]
 
     @property
     def state(self) -> TableState:
@@ -292,14 +292,14 @@ class ShownTables:
         ]
         return frozenset(found)
 
-    def placed(self, values: Sequence[Tensor]) -> list[Any]:
+    def placed(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The carry's values, with placeholders for the tables."""
         found = list(values)
         for place, placeholder in zip(self._places, self.placeholders, strict=True):
             found[place.weight_position] = placeholder
         return found
 
-    def carried(self, values: Sequence[Tensor]) -> list[Any]:
+    def carried(self, values: Sequence[Any]) -> list[Tensor]:
         """The carry's values with the tables put in."""
         found = list(values)
         for place, table in zip(self._places, self.tables, strict=True):
@@ -308,7 +308,7 @@ class ShownTables:
                 found[place.velocity_position] = table.velocity
         return found
 
-    def look_up(self, scope: Any, variable: Variable, indices: Tensor) -> Any:
+    def look_up(self, scope: Any, variable: Variable, indices: Tensor) -> Tensor | None:
         """The rows as they are after all updates so far, (*indices.shape, width).
 
         None for what is no table, and inside a branch or loop of the model.
@@ -333,7 +333,7 @@ class ShownTables:
         # The dtype is that of an autocast scope.
         return tf.cast(tf.reshape(found_rows, shape), variable.dtype)
 
-    def misread(self, scope: Any, gradients: Mapping[int, Any]) -> dict[str, Any]:
+    def misread(self, scope: Any, gradients: Mapping[int, Gradient]) -> dict[str, Any]:
         """Tables that were read other than by rows, or have no gradient of rows.
 
         Asked before the step, and at the end of the update, when all reads are known.
@@ -351,7 +351,10 @@ class ShownTables:
         return {"tables": found} if found else {}
 
     def step(
-        self, gradients: Mapping[int, Any], rates: Sequence[Tensor], applies: Tensor
+        self,
+        gradients: Mapping[int, Any],
+        rates: Sequence[Tensor],
+        applies: Condition,
     ) -> ShownTables:
         """The tables after one update with these gradients, by index."""
         plan, numbers = self.entered.plan, self.entered.numbers
@@ -370,7 +373,7 @@ class ShownTables:
         return replace(timed, tables=tables)
 
     @property
-    def _places(self) -> Sequence[Any]:
+    def _places(self) -> Sequence[Place]:
         return self.entered.plan.places
 
     def number(self, k: int) -> Tensor:
@@ -389,7 +392,11 @@ class ShownTables:
 
 
 def _moved(
-    shown: ShownTables, k: int, gradient: RowsGradient, rate: Tensor, applies: Any
+    shown: ShownTables,
+    k: int,
+    gradient: RowsGradient,
+    rate: Tensor,
+    applies: Tensor | None,
 ) -> Table:
     # Table number k after an update that the clocks have counted.
     plan, table = shown.entered.plan, shown.tables[k]

@@ -14,9 +14,15 @@ from keras_sgd_plus._lazy.block_plan import BlockPlan, plan_blocks
 from keras_sgd_plus._lazy.tables import Tables, plan_tables
 from keras_sgd_plus._loop.scope import Carry, Facts, Scope, refuse_direct
 from keras_sgd_plus._private import keras_optimizer, keras_trainer
-from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor, Variable
+from keras_sgd_plus._private.types import (
+    Model,
+    Optimizer,
+    Parts,
+    Tensor,
+    Variable,
+)
 from keras_sgd_plus._report import records, running_sums
-from keras_sgd_plus._report.records import Recorder, no_records
+from keras_sgd_plus._report.records import Record, Recorder, no_records
 from keras_sgd_plus._rule.part import Numbers, Slot, State
 from keras_sgd_plus._rule.rule import Rule, all_slots, by_name, numbers_of
 
@@ -31,12 +37,12 @@ class RuleVariables:
         iterations: the raw counter of updates.
     """
 
-    weights: list[Any]
-    slots: Mapping[str, Sequence[Any]]
+    weights: list[Variable]
+    slots: Mapping[str, Sequence[Variable | None]]
     iterations: Variable
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: list[Any]) -> RuleVariables:
+    def of(cls, optimizer: Optimizer, weights: list[Variable]) -> RuleVariables:
         """The variables of an SGDPlus that is built with `weights`.
 
         Raises:
@@ -48,7 +54,7 @@ class RuleVariables:
         return cls(weights, slots, keras_optimizer.raw_iterations(optimizer))
 
     @property
-    def rows(self) -> list[tuple[Any, ...]]:
+    def rows(self) -> list[tuple[Variable | None, ...]]:
         """Per weight, that weight and its slots; None where there is no slot."""
         return list(zip(self.weights, *self.slots.values(), strict=True))
 
@@ -70,7 +76,9 @@ class RuleVariables:
                 scope.put(variable, value)
 
 
-def _variables(optimizer: Optimizer, slot: Slot, num_weights: int) -> Sequence[Any]:
+def _variables(
+    optimizer: Optimizer, slot: Slot, num_weights: int
+) -> Sequence[Variable | None]:
     # They are made in `build`, and never after.
     found = list(getattr(optimizer, slot.attribute, ()))
     if len(found) != num_weights:
@@ -83,7 +91,7 @@ def _variables(optimizer: Optimizer, slot: Slot, num_weights: int) -> Sequence[A
     return found
 
 
-Values = list[Any]  # the carry's tensors, in the order of `Carry.variables`
+Values = list[Tensor]  # the carry's tensors, in the order of `Carry.variables`
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,9 @@ class ExampleUpdate:
 
     model: Model
     optimizer: Optimizer
-    outer: Optimizer
+    outer: Any
     carry: Carry
-    batch: Structure
+    batch: Parts
     rule: Rule
     variables: RuleVariables
     indices: tuple[int, ...]
@@ -136,7 +144,7 @@ class ExampleUpdate:
         optimizer: Optimizer,
         outer: Optimizer,
         carry: Carry,
-        batch: Structure,
+        batch: Parts,
         facts: Facts,
     ) -> ExampleUpdate:
         """The update for a model and its optimizer, as they are now.
@@ -218,7 +226,9 @@ class ExampleUpdate:
         """Whether training ends at the first group that is not finite."""
         return self.optimizer.nonfinite == "raise"
 
-    def no_records(self, num_groups: Tensor, outputs: Any) -> Any:
+    def no_records(
+        self, num_groups: int | Tensor, outputs: Sequence[tf.TensorSpec]
+    ) -> Record | tuple[()]:
         """Records before the first group; () where no log asks for them.
 
         Args:

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._private.types import Structure, Tensor
+from keras_sgd_plus._private.types import Operation, Parts, Structure, Tensor
 
-Leaf = Any  # tf.Tensor, tf.SparseTensor or tf.RaggedTensor with a batch axis
+Leaf = tf.Tensor | tf.SparseTensor | tf.RaggedTensor  # with a batch axis
 
 
-def unpack(data: Structure) -> tuple[Any, Any, Any]:
+def unpack(data: Structure) -> Parts:
     """Splits the data of a train step into x, y and sample_weight, as tensors.
 
     A single weight for the whole batch becomes one per example, as Keras broadcasts it.
@@ -24,7 +24,7 @@ def unpack(data: Structure) -> tuple[Any, Any, Any]:
         return x, y, sample_weight
     num_examples = count(first)
 
-    def per_example(weight: Tensor) -> Any:
+    def per_example(weight: Tensor | None) -> Tensor | None:
         if weight is None or weight.shape.rank != 0 or weight.dtype == tf.string:
             return weight
         return tf.broadcast_to(weight, [num_examples])
@@ -32,7 +32,7 @@ def unpack(data: Structure) -> tuple[Any, Any, Any]:
     return x, y, keras.tree.map_structure(per_example, sample_weight)
 
 
-def named_leaves(batch: tuple[Any, Any, Any]) -> list[tuple[str, Leaf]]:
+def named_leaves(batch: Parts) -> list[tuple[str, Any]]:
     """The tensors of a batch with names for messages, None entries left out."""
     named = []
     for name, part in zip(("x", "y", "sample_weight"), batch, strict=True):
@@ -44,7 +44,7 @@ def named_leaves(batch: tuple[Any, Any, Any]) -> list[tuple[str, Leaf]]:
     return named
 
 
-def flat(batch: Structure) -> list[Leaf]:
+def flat(batch: Structure) -> list[Any]:
     """The tensors of a batch in a fixed order, None entries left out."""
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
@@ -57,10 +57,10 @@ def pack(batch: Structure, leaves: list[Leaf]) -> Any:
     )
 
 
-def waiting_for(checks: list[Any], batch: Structure) -> Any:
+def waiting_for(checks: list[Operation], batch: Parts) -> Any:
     """The same batch, whose tensors exist only once `checks` have passed."""
 
-    def wait(leaf: Leaf | None) -> Any:
+    def wait(leaf: Leaf | None) -> Leaf | None:
         if leaf is None:
             return None
         return tf.nest.map_structure(tf.identity, leaf, expand_composites=True)
@@ -71,10 +71,10 @@ def waiting_for(checks: list[Any], batch: Structure) -> Any:
         return tuple(keras.tree.map_structure(wait, part) for part in batch)
 
 
-def specs(batch: Structure, num_examples: int) -> Any:
+def specs(batch: Parts, num_examples: int) -> Any:
     """The `tf.TypeSpec`s of a batch of `num_examples`; None entries stay."""
 
-    def spec(leaf: Leaf | None) -> Any:
+    def spec(leaf: Leaf | None) -> tf.TypeSpec[Any] | None:
         if leaf is None:
             return None
         shape = [num_examples, *leaf.shape[1:]]
@@ -98,7 +98,7 @@ def static_count(leaf: Leaf) -> int | None:
     return leaf.shape[0] if leaf.shape.rank else None
 
 
-def count(leaf: Leaf) -> Any:
+def count(leaf: Leaf) -> int | Tensor:
     """The number of examples: an int where known while tracing, else () int32."""
     static = static_count(leaf)
     if static is not None:
@@ -110,7 +110,7 @@ def count(leaf: Leaf) -> Any:
     return tf.shape(leaf)[0]
 
 
-def gather_examples(leaf: Leaf, positions: Tensor) -> Leaf:
+def gather_examples(leaf: Leaf, positions: Tensor) -> Any:
     """The examples at `positions`, (k,) int32, with their batch axis.
 
     `tf.gather` and not `tf.slice`: XLA turns it into a dynamic slice, while a slice
@@ -133,13 +133,13 @@ def gather_examples(leaf: Leaf, positions: Tensor) -> Leaf:
     )
 
 
-def pad(leaf: tf.Tensor, size: Any) -> tf.Tensor:
+def pad(leaf: tf.Tensor, size: int | Tensor) -> tf.Tensor:
     """Appends zeros until the batch axis has `size` entries; free if it has them."""
     missing = [[0, size - tf.shape(leaf)[0]]]
     return tf.pad(leaf, missing + [[0, 0]] * (leaf.shape.rank - 1))
 
 
-def _as_tensor(leaf: Tensor) -> Any:
+def _as_tensor(leaf: Any) -> Leaf | None:
     if leaf is None or isinstance(leaf, (tf.Tensor, tf.SparseTensor, tf.RaggedTensor)):
         return leaf
     return tf.convert_to_tensor(leaf)

@@ -25,8 +25,8 @@ import tensorflow as tf
 from keras_sgd_plus._forms import layout
 from keras_sgd_plus._private import keras_model, keras_optimizer
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
-from keras_sgd_plus._rule.gradient import outer
+from keras_sgd_plus._private.types import Graph, Model, Optimizer, Tensor, Variable
+from keras_sgd_plus._rule.gradient import OuterGradient, outer
 
 
 @dataclass
@@ -44,11 +44,11 @@ class Facts:
 
     variables: dict[int, Variable] = field(default_factory=dict)
     tables: dict[int, str | None] = field(default_factory=dict)
-    kernels: dict[int, Any] = field(default_factory=dict)
+    kernels: dict[int, list[Variable] | None] = field(default_factory=dict)
     direct: dict[int, Variable] = field(default_factory=dict)
     was_called: bool = False
 
-    def add(self, found: Mapping[str, Mapping[int, Any]]) -> None:
+    def add(self, found: Mapping[str, Mapping[int, object]]) -> None:
         """Takes up what a trace has found, by the name of the attribute."""
         for name, facts in found.items():
             getattr(self, name).update(facts)
@@ -61,7 +61,7 @@ class TraceAgain(BaseException):
         found: for `Facts.add`.
     """
 
-    def __init__(self, **found: Mapping[int, Any]) -> None:
+    def __init__(self, **found: Mapping[int, object]) -> None:
         super().__init__()
         self.found = found
 
@@ -76,7 +76,7 @@ class Carry:
     """
 
     def __init__(
-        self, model: Model, optimizer: Optimizer, extras: Iterable[Any] = ()
+        self, model: Model, optimizer: Optimizer, extras: Iterable[Variable] = ()
     ) -> None:
         self.trainable = list(model.trainable_variables)
         seed_state = keras_optimizer.global_seed_state()
@@ -131,7 +131,7 @@ class DirectVariables:
         self._known = private_tensorflow.uses(carry.handles)
         self._own: set[str] = set()
 
-    def native(self, variable: Variable) -> Any:
+    def native(self, variable: Variable) -> tf.Variable | None:
         """The `tf.Variable` of a direct variable; None for any other."""
         return self._natives.get(id(variable))
 
@@ -144,7 +144,7 @@ class DirectVariables:
                 self._own.add(operation.name)
 
     def check(
-        self, model: Model, positions: Iterable[int], seen: Iterable[Any]
+        self, model: Model, positions: Iterable[int], seen: Iterable[tf.Variable]
     ) -> None:
         """Looks at what the model has used by itself.
 
@@ -252,17 +252,19 @@ class Scope(keras.StatelessScope):
             if id(variable) in self._transposed:
                 self._versions[id(variable)].insert(0, self.in_loop_layout(variable))
         self.direct = DirectVariables(carry, direct)
-        self.read_directly: Sequence[Any] = ()  # `tf.Variable`s, where run eagerly
+        self.read_directly: Sequence[
+            tf.Variable
+        ] = ()  # `tf.Variable`s, where run eagerly
         for variable, value in pairs:
             self.direct.write(variable, value)
-        self.undeclared: dict[int, Any] = {}
+        self.undeclared: dict[int, Variable] = {}
         # Per table, the rows that were looked up in it, with their indices.
-        self._leaves: dict[int, list[tuple[Any, Any]]] = {}
+        self._leaves: dict[int, list[tuple[Tensor, Tensor]]] = {}
         # Per kernel whose updates wait, inputs and outputs of its product.
-        self._products: dict[int, tuple[Any, Any]] = {}
+        self._products: dict[int, tuple[Tensor, Tensor]] = {}
         self._differentiated: set[int] = set()  # kernels, by the inputs of their layer
 
-    def add_update(self, update: tuple[Any, Any]) -> None:
+    def add_update(self, update: tuple[Variable, Tensor]) -> None:
         """Keeps a new value (called by Keras for each assignment in the scope).
 
         To a tape, reading a variable is a leaf. No gradient flows into a value that was
@@ -292,7 +294,7 @@ class Scope(keras.StatelessScope):
         """Whether the caller traces in the scope, and not in a branch or loop."""
         return _graph() is self._graph
 
-    def leaf(self, variable: Variable, indices: Tensor, rows: Tensor) -> Any:
+    def leaf(self, variable: Variable, indices: Tensor, rows: Tensor) -> Tensor:
         """Takes the gradient of a table by these rows; returns them.
 
         Args:
@@ -359,10 +361,12 @@ class Scope(keras.StatelessScope):
         if isinstance(watcher, tf.GradientTape):
             self.read_directly = watcher.watched_variables()
 
-    def _natives(self) -> list[Any]:
+    def _natives(self) -> list[tf.Variable | None]:
         return [self.direct.native(v) for v in self._trainable]
 
-    def gradients(self, tape: tf.GradientTape, loss: Tensor) -> list[Any]:
+    def gradients(
+        self, tape: tf.GradientTape, loss: Tensor
+    ) -> list[Tensor | tf.IndexedSlices | OuterGradient | None]:
         """The gradient of each trainable variable, over all its values; or None."""
         versions: Any = [self._sources(v) for v in self._trainable]
         found = tape.gradient(loss, versions)
@@ -379,7 +383,9 @@ class Scope(keras.StatelessScope):
         pairs = zip(self._trainable, found, strict=True)
         return [self._gradient(v, parts) for v, parts in pairs]
 
-    def _gradient(self, variable: Variable, parts: list[Any]) -> Any:
+    def _gradient(
+        self, variable: Variable, parts: list[Tensor | None]
+    ) -> Tensor | tf.IndexedSlices | OuterGradient | None:
         if id(variable) in self._leaves:
             return self._slices(variable, parts)
         if id(variable) not in self._products:
@@ -387,7 +393,7 @@ class Scope(keras.StatelessScope):
         inputs, _ = self._products[id(variable)]
         return None if parts[0] is None else outer(inputs, parts[0])
 
-    def _sources(self, variable: Variable) -> list[Any]:
+    def _sources(self, variable: Variable) -> list[Tensor]:
         if id(variable) in self._products:
             return [self._products[id(variable)][1]]
         leaves = self._leaves.get(id(variable))
@@ -397,7 +403,9 @@ class Scope(keras.StatelessScope):
             return versions if native is None else [*versions, native]
         return [rows for _, rows in leaves]
 
-    def _slices(self, variable: Variable, parts: list[Tensor]) -> Any:
+    def _slices(
+        self, variable: Variable, parts: list[Tensor | None]
+    ) -> tf.IndexedSlices | None:
         if all(part is None for part in parts):
             return None
         indices = [indices for indices, _ in self._leaves[id(variable)]]
@@ -409,36 +417,36 @@ class Scope(keras.StatelessScope):
         shape = tf.constant([int(d) for d in variable.shape])
         return tf.IndexedSlices(tf.concat(values, 0), tf.concat(indices, 0), shape)
 
-    def in_loop_layout(self, variable: Variable) -> Any:
+    def in_loop_layout(self, variable: Variable) -> Tensor:
         """The current value in the layout in which the loop carries it."""
-        value = self.get_current_value(variable)
+        value: Any = self.get_current_value(variable)
         return (
             layout.to_loop_layout(value) if id(variable) in self._transposed else value
         )
 
-    def values(self, variables: Iterable[Any]) -> list[Any]:
+    def values(self, variables: Iterable[Variable | None]) -> list[Any]:
         """Current values as they are carried; None where there is no variable."""
         return [None if v is None else self.in_loop_layout(v) for v in variables]
 
-    def put(self, variable: Variable, value: Any) -> None:
+    def put(self, variable: Variable, value: Tensor) -> None:
         """Sets a value that is in the layout in which the loop carries it."""
         if id(variable) in self._transposed:
             value = layout.to_model_layout(value)
         self._set(variable, value)
 
 
-def _graph() -> Any:
+def _graph() -> Graph | None:
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
-def _shaped(gradient: Any, shape: Any) -> Any:
+def _shaped(gradient: Tensor | None, shape: tf.TensorShape) -> Any:
     # The same gradient with a static shape, if it is a tensor of that shape.
     if isinstance(gradient, tf.Tensor):
         gradient.set_shape(shape)
     return gradient
 
 
-def _sum(gradients: list[Tensor]) -> Any:
+def _sum(gradients: list[Tensor | None]) -> Tensor | None:
     present = [g for g in gradients if g is not None]
     if len(present) < 2:
         return present[0] if present else None

@@ -24,7 +24,7 @@ from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
 from keras_sgd_plus._loop.scope import Scope, TraceAgain
 from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Structure, Tensor, Variable
+from keras_sgd_plus._private.types import Parts, Structure, Tensor, Variable
 from keras_sgd_plus._report import running_sums
 from keras_sgd_plus._report.guard import Guard, Skips, first_cause
 from keras_sgd_plus._report.records import Record, Recorder, gradient_norm, record
@@ -32,7 +32,7 @@ from keras_sgd_plus._rule.gradient import Gradient, as_gradient
 from keras_sgd_plus._rule.part import State, Update
 from keras_sgd_plus._rule.rule import LossScale, Updated, apply_scaled
 
-Logs = Any  # structure of tensors; () where Keras's own logs will do
+Logs = object  # structure of tensors; () where Keras's own logs will do
 Shown = ShownTables | ShownBlock  # weights whose updates wait, during one update
 
 
@@ -83,12 +83,12 @@ def update_once(
     transposed = update.transposed if lowered else ()
     scope = Scope(update.carry, values, transposed, update.direct)
 
-    def look_up(variable: Variable, indices: Tensor) -> Any:
+    def look_up(variable: Variable, indices: Tensor) -> Tensor | None:
         # Rows of tables that wait; None for any other variable.
         if isinstance(shown, ShownTables):
             return shown.look_up(scope, variable, indices)
 
-    def multiply(variable: Variable, inputs: Tensor) -> Any:
+    def multiply(variable: Variable, inputs: Tensor) -> Tensor | None:
         # Products with kernels that wait; None for any other variable.
         return _product(update, scope, values, shown, variable, inputs)
 
@@ -121,9 +121,7 @@ def update_once(
     if lowered and (tables := update.tables.new_reasons(looked_up, gradients)):
         raise TraceAgain(tables=tables)
     if guard is not None:
-        chosen = _chosen_by_rule(update, values, before)
-        counter = update.variables.iterations
-        new = guard.choose(update.carry.variables, new, values, counter, chosen)
+        new = _chosen(update, guard, new, values, before)
     if update.keeps_logs:
         logs = keras.tree.map_structure(tf.convert_to_tensor, logs)
     else:
@@ -171,8 +169,8 @@ class BackwardResult(NamedTuple):
 def backward(
     update: ExampleUpdate,
     scope: Scope,
-    data: Structure,
-    num_examples: Tensor,
+    data: Parts,
+    num_examples: int | Tensor,
     lowered: bool,
 ) -> BackwardResult:
     """The loss of a group and its gradients; the loss tracker gets the loss.
@@ -308,7 +306,7 @@ def _product(
     shown: Shown | None,
     variable: Variable,
     inputs: Tensor,
-) -> Any:
+) -> Tensor | None:
     if not scope.is_here():
         return None
     reads = update.blocks.new_reads(variable, inputs, values)
@@ -329,14 +327,18 @@ def _product(
     return scope.watched_inputs(variable, inputs) + product[1]
 
 
-def _chosen_by_rule(update: ExampleUpdate, values: Values, before: State) -> set[int]:
-    # Positions between whose values the rule has chosen: its variables, unless the
-    # model assigned to them before.
+def _chosen(
+    update: ExampleUpdate, guard: Guard, new: Values, old: Values, before: State
+) -> Values:
+    # Values to go on with. Between those of its own variables the rule has chosen,
+    # unless the model assigned to them before.
     columns = (before.weights, *before.slots.values())
     at_rule = {id(value) for column in columns for value in column}
     of_rule = {id(v) for row in update.variables.rows for v in row}
-    pairs = enumerate(zip(update.carry.variables, values, strict=True))
-    return {i for i, (v, x) in pairs if id(v) in of_rule and id(x) in at_rule}
+    pairs = enumerate(zip(update.carry.variables, old, strict=True))
+    chosen = {i for i, (v, x) in pairs if id(v) in of_rule and id(x) in at_rule}
+    counter = update.variables.iterations
+    return guard.choose(update.carry.variables, new, old, counter, chosen)
 
 
 def record_group(
@@ -344,7 +346,7 @@ def record_group(
     scope: Scope,
     y: Structure,
     found: BackwardResult,
-    skip: Tensor,
+    skip: Tensor | None,
 ) -> Record | tuple[()]:
     """The record of a group, before its update; () where no `ExampleLog` wants one.
 
@@ -372,7 +374,7 @@ def record_group(
 
 def _unweighted(
     update: ExampleUpdate, scope: Scope, y: Structure, found: BackwardResult
-) -> Any:
+) -> Structure:
     # In a scope of its own, so that Keras counts each loss of several outputs once.
     variables = update.carry.variables
     pairs = [(v, scope.get_current_value(v)) for v in variables]
@@ -381,7 +383,7 @@ def _unweighted(
     return found.loss if loss is None else loss
 
 
-def _as_numpy_can(tensor: Tensor) -> Any:
+def _as_numpy_can(tensor: Tensor) -> Tensor:
     # Files of NumPy know no bfloat16.
     tensor = tf.convert_to_tensor(tensor)
     return tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor

@@ -30,7 +30,7 @@ from keras_sgd_plus._loop.scope import Scope, TraceAgain
 from keras_sgd_plus._loop.update import Logs, Shown, UpdateResult, update_once
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Tensor
+from keras_sgd_plus._private.types import Structure, Tensor, Variable
 from keras_sgd_plus._report.guard import Skips, no_skips, with_group
 from keras_sgd_plus._report.records import Record, with_record
 from keras_sgd_plus._rule.rule import all_numbers
@@ -53,11 +53,11 @@ class Walked(NamedTuple):
 
     changed: dict[int, Tensor]
     logs: Logs
-    skips: Any
-    records: Any
-    fence: Tensor = ()
+    skips: Skips | tuple[()]
+    records: Record | tuple[()]
+    fence: Structure = ()
     surely_compiles: bool = False
-    order: Tensor = None
+    order: Tensor | None = None
 
 
 class Turn(NamedTuple):
@@ -88,7 +88,7 @@ class Loop:
 
     update: ExampleUpdate
     leaves: Sequence[Tensor]
-    order: Tensor
+    order: Tensor | None
     compiled: bool
     lowered: bool
     one: Tensor
@@ -106,7 +106,7 @@ class Loop:
 
     def _turn(
         self,
-        i: Any,
+        i: Tensor,
         values: Values,
         logs: Logs,
         skips: Any,
@@ -133,7 +133,7 @@ class Loop:
         carry = (i + 1, *done)
         return carry, Turn(result.changed, surely_compiles)
 
-    def positions(self, i: Any) -> Any:
+    def positions(self, i: Tensor) -> Tensor:
         """(k,) int32: where the examples of group number i are in the batch."""
         size = self.update.group_size
         if size == 1:  # fewer operations, which are traced and compiled
@@ -142,7 +142,7 @@ class Loop:
             positions = i * size + tf.range(size, dtype=tf.int32)
         return positions if self.order is None else tf.gather(self.order, positions)
 
-    def group_at(self, positions: Tensor) -> list[Any]:
+    def group_at(self, positions: Tensor) -> list[Tensor]:
         """The tensors of the examples at these positions."""
         return [examples.gather_examples(leaf, positions) for leaf in self.leaves]
 
@@ -190,7 +190,7 @@ def block_inputs(
     examples_at: Callable[[Tensor], list[Tensor]],
     first: Tensor,
     num_groups: Tensor,
-    memory: Sequence[Tensor],
+    memory: Sequence[Any],
 ) -> list[Tensor]:
     """Per kernel that waits, the inputs of its layer, (k, n); zeros past the batch.
 
@@ -216,7 +216,9 @@ def block_inputs(
             found.append(inputs_at(first + tf.range(size), place))
             continue
 
-        def body(r: Any, rows: Tensor, place: BlockPlace = place) -> Any:
+        def body(
+            r: Tensor, rows: Tensor, place: BlockPlace = place
+        ) -> tuple[Tensor, Tensor]:
             row = inputs_at(tf.reshape(first + r, (1,)), place)
             return r + 1, put(rows, tf.stack([r, 0]), row)
 
@@ -232,12 +234,12 @@ def block_inputs(
 
 
 def _inputs_of(
-    update: ExampleUpdate, values: Values, group: Sequence[Tensor], kernel: Any
+    update: ExampleUpdate, values: Values, group: Sequence[Tensor], kernel: Variable
 ) -> Tensor:
     # (k, n), of k examples.
     waiting = {id(place.variable) for place in update.blocks.places}
 
-    def multiply(variable: Any, inputs: Tensor) -> Any:
+    def multiply(variable: Variable, inputs: Tensor) -> Tensor | None:
         if variable is kernel:
             raise _Met(inputs)
         if id(variable) not in waiting:
@@ -281,17 +283,17 @@ def block_body(
     """
     update = loop.update
 
-    def examples_at(numbers: Tensor) -> list[Any]:
+    def examples_at(numbers: Tensor) -> list[Tensor]:
         order = loop.order
         return loop.group_at(numbers if order is None else tf.gather(order, numbers))
 
     def body(
-        first: Any,
-        values: Any,
+        first: Tensor,
+        values: Values,
         logs: Any,
         skips: Any,
         records: Any,
-        fence: Any,
+        fence: Tensor,
         memory: Memory,
     ) -> tuple[Any, ...]:
         buffers = memory.buffers
@@ -358,7 +360,7 @@ class WalkMemory(NamedTuple):
 
     fence: Tensor
     blocks: Any  # `block_walk.Memory`, or () without blocks
-    records: Any  # tables, or () where no log asks for them
+    records: Record | tuple[()]  # tables, or () where no log asks for them
 
     @classmethod
     def of(
@@ -389,11 +391,11 @@ def walk(
     memory: WalkMemory,
     values: Values,
     leaves: Sequence[Tensor],
-    order: Tensor,
+    order: Tensor | None,
     num_examples: tf.Tensor,
     specs: Specs,
     compiled: bool,
-    skip_all: Tensor = None,
+    skip_all: Tensor | None = None,
 ) -> Walked:
     """Updates once per full group.
 
@@ -421,7 +423,7 @@ def walk(
     loop = Loop(update, leaves, order, compiled, lowered, one, entered)
     turns: list[Turn] = []  # one, or one per group where nothing is traced
 
-    def cond_fn(i: Any, *carry: Any) -> Any:
+    def cond_fn(i: Tensor, *carry: object) -> Tensor:
         return i < num_groups
 
     start = update.other_layout(values) if lowered else list(values)
@@ -495,7 +497,7 @@ def first_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Specs:
         record = result.record
         return result.logs, record.outputs if isinstance(record, Record) else ()
 
-    trace: Callable[..., Any] = tf.function(first, autograph=False)
+    trace: Any = tf.function(first, autograph=False)
     values = update.carry.specs()
     found = trace.get_concrete_function(values, list(leaves)).structured_outputs
     return Specs(*found)

@@ -35,7 +35,7 @@ from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule import parts, rule
 
-Check = Callable[[Any], Any]
+Check = Callable[[object], Any]
 _P = ParamSpec("_P")
 _MAX_INT = 2**63 - 1  # of the counters in which Keras and TensorFlow hold them
 _MAX_SHOWN = 200  # characters of a value
@@ -62,7 +62,7 @@ def _or_none(check: Check) -> Check:
 
 
 def _word(*words: str) -> Check:
-    def check(value: Any) -> str:
+    def check(value: object) -> str:
         if not isinstance(value, str) or value not in words:
             raise _OutOfRange
         return value
@@ -86,7 +86,7 @@ def _number(
     is_right: Callable[[float], bool], kept: tuple[type, ...] = _VARIABLES
 ) -> Check:
     # Objects of the types `kept` stay as they are: the loop reads a variable.
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         found = _float(value)
         if not is_right(found):
             raise _OutOfRange
@@ -98,7 +98,7 @@ def _number(
 def _clip(is_right: Callable[[float], bool]) -> Check:
     # Values that Keras takes for no clipping are kept. Variables are refused, since it
     # compares them in Python, once.
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         if _is_false(value):
             return value
         if isinstance(value, _VARIABLES):
@@ -108,21 +108,21 @@ def _clip(is_right: Callable[[float], bool]) -> Check:
     return check
 
 
-def _float(value: Any) -> float:
+def _float(value: object) -> float:
     scalar = np.asarray(value).item()
     if isinstance(scalar, (str, bytes)):
         raise TypeError
     return float(scalar)
 
 
-def _is_false(value: Any) -> bool:
+def _is_false(value: object) -> bool:
     try:
         return not value
     except Exception:  # of an array, a variable, a symbolic tensor
         return False
 
 
-def _count(value: Any) -> Any:
+def _count(value: Any) -> object:
     # Values that Keras takes for "off" are kept.
     if _is_false(value) or isinstance(value, (bool, np.bool_)):
         return value
@@ -130,28 +130,28 @@ def _count(value: Any) -> Any:
     return _int(-math.inf)(value.item() if is_one else value)
 
 
-def _seed(value: Any) -> int:
+def _seed(value: object) -> int:
     return walk_batch.derived_seed() if value is None else _int(0)(value)
 
 
-def _jit_compile(value: Any) -> bool | str:
+def _jit_compile(value: object) -> bool | str:
     is_flag = isinstance(value, (bool, np.bool_))
     return bool(value) if is_flag else _word("auto")(value)
 
 
-def _fraction(value: Any) -> float:
+def _fraction(value: object) -> float:
     if isinstance(np.asarray(value).item(), bool):
         raise TypeError
     return _number(lambda x: 0 < x <= 1, kept=())(value)
 
 
-def _python_float(value: Any) -> Any:
+def _python_float(value: object) -> object:
     # Keras takes no other numbers for the learning rate and the momentum.
     is_number = isinstance(value, (int, np.integer, np.floating))
     return float(value) if is_number and not isinstance(value, bool) else value
 
 
-def _learning_rate(value: Any) -> Any:
+def _learning_rate(value: object) -> object:
     found = _python_float(value)
     if isinstance(found, float) and not _is_finite(found):
         raise _OutOfRange
@@ -161,7 +161,7 @@ def _learning_rate(value: Any) -> Any:
     return found
 
 
-def _live_learning_rate(value: Any) -> Any:
+def _live_learning_rate(value: object) -> object:
     # All scalars can be assigned, those of Python, NumPy and TensorFlow. TensorFlow
     # itself checks the ones that have no value yet.
     if callable(value):  # schedules, too
@@ -175,7 +175,7 @@ def _live_learning_rate(value: Any) -> Any:
     return value
 
 
-def _takes_nothing(function: Any) -> bool:
+def _takes_nothing(function: Callable[..., object]) -> bool:
     if isinstance(function, keras.Layer):  # which hides what its `call` takes
         return False
     try:
@@ -300,7 +300,7 @@ def backend(who: str) -> None:
         )
 
 
-def checked(name: str, value: Any, is_live: bool = False) -> Any:
+def checked(name: str, value: object, is_live: bool = False) -> object:
     """The value to keep for an argument; raises TypeError or ValueError.
 
     Args:
@@ -322,7 +322,7 @@ def checked(name: str, value: Any, is_live: bool = False) -> Any:
     )
 
 
-def of_sgd(given: Mapping[str, Any]) -> dict[str, Any]:
+def of_sgd(given: Mapping[str, object]) -> dict[str, Any]:
     """The arguments of `keras.optimizers.SGD` but its name, checked.
 
     Args:
@@ -357,10 +357,10 @@ class Setting:
     def __set_name__(self, owner: type, name: str) -> None:
         self._name, self._kept = name, f"_{name}"
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+    def __get__(self, instance: Optimizer | None, owner: type | None = None) -> Any:
         return self if instance is None else getattr(instance, self._kept)
 
-    def __set__(self, instance: Any, value: Any) -> None:
+    def __set__(self, instance: Optimizer, value: object) -> None:
         if self._name not in _OF_AVERAGES or instance.use_ema:
             value = checked(self._name, value, is_live=True)
         before = vars(instance).get(self._kept, value)
@@ -375,14 +375,14 @@ class Setting:
         rule.refresh_numbers(instance)
 
 
-def assign_learning_rate(optimizer: Optimizer, value: Any) -> None:
+def assign_learning_rate(optimizer: Optimizer, value: object) -> None:
     """Keras's setter of `learning_rate`, after a check."""
     checked("learning_rate", value, is_live=True)
     of_keras: Any = keras.optimizers.SGD.learning_rate
     of_keras.fset(optimizer, value)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as messages show it: cut where it is long, with its quote closed."""
     try:
         text = repr(value)
@@ -391,7 +391,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}...{text[-1]}"
 
 
-def as_call(optimizer: Any, derived_seed: int | None) -> str:
+def as_call(optimizer: Optimizer, derived_seed: int | None) -> str:
     """The call that makes such an optimizer, with what differs from the defaults.
 
     Args:
@@ -422,7 +422,7 @@ class _Shown(str):
     __repr__ = str.__str__
 
 
-def _rate(optimizer: Any) -> Any:
+def _rate(optimizer: Optimizer) -> object:
     try:
         found = keras_optimizer.schedule(optimizer)
         if found is None:
@@ -483,7 +483,7 @@ def refuses_others(init: Callable[_P, None]) -> Callable[_P, None]:
     return checked_init
 
 
-def _fix(name: str, value: Any, names: Sequence[str]) -> str:
+def _fix(name: str, value: object, names: Sequence[str]) -> str:
     if name in _NO_SUCH_THING:
         return _NO_SUCH_THING[name].format(shown(value))
     close = difflib.get_close_matches(name.lower(), names, n=1)
@@ -493,7 +493,7 @@ def _fix(name: str, value: Any, names: Sequence[str]) -> str:
     return f"Write {meant}={shown(value)}"
 
 
-def refuse_lr(optimizer: Optimizer, value: Any) -> None:
+def refuse_lr(optimizer: Optimizer, value: object) -> None:
     """The setter of an attribute that Keras once had: it would change nothing."""
     del optimizer
     raise AttributeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
@@ -14,7 +14,7 @@ from keras_sgd_plus._batch import checks, compiled, step
 from keras_sgd_plus._fit import fits, hooks
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._optimizer.settings import Setting
-from keras_sgd_plus._private.types import Variable
+from keras_sgd_plus._private.types import Structure, Variable
 from keras_sgd_plus._report import bad_examples
 from keras_sgd_plus._report.bad_examples import Skipped
 from keras_sgd_plus._rule import ours
@@ -255,7 +255,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         super().build(variables)
         make_slots(self, variables)
 
-    def train_step(self, model: keras.Model, data: Any) -> Any:
+    def train_step(self, model: keras.Model, data: Structure) -> Any:
         """Trains `model` on one batch with one update per example.
 
         For models with a `train_step` of their own; `fit` calls it for all others. In
@@ -288,7 +288,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         if self.examples_per_update is None:
             return hooks.stock_train_step(model, data)
         owner = getattr(model, "optimizer", None)
-        outer = owner if ours.unwrap(owner) is self else self
+        outer: Any = owner if ours.unwrap(owner) is self else self
         ours.refuse_overrides(outer)
         notices.note_engaged(self)
         try:
@@ -311,7 +311,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         notices.note_applied(self, fits.models())
         return super().apply(grads, trainable_variables)
 
-    def finalize_variable_values(self, var_list: Any) -> None:
+    def finalize_variable_values(self, var_list: Sequence[Variable]) -> None:
         """Writes final values (averages under `use_ema`); Keras's `fit` calls it."""
         run = fits.with_optimizer(self)
         if run is None or not run.is_nested:

@@ -9,7 +9,7 @@ Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -17,15 +17,22 @@ import tensorflow as tf
 from keras.src import backend
 
 from keras_sgd_plus._private import keras_optimizer
-from keras_sgd_plus._private.types import Model, Optimizer, Structure, Tensor
+from keras_sgd_plus._private.types import (
+    Layer,
+    Model,
+    Optimizer,
+    Parts,
+    Structure,
+    Tensor,
+)
 
 
-def layers(model: Model) -> list[Any]:
+def layers(model: Model) -> list[Layer]:
     """The model and every layer in it; goes when `_flatten_layers` is public."""
     return list(model._flatten_layers())
 
 
-def graph_of(model: Model) -> Any:
+def graph_of(model: Model) -> Model | None:
     """The functional model whose graph a model runs, itself maybe; or None."""
     graph = getattr(model, "_functional", None) or model  # of a Sequential model
     # A subclass may have a `call` of its own.
@@ -58,7 +65,7 @@ def output_specs(model: Model, group_size: int) -> Any:
     return found[0] if isinstance(found, (list, tuple)) and len(found) == 1 else found
 
 
-def _has_variables(layer: Any) -> bool:
+def _has_variables(layer: Layer) -> bool:
     # A layer may make variables in `call`. Keras's own do not, and any other was run
     # when its model was made, unless it computes the shape of its outputs by itself.
     kind, stock = type(layer), keras.Layer
@@ -88,8 +95,8 @@ def bound_operation(model: Model, batch_size: int, group_size: int) -> str | Non
     failed: list[str] = []
     enlarged: list[str] = []
 
-    def watched(operation: Any) -> Callable[..., Any]:
-        def output_spec(*args: Any, **kwargs: Any) -> Any:
+    def watched(operation: Layer) -> Callable[..., Structure]:
+        def output_spec(*args: object, **kwargs: Any) -> Structure:
             try:
                 spec = operation.compute_output_spec(*args, **kwargs)
             except Exception:  # of any class: the operation may be a user's
@@ -117,13 +124,13 @@ def bound_operation(model: Model, batch_size: int, group_size: int) -> str | Non
     return None
 
 
-def _sizes(structure: Any) -> set[Any]:
+def _sizes(structure: Structure) -> set[int | None]:
     # The first axes of its tensors.
     leaves = keras.tree.flatten(structure)
     return {t.shape[0] for t in leaves if isinstance(t, keras.KerasTensor) and t.shape}
 
 
-def build(model: Model, optimizer: Optimizer, specs: tuple[Any, Any, Any]) -> None:
+def build(model: Model, optimizer: Optimizer, specs: Parts) -> None:
     """Creates the variables of model, loss, metrics and optimizer that are missing.
 
     They are made as Keras's own first step makes them: by a trace of the model in
@@ -138,7 +145,7 @@ def build(model: Model, optimizer: Optimizer, specs: tuple[Any, Any, Any]) -> No
     # The class of variables that `tf.Variable` makes eagerly.
     plain = type(keras_optimizer.raw_iterations(optimizer).value)
 
-    def creator(next_creator: Any, **kwargs: Any) -> Any:
+    def creator(next_creator: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
         # A tf.function traces twice if it creates variables, which would double the
         # time before the first batch. Variables made like this are not its own.
         if tf.distribute.has_strategy() or not tf.executing_eagerly():
@@ -153,7 +160,7 @@ def build(model: Model, optimizer: Optimizer, specs: tuple[Any, Any, Any]) -> No
                 optimizer.build(model.trainable_variables)
 
 
-def _build_model(model: Model, specs: tuple[Any, Any, Any]) -> None:
+def _build_model(model: Model, specs: Parts) -> None:
     parts = model._compile_loss, model._compile_metrics
     missing = [part is not None and not part.built for part in parts]
     needs_run = not all(layer.built for layer in layers(model))
@@ -170,7 +177,7 @@ def _build_model(model: Model, specs: tuple[Any, Any, Any]) -> None:
     )
 
 
-def trace_once(model: Model, specs: tuple[Any, Any, Any]) -> None:
+def trace_once(model: Model, specs: Parts) -> None:
     """Lets model, loss and metrics create variables at a first call, and runs nothing.
 
     For what `build` cannot do, which opens a stateless scope: variables made from a
@@ -183,7 +190,7 @@ def trace_once(model: Model, specs: tuple[Any, Any, Any]) -> None:
 
 def _call_all(
     model: Model,
-    specs: tuple[Any, Any, Any],
+    specs: Parts,
     y_pred: Structure = None,
     has_loss: bool = True,
     has_metrics: bool = True,
@@ -197,9 +204,9 @@ def _call_all(
         model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
 
-def _placeholders(specs: Structure) -> Any:
+def _placeholders(specs: Structure) -> Structure:
     # Tensors of the graph in the making. A sparse or ragged one is several.
-    def placeholder(spec: Any) -> Any:
+    def placeholder(spec: tf.TypeSpec[Any] | None) -> Tensor | None:
         if spec is None:
             return None
         parts = tf.nest.flatten(spec, expand_composites=True)
@@ -217,7 +224,9 @@ def refused_variable(error: BaseException) -> bool:
     return "stateless scope" in str(error)
 
 
-def build_from_first_part(model: Model, iterator: Any) -> None:
+def build_from_first_part(
+    model: Model, iterator: Iterable[tuple[object, object, Iterator[Structure]]]
+) -> None:
     """Builds a model from the first replica's part of a first batch.
 
     Keras tries to average the parts, which fails if they are of unequal size, and on
@@ -235,13 +244,17 @@ def build_from_first_part(model: Model, iterator: Any) -> None:
         model._symbolic_build(data_batch=data)
 
 
-def forward(model: Model, x: Structure) -> Any:
+def forward(model: Model, x: Structure) -> Structure:
     """Calls the model for training, as Keras's `train_step` does."""
     return model(x, training=True) if model._call_has_training_arg else model(x)
 
 
 def compute_loss(
-    model: Model, x: Structure, y: Structure, y_pred: Structure, sample_weight: Tensor
+    model: Model,
+    x: Structure,
+    y: Structure,
+    y_pred: Structure,
+    sample_weight: Structure,
 ) -> Any:
     """`compute_loss`, also where an override has no `training` argument.
 
@@ -269,14 +282,14 @@ def loss_tracker(model: Model) -> Any:
     return model._loss_tracker
 
 
-def compiled_losses(model: Model) -> list[Any]:
+def compiled_losses(model: Model) -> list[keras.losses.Loss]:
     """The `keras.Loss` objects that `compile` was given or made."""
     compiled = model._compile_loss
     flat = getattr(compiled, "_flat_losses", None) or []
     return [entry.loss for entry in flat]
 
 
-def takes_class_numbers(loss: Any) -> bool:
+def takes_class_numbers(loss: object) -> bool:
     """Whether a compiled loss is sparse categorical cross-entropy, whose y are classes.
 
     Goes when `keras.Loss` says which labels it takes.

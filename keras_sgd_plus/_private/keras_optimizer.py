@@ -15,11 +15,12 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.optimizers.schedules import LearningRateSchedule
 from keras.src import backend
 from keras.src.backend.common import global_state
 from keras.src.random import seed_generator
 
-from keras_sgd_plus._private.types import Optimizer, Variable
+from keras_sgd_plus._private.types import Tensor, Variable
 
 # Attributes of `keras.optimizers.SGD` that hold a variable, or None, per weight. Keras
 # makes them in `build`.
@@ -62,23 +63,23 @@ SCALED_UPDATE_METHODS = (
 )
 
 
-def raw_iterations(optimizer: Optimizer) -> Any:
+def raw_iterations(optimizer: Any) -> Variable:
     """The counter of updates before division by `gradient_accumulation_steps`."""
     return optimizer._iterations
 
 
-def built_variables(optimizer: Optimizer) -> list[Any]:
+def built_variables(optimizer: Any) -> list[Variable]:
     """The trainable variables that the optimizer was built with."""
     return list(optimizer._trainable_variables)
 
 
-def schedule(optimizer: Optimizer) -> Any:
+def schedule(optimizer: Any) -> LearningRateSchedule | None:
     """The schedule or callable of the learning rate; None if a variable holds it."""
     source = optimizer._learning_rate
     return None if isinstance(source, keras.Variable) else source
 
 
-def decays(optimizer: Optimizer, variable: Variable) -> bool:
+def decays(optimizer: Any, variable: Variable) -> bool:
     """Whether weight decay applies, by Keras's own test on the `tf.Variable`.
 
     The name that `exclude_from_weight_decay` matches is that of the `tf.Variable`, so
@@ -87,7 +88,7 @@ def decays(optimizer: Optimizer, variable: Variable) -> bool:
     return optimizer._use_weight_decay(native(variable))
 
 
-def variable_index(optimizer: Optimizer, variable: Variable) -> int:
+def variable_index(optimizer: Any, variable: Variable) -> int:
     """The position of a trainable variable among those the optimizer was built with.
 
     Raises:
@@ -97,7 +98,7 @@ def variable_index(optimizer: Optimizer, variable: Variable) -> int:
     return optimizer._get_variable_index(variable)
 
 
-def native(variable: Variable) -> Any:
+def native(variable: Variable) -> tf.Variable:
     """The `tf.Variable` of a Keras variable, which may be one per replica."""
     return variable if isinstance(variable, tf.Variable) else variable.value
 
@@ -122,13 +123,13 @@ def lowered_functions() -> dict[str, ModuleType]:
     return {name: module for module, names in by_module.items() for name in names}
 
 
-def draw_seed(seed: Any) -> Any:
+def draw_seed(seed: keras.random.SeedGenerator) -> Tensor:
     """The seed tensor of the next draw, which a `SeedGenerator` counts; (2,)."""
     random: Any = backend.random
     return random._cast_seed(seed_generator.draw_seed(seed))
 
 
-def global_seed_state() -> Any:
+def global_seed_state() -> Variable | None:
     """The seed variable that `keras.random` uses without a seed, if there is one.
 
     Goes when Keras has a public name for it.

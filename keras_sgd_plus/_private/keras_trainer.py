@@ -158,7 +158,7 @@ def set_initial_epoch(model: Model, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
-def shuffles_differently(dataset: Any) -> bool:
+def shuffles_differently(dataset: object) -> bool:
     """Whether a `tf.data.Dataset` has another order in each pass, or each process.
 
     Goes when a dataset can be asked.
@@ -178,7 +178,7 @@ _RESHUFFLES = "_reshuffle_each_iteration"
 _SEEDS = ("_seed", "_seed2")
 
 
-def is_stock_train_function(function: Any) -> bool:
+def is_stock_train_function(function: object) -> bool:
     """Whether Keras's own `make_train_function` has made it."""
     python = getattr(function, "python_function", function)
     return getattr(python, "__module__", None) == owner_of("train_step").__module__

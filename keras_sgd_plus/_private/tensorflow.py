@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -18,10 +18,10 @@ from tensorflow.python.distribute import distribute_lib
 from tensorflow.python.framework import auto_control_deps_utils
 from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
-from keras_sgd_plus._private.types import Operation, Strategy, Tensor, Variable
+from keras_sgd_plus._private.types import Graph, Operation, Strategy, Tensor
 
 
-def variable(shape: tuple[int, ...], dtype: Any = tf.int64) -> Any:
+def variable(shape: tuple[int, ...], dtype: tf.DType = tf.int64) -> Any:
     """Zeros in a variable of this process alone, whatever strategy is open.
 
     `tf.Variable` asks the strategy, which would tie it to its replicas. Goes when that
@@ -35,7 +35,9 @@ def variable(shape: tuple[int, ...], dtype: Any = tf.int64) -> Any:
 def plain_variables() -> Iterator[None]:
     """Variables of Keras, too, are made as by `variable`."""
 
-    def creator(next_creator: Any, **kwargs: Any) -> Any:
+    def creator(
+        next_creator: Callable[..., tf.Variable], **kwargs: Any
+    ) -> ResourceVariable:
         del next_creator
         return ResourceVariable(**kwargs)
 
@@ -67,7 +69,7 @@ def inlined_functions() -> Iterator[None]:
         original = cls._run_functions_eagerly
         if not hasattr(original.fget, "asks_thread"):
 
-            def runs_eagerly(self: Any) -> bool:
+            def runs_eagerly(self: object) -> bool:
                 return _inlining.is_on or original.fget(self)
 
             runs_eagerly.asks_thread = True  # type: ignore[attr-defined]
@@ -106,7 +108,7 @@ def without_strategy() -> Iterator[None]:
 _HARMLESS = ("VariableShape", "VarIsInitializedOp")
 
 
-def handles(variable: Variable) -> list[Any]:
+def handles(variable: tf.Variable) -> list[Tensor]:
     """The handles of a `tf.Variable` in this process, one per replica; [] without."""
     if isinstance(variable, tf.distribute.DistributedValues):
         parts = tf.distribute.get_strategy().experimental_local_results(variable)
@@ -137,11 +139,11 @@ def uses(by_handle: Mapping[int, int]) -> dict[int, dict[str, bool]]:
     return found
 
 
-def _captures(graph: Any) -> list[tuple[Any, Any]]:
+def _captures(graph: Graph) -> list[tuple[Tensor, Tensor]]:
     return list(getattr(graph, "captures", ()))
 
 
-def _root(tensor: Tensor) -> Any:
+def _root(tensor: Tensor) -> Tensor:
     # The tensor that the outermost graph captured.
     while tf.is_symbolic_tensor(tensor):
         outer = [e for e, i in _captures(tensor.graph) if i is tensor]

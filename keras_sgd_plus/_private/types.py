@@ -1,27 +1,66 @@
 """Names for objects of Keras and TensorFlow, and values that are kept beside them.
 
-Their own annotations do not hold: TensorFlow has none, and Keras's are inferred from
-defaults. The names tell a reader the kind of an argument; a type checker takes them for
-anything.
+TensorFlow's stubs and what is inferred of Keras are wrong in places; there a local
+variable is declared as `Any`.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-Graph: TypeAlias = Any  # tf.Graph
-Layer: TypeAlias = Any  # keras.layers.Layer
-Model: TypeAlias = Any  # keras.Model
-Operation: TypeAlias = Any  # tf.Operation
-Optimizer: TypeAlias = Any  # keras.optimizers.Optimizer, mostly an SGDPlus
-Strategy: TypeAlias = Any  # tf.distribute.Strategy
-Structure: TypeAlias = Any  # dicts, lists and tuples of tensors or arrays
-Tensor: TypeAlias = Any  # tf.Tensor
-Variable: TypeAlias = Any  # keras.Variable
+import keras
+import tensorflow as tf
+
+Graph: TypeAlias = tf.Graph
+Layer: TypeAlias = keras.layers.Layer
+Model: TypeAlias = keras.Model
+Operation: TypeAlias = tf.Operation
+Strategy: TypeAlias = tf.distribute.Strategy
+Structure: TypeAlias = object  # tensors or arrays, or dicts, lists, tuples of them
+Tensor: TypeAlias = tf.Tensor
+Variable: TypeAlias = keras.Variable
+Parts: TypeAlias = tuple[Structure, Structure, Structure]  # x, y, sample_weight
 
 V = TypeVar("V")
+
+
+class Optimizer(Protocol):
+    """What is read of an SGDPlus, by rooms below that class.
+
+    The `LossScaleOptimizer` around one has what it has of Keras.
+    """
+
+    name: str
+    built: bool
+    use_ema: bool
+    nesterov: bool
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+    momentum: float
+    weight_decay: float | None
+    max_loss_fraction: float | None
+    examples_per_update: Any  # int; None where Keras makes its own step
+    order: str
+    seed: int
+    nonfinite: str
+    jit_compile: bool | str
+
+    @property
+    def learning_rate(self) -> Any: ...
+
+    @property
+    def iterations(self) -> Any: ...
+
+    @property
+    def variables(self) -> list[Variable]: ...
+
+    def build(self, variables: list[Variable]) -> None: ...
+
+    def scale_loss(self, loss: Any) -> Any: ...
+
+    def train_step(self, model: Model, data: Structure) -> Structure: ...
 
 
 class PerObject(weakref.WeakKeyDictionary[Any, V], Generic[V]):
@@ -38,7 +77,7 @@ class PerObject(weakref.WeakKeyDictionary[Any, V], Generic[V]):
         super().__init__()
         self._make = make
 
-    def __getitem__(self, key: Any) -> V:
+    def __getitem__(self, key: object) -> V:
         if key not in self:
             self[key] = self._make()
         return super().__getitem__(key)

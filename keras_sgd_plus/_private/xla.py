@@ -82,7 +82,9 @@ def is_tracing() -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
-def dynamic_slice(x: Tensor, start: Sequence[Any], sizes: Sequence[int]) -> Tensor:
+def dynamic_slice(
+    x: Tensor, start: Sequence[Tensor | int], sizes: Sequence[int]
+) -> Tensor:
     """The part of x of these sizes that begins at `start`, () int32 each.
 
     `tf.slice` would do, but its start counts as known while XLA compiles, so that every
@@ -206,7 +208,7 @@ def refusal_of(model: Model) -> str | None:
     return _refused.get(model)
 
 
-def _types(op: Operation) -> tuple[Any, ...]:
+def _types(op: Operation) -> tuple[tf.DType, ...]:
     # The types on which XLA has a kernel for an operation.
     if TAKEN in op.name:
         return _TAKEN_TYPES

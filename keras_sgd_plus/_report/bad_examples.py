@@ -73,11 +73,11 @@ class Ledger:
         self.is_reported = False
         self.watchers = 0  # callers that look for bad groups themselves
 
-    def skip_all(self) -> Any:
+    def skip_all(self) -> Tensor:
         """() bool: whether a bad group waits to be raised, and no batch may train."""
         return self.total > 0 if self.raises else tf.constant(False)
 
-    def note(self, skips: Skips) -> Any:
+    def note(self, skips: Any) -> Tensor:
         """A note for all replicas: the count and the first row, (2 + k,)."""
         row = tf.cast(skips.rows[tf.cast(self.skip_all(), tf.int32)], tf.int64)
         return tf.concat([[self._count(skips)], row], 0)
@@ -86,10 +86,10 @@ class Ledger:
         self,
         place: Tensor,
         iterations: Tensor,
-        skips: Skips,
-        logs: Structure,
-        notes: Tensor,
-    ) -> Any:
+        skips: Any,
+        logs: Any,
+        notes: Tensor | None,
+    ) -> Structure:
         """Adds a batch, in the graph that walks it; its logs, with the count of groups.
 
         A bad group is raised here for functions of users, which nobody watches.
@@ -112,7 +112,7 @@ class Ledger:
                 replica = tf.argmax(notes[:, 0] > 0)
                 count, rows = tf.minimum(everyone, 1), notes[replica, 1:][None]
 
-        def write() -> Any:
+        def write() -> Tensor:
             same = [*tf.unstack(place), iterations, replica]  # in front of each row
             first = tf.cast(self.total.read_value(), tf.int64)
             i = tf.range(tf.shape(rows)[0], dtype=tf.int64)
@@ -132,9 +132,9 @@ class Ledger:
             tf.cond(self.total > 0, self._raise_in_graph, lambda: tf.constant(0))
         return logs
 
-    def _raise_in_graph(self) -> Any:
+    def _raise_in_graph(self) -> Tensor:
         # TensorFlow hands the error on as `tf.errors.OpError` with the same text.
-        def raise_row(row: Any) -> Any:
+        def raise_row(row: Tensor) -> Tensor:
             raise FloatingPointError(_not_finite(self.entry(row)))
 
         row = self.rows[0]
@@ -162,11 +162,11 @@ class Ledger:
         self.in_epoch.assign(0)
         self.is_reported = False
 
-    def _count(self, skips: Skips) -> Any:
+    def _count(self, skips: Skips) -> Tensor:
         return tf.cast(skips.count, tf.int64) - tf.cast(self.skip_all(), tf.int64)
 
 
-def _outside() -> Any:
+def _outside() -> tf.Variable:
     place = private_tensorflow.variable((3,))
     with tf.init_scope():  # not whenever a step runs that is traced now
         place.assign(_NOWHERE)
@@ -182,12 +182,12 @@ _NOWHERE = (OUTSIDE, OUTSIDE, 0)
 _fits: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-def place_of(optimizer: Optimizer) -> Any:
+def place_of(optimizer: Optimizer) -> tf.Variable:
     """The variable with the place of the next batch, (3,) int64."""
     return _places[optimizer]
 
 
-def enter_place(optimizer: Optimizer, place: tuple[int, int, int], fit: Any) -> None:
+def enter_place(optimizer: Optimizer, place: tuple[int, int, int], fit: object) -> None:
     """Says that the call of a train function that follows is one of `fit`.
 
     Args:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._report import bad_examples, records, running_sums
@@ -30,7 +29,7 @@ def begin_epoch(optimizer: Optimizer) -> None:
 
 @contextlib.contextmanager
 def watched(
-    optimizer: Optimizer, place: tuple[int, int, int] | None = None, fit: Any = None
+    optimizer: Optimizer, place: tuple[int, int, int] | None = None, fit: object = None
 ) -> Iterator[None]:
     """A call that walks batches: what it has to tell is read when it ends.
 

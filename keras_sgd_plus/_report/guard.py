@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
-from keras_sgd_plus._private.types import Tensor, Variable
+from keras_sgd_plus._private.types import Structure, Tensor, Variable
 from keras_sgd_plus._rule.gradient import Gradient, RowsGradient
 from keras_sgd_plus._rule.part import State, select, window_ends
 from keras_sgd_plus._rule.parts import ACCUMULATORS, Accumulate
@@ -33,7 +33,7 @@ class Skips(NamedTuple):
     rows: Tensor  # (rows, 1 + k) int32: cause and positions of each, in order of visit
 
 
-def no_skips(num_rows: Tensor, group_size: int, skip_all: Tensor) -> Skips:
+def no_skips(num_rows: int | Tensor, group_size: int, skip_all: Tensor) -> Skips:
     """The list before the first group.
 
     Args:
@@ -53,7 +53,7 @@ def with_group(skips: Skips, cause: Tensor, positions: Tensor) -> Skips:
     The row is always written, and kept only if the count moves on: cheaper than a
     choice between two whole tables.
     """
-    width = skips.rows.shape[1]
+    width: Any = skips.rows.shape[1]
     missing = width - 1 - tf.shape(positions)[0]
     row = tf.concat([[cause], positions, tf.fill([missing], NO_POSITION)], 0)
     row = tf.reshape(row, (1, width))
@@ -107,7 +107,7 @@ class Guard:
         skip = tf.logical_or(is_over, cause != NONE)
         return cls(raises, found, skip)
 
-    def may_change(self, rule: Rule, state: State) -> Any:
+    def may_change(self, rule: Rule, state: State) -> Tensor:
         """() bool: whether the rule may change more than the counter.
 
         Under gradient accumulation a bad group adds nothing, but the step at the end of
@@ -149,7 +149,7 @@ class Guard:
         old: Sequence[Tensor],
         counter: Variable,
         chosen: Collection[int],
-    ) -> list[Any]:
+    ) -> list[Tensor]:
         """The values to go on with, per variable of the carry.
 
         Args:
@@ -172,6 +172,6 @@ class Guard:
             found.append(after)
         return found
 
-    def logs(self, new: Tensor, old: Tensor) -> Any:
+    def logs(self, new: Structure, old: Structure) -> Structure:
         """The logs to go on with: those of the last group that counted."""
         return tf.nest.map_structure(lambda a, b: select(self.skip, b, a), new, old)

@@ -59,7 +59,10 @@ class Record(NamedTuple):
 
 
 def no_records(
-    wanted: Wanted, num_rows: Tensor, group_size: int, outputs: Sequence[tf.TensorSpec]
+    wanted: Wanted,
+    num_rows: int | Tensor,
+    group_size: int,
+    outputs: Sequence[tf.TensorSpec],
 ) -> Record:
     """The tables before the first group.
 
@@ -75,7 +78,9 @@ def no_records(
     return Record(numbers, tuple(tf.zeros(shape, s.dtype) for shape, s in pairs))
 
 
-def with_record(tables: Any, number: Tensor, new: Any) -> Any:
+def with_record(
+    tables: Record | tuple[()], number: Tensor, new: Record | tuple[()]
+) -> Record | tuple[()]:
     """The tables with one more group.
 
     Args:
@@ -86,13 +91,15 @@ def with_record(tables: Any, number: Tensor, new: Any) -> Any:
     if not isinstance(new, Record):
         return tables
 
-    def with_row(table: Tensor, row: Tensor) -> Any:
+    def with_row(table: Tensor, row: Tensor) -> Tensor:
         return tf.tensor_scatter_nd_update(table, [[number]], _full(table, row)[None])
 
     return tf.nest.map_structure(with_row, tables, new)
 
 
-def record(numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Any) -> Record:
+def record(
+    numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Tensor | None
+) -> Record:
     """The record of one group; NaN if the group was skipped.
 
     Args:
@@ -105,7 +112,7 @@ def record(numbers: Sequence[Tensor], outputs: Sequence[Tensor], skip: Any) -> R
     if skip is None:
         return found
 
-    def nan_if_skipped(tensor: Any) -> Any:
+    def nan_if_skipped(tensor: Tensor) -> Tensor:
         if not tensor.dtype.is_floating:
             return tensor
         return tf.where(skip, tf.constant(float("nan"), tensor.dtype), tensor)
@@ -124,14 +131,14 @@ def gradient_norm(gradients: Sequence[Gradient | None]) -> Tensor:
         return tf.zeros(())
     total = tf.add_n([tf.cast(inner(g, g), tf.float32) for g in found])
 
-    def by_scale() -> Any:  # squares overflow sooner than the norm
+    def by_scale() -> Tensor:  # squares overflow sooner than the norm
         return norm_of(tf.stack([tf.cast(norm(g), tf.float32) for g in found]))
 
     is_plain = total < tf.float32.max
     return tf.cond(is_plain, lambda: tf.sqrt(total), by_scale, name=xla.TAKEN)
 
 
-def _full(table: Tensor, values: Tensor) -> Any:
+def _full(table: Tensor, values: Tensor) -> Tensor:
     # Zeros for the members that a shorter group lacks.
     if values.shape[0] is not None and values.shape[0] == table.shape[1]:
         return values
@@ -155,7 +162,7 @@ def ids_of(x: Structure, id: str | int) -> Tensor:
     return _column(x, id) if isinstance(id, int) else _entry(x, id)
 
 
-def _entry(x: Any, key: str) -> Tensor:
+def _entry(x: Structure, key: str) -> Tensor:
     found: Any = x.get(key) if isinstance(x, dict) else None
     if found is None:
         kind = f"a dict with {sorted(x)}" if isinstance(x, dict) else type(x).__name__
@@ -303,7 +310,7 @@ class _Variables:
     # fixed size, in which a batch overwrites the one before.
     def __init__(self, parts: Sequence[Tensor]) -> None:
         variable = private_tensorflow.variable
-        rows = [(_ROWS, *part.shape[1:]) for part in parts[1:]]
+        rows: list[Any] = [(_ROWS, *part.shape[1:]) for part in parts[1:]]
         # TensorFlow keeps variables of int32 on the host, whatever the device.
         dtypes = [tf.int64 if p.dtype == tf.int32 else p.dtype for p in parts]
         self._variables = list(map(variable, [(HEADER,), *rows], dtypes))
@@ -340,7 +347,7 @@ class Recorder:
         self.watchers = 0  # callers that hand records on after a call
         self.calls = 0  # whose records have not been taken
 
-    def see_outputs(self, structure: Structure, outputs: Sequence[Any]) -> None:
+    def see_outputs(self, structure: Structure, outputs: Sequence[Tensor]) -> None:
         """Notes the outputs of the model, while a step is traced.
 
         Args:
@@ -363,9 +370,9 @@ class Recorder:
         self,
         step: Step,
         header: Sequence[Tensor],
-        tables: Record,
-        order: Tensor,
-        ids: Tensor,
+        tables: Any,
+        order: Tensor | None,
+        ids: Tensor | None,
     ) -> None:
         """Adds a batch, in the graph that walks it.
 

@@ -17,13 +17,19 @@ import tensorflow as tf
 
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Optimizer, PerObject, Structure, Tensor
+from keras_sgd_plus._private.types import (
+    Optimizer,
+    PerObject,
+    Structure,
+    Tensor,
+    Variable,
+)
 from keras_sgd_plus._rule.part import Condition
 
 FIRST = 100  # updates whose losses are summed apart
 
 
-def _zeros(size: int, dtype: str, name: str) -> Any:
+def _zeros(size: int, dtype: str, name: str) -> Variable:
     with private_tensorflow.plain_variables():  # each replica would have one of its own
         zeros = tf.zeros((size,), dtype)
         return keras.Variable(zeros, dtype=dtype, trainable=False, name=name)
@@ -66,7 +72,7 @@ class Losses(NamedTuple):
 NONE = Losses(0, 0, 0)
 
 
-def losses_of(optimizer: Optimizer) -> Any:
+def losses_of(optimizer: Optimizer) -> Variable | None:
     """The sums of an SGDPlus, (6,) float64 in a variable; None with several replicas.
 
     The average that replicas make of floats is no sum.
@@ -74,7 +80,9 @@ def losses_of(optimizer: Optimizer) -> Any:
     return _losses[optimizer] if replicas.num_replicas() == 1 else None
 
 
-def with_loss(before: Tensor, loss: Tensor, iterations: Tensor, applies: Any) -> Any:
+def with_loss(
+    before: Tensor, loss: Tensor, iterations: Tensor, applies: Tensor | None
+) -> Tensor:
     """The sums, (6,) float64, after one more update.
 
     Args:
@@ -113,7 +121,7 @@ def reset_losses(optimizer: Optimizer) -> None:
         _losses[optimizer].assign(tf.zeros((6,), tf.float64))
 
 
-def capped_of(optimizer: Optimizer) -> Any:
+def capped_of(optimizer: Optimizer) -> Variable | None:
     """The counts of an SGDPlus, (3,) int64 in a variable; None if it caps no steps.
 
     Updates that were capped, updates that were made, and those with a negative loss.
@@ -122,7 +130,7 @@ def capped_of(optimizer: Optimizer) -> Any:
     return None if optimizer.max_loss_fraction is None else _capped[optimizer]
 
 
-def carried(optimizer: Optimizer) -> list[Any]:
+def carried(optimizer: Optimizer) -> list[Variable]:
     """The variables that the loop carries for an SGDPlus."""
     both = capped_of(optimizer), losses_of(optimizer)
     return [variable for variable in both if variable is not None]
@@ -140,7 +148,7 @@ def counted(
     return before + new
 
 
-def with_share(logs: Structure, counts: Any) -> Any:
+def with_share(logs: Structure, counts: Variable | None) -> Structure:
     """The logs with the share, () float32 from 0 to 1, under "capped"."""
     if counts is None or not isinstance(logs, dict):
         return logs

@@ -77,7 +77,7 @@ class RowsGradient:
 
     values: Tensor  # (k, width)
     indices: Tensor  # (k,) integers
-    shape: Tensor  # (2,) integers, of the table
+    shape: Tensor | None  # (2,) integers, of the table
 
     def slices(self) -> tf.IndexedSlices:
         """As TensorFlow and Keras have it."""
@@ -158,7 +158,7 @@ class OuterGradient:
     def _finite(self) -> Tensor:
         factors = (self.left, self.right)
         largest = [tf.reduce_max(tf.abs(factor)) for factor in factors]
-        known = [_all_finite(factor) for factor in factors]
+        known: Any = [_all_finite(factor) for factor in factors]
         product = tf.math.is_finite(largest[0] * largest[1])
         return tf.logical_and(product, tf.logical_and(*known))
 
@@ -171,10 +171,10 @@ class OuterGradient:
         squares = [dot(factor, factor) for factor in (self.left, self.right)]
         is_plain = tf.reduce_all(tf.stack(squares) < _PLAIN)  # not where one is NaN
 
-        def plain() -> Any:
+        def plain() -> Tensor:
             return tf.sqrt(squares[0]) * tf.sqrt(squares[1])
 
-        def by_scale() -> Any:
+        def by_scale() -> Tensor:
             (a, one), (b, other) = (_scaled_norm(f) for f in (self.left, self.right))
             return a * b * (one * other)
 
@@ -191,7 +191,10 @@ def outer(inputs: Tensor, error: Tensor) -> OuterGradient:
     )
 
 
-def as_gradient(tensor: Tensor, factored_norms: bool = False) -> Gradient | None:
+def as_gradient(
+    tensor: Tensor | tf.IndexedSlices | OuterGradient | None,
+    factored_norms: bool = False,
+) -> Gradient | None:
     """The gradient that a tape gives for a variable, in its kind; None stays None.
 
     Args:
@@ -211,7 +214,7 @@ def as_gradient(tensor: Tensor, factored_norms: bool = False) -> Gradient | None
     return OuterGradient(tensor, left, right, factored_norms)
 
 
-def _factors(tensor: Tensor) -> list[Any] | None:
+def _factors(tensor: Tensor) -> list[Tensor] | None:
     # The two vectors where each entry is one product of an entry of each.
     # In half precision the norm of one factor overflows where the product's does not.
     # A constant of the model has no graph.
@@ -229,7 +232,7 @@ def _factors(tensor: Tensor) -> list[Any] | None:
     return list(op.inputs) if inner == 1 else None
 
 
-def _as(limit: Tensor, dtype: Any) -> Tensor:
+def _as(limit: Tensor, dtype: tf.DType) -> Tensor:
     # From float64, so that it is rounded once.
     return tf.cast(tf.convert_to_tensor(limit, tf.float64), dtype)
 
@@ -240,14 +243,14 @@ def norm_of(vector: Tensor) -> Tensor:
     return scale * norm
 
 
-def _scaled_norm(vector: Tensor) -> tuple[Any, Any]:
+def _scaled_norm(vector: Tensor) -> tuple[Tensor, Tensor]:
     # A power of two, and the norm of the vector over it, whose squares are small.
     scale = power_of_two(tf.reduce_max(tf.abs(vector)))
     small = vector / scale
     return scale, tf.sqrt(dot(small, small))
 
 
-def power_of_two(size: Tensor) -> Any:
+def power_of_two(size: Tensor) -> Tensor:
     """The largest power of two that is not above `size`; 1 for 0, infinity and NaN.
 
     Division by it is exact. It is at most a quarter of the largest power that the type

@@ -18,22 +18,22 @@ from keras_sgd_plus._private.types import Optimizer
 class PerExampleOptimizer:
     """A base of `SGDPlus`, by which the rooms below it know that class."""
 
-    examples_per_update: Any
+    examples_per_update: int | None
 
 
-def unwrap(optimizer: Optimizer) -> Any:
+def unwrap(optimizer: Optimizer | None) -> Any:
     """The optimizer inside a `LossScaleOptimizer`, else the optimizer itself."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return optimizer.inner_optimizer
     return optimizer
 
 
-def is_ours(optimizer: Optimizer) -> bool:
+def is_ours(optimizer: Optimizer | None) -> bool:
     """Whether it is, or wraps, an optimizer of this package."""
     return isinstance(unwrap(optimizer), PerExampleOptimizer)
 
 
-def per_example(optimizer: Optimizer) -> Any:
+def per_example(optimizer: Optimizer | None) -> Any:
     """The optimizer that wants the train step, or None."""
     inner = unwrap(optimizer)
     wants = isinstance(inner, PerExampleOptimizer) and inner.examples_per_update
@@ -86,7 +86,7 @@ def refuse_hooks(optimizer: Optimizer) -> None:
         refuse_overrides(optimizer)
 
 
-def _is_stock(method: Any) -> bool:
+def _is_stock(method: object) -> bool:
     # By the module that it was written in: wrappers copy the other attributes.
     if method is None:  # of another version of Keras
         return True

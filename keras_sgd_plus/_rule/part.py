@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_sgd_plus._private.types import Optimizer, Tensor
+from keras_sgd_plus._private.types import Optimizer, Tensor, Variable
 from keras_sgd_plus._rule.gradient import Gradient
 
 
@@ -53,7 +53,7 @@ def in_float32(value: float) -> float:
     return float(np.float32(value))
 
 
-Condition = Any  # () bool; None is a condition that always holds
+Condition = Tensor | None  # () bool; None is a condition that always holds
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class State(NamedTuple):
     """
 
     weights: list[Tensor]
-    slots: dict[str, list[Tensor | None]]  # by the name of the slot
+    slots: dict[str, list[Any]]  # tensors, or None; by the name of the slot
     iterations: Tensor  # () int64, raw: not divided by gradient_accumulation_steps
 
 
@@ -110,7 +110,7 @@ class Update:
     may_change: Condition = None
     applies: Condition = None
     numbers: Numbers = field(default_factory=dict)
-    loss: Tensor = None
+    loss: Any = None
     unclipped: dict[int, Gradient] | None = None
     capped: Condition = None
 
@@ -138,7 +138,7 @@ class Part(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Part | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Part | None:
         """The part for an optimizer as it is set now; None where it does nothing.
 
         Args:
@@ -168,19 +168,19 @@ class Part(abc.ABC):
         return f"{type(self).__name__} looks at all of it"
 
 
-def window_ends(iterations: Tensor, steps: int | None) -> Condition:
+def window_ends(iterations: Any, steps: int | None) -> Any:
     """Whether this update ends a window of gradient accumulation; None: each does."""
     return tf.equal((iterations + 1) % steps, 0) if steps else None
 
 
-def both(one: Condition, other: Condition) -> Condition:
+def both(one: Condition, other: Condition) -> Any:
     """Whether both conditions hold."""
     if one is None or other is None:
         return other if one is None else one
     return tf.logical_and(one, other)
 
 
-def select(condition: Condition, new: Tensor, old: Tensor) -> Any:
+def select(condition: Condition, new: Any, old: Any) -> Any:
     """The new value where the condition holds, else the old one."""
     if condition is None or new is None or new is old:
         return new

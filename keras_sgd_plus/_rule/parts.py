@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
-from keras_sgd_plus._private.types import Optimizer, Tensor
+from keras_sgd_plus._private.types import Optimizer, Tensor, Variable
 from keras_sgd_plus._rule.gradient import DenseGradient, Gradient, RowsGradient, inner
 from keras_sgd_plus._rule.part import (
     Condition,
@@ -51,7 +51,7 @@ class Overwrite(Part):
     settings = ("gradient_accumulation_steps",)
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Overwrite | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Overwrite | None:
         found = frozenset(
             i
             for i, variable in enumerate(weights)
@@ -86,7 +86,7 @@ class Overwrite(Part):
 
 
 def _largest(
-    weight: Tensor, value: Tensor, accumulator: Tensor, ends: Condition
+    weight: Tensor, value: Tensor, accumulator: Tensor, ends: Tensor
 ) -> tuple[Tensor, Tensor]:
     # The weight and its accumulator after one more value.
     largest = tf.maximum(value, accumulator)
@@ -105,7 +105,7 @@ class Unscale(Part):
     settings = ("loss_scale_factor",)
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Unscale | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Unscale | None:
         factor = optimizer.loss_scale_factor
         return None if factor is None else cls(factor)
 
@@ -132,7 +132,7 @@ class Accumulate(Part):
         return (ACCUMULATORS,) if optimizer.gradient_accumulation_steps else ()
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Accumulate | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Accumulate | None:
         steps = optimizer.gradient_accumulation_steps
         return cls(steps) if steps else None
 
@@ -182,7 +182,7 @@ class Clip(Part):
     )
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Clip | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Clip | None:
         for kind in ("clipnorm", "global_clipnorm", "clipvalue"):  # as Keras prefers
             limit = getattr(optimizer, kind)
             if limit and limit > 0:
@@ -246,7 +246,7 @@ class CapStep(Part):
     numbers = (Number("max_loss_fraction", "max_loss_fraction"),)
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> CapStep | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> CapStep | None:
         if optimizer.max_loss_fraction is None:
             return None
         refuse_with_fraction(
@@ -289,7 +289,7 @@ def refuse_with_fraction(optimizer: Optimizer) -> None:
     Args:
         optimizer: an SGDPlus with a `max_loss_fraction`.
     """
-    received = None
+    received = fix = None
     if optimizer.gradient_accumulation_steps:
         steps = optimizer.gradient_accumulation_steps
         received = f"gradient_accumulation_steps={steps}"
@@ -320,7 +320,7 @@ class Decay(Part):
     numbers = (Number("weight_decay", "weight_decay", in_float32),)
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Decay | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Decay | None:
         if optimizer.weight_decay is None:
             return None
         found = [keras_optimizer.decays(optimizer, v) for v in weights]
@@ -360,7 +360,7 @@ class Descent(Part):
         return (VELOCITIES,) if optimizer.momentum else ()
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Descent:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Descent:
         dtypes = tuple(v.dtype for v in weights)
         return cls(bool(optimizer.momentum), optimizer.nesterov, dtypes)
 
@@ -389,7 +389,7 @@ class Descent(Part):
     def _step(
         self,
         weight: Tensor,
-        velocity: Tensor | None,
+        velocity: Any,
         gradient: Gradient,
         rate: Tensor,
         momentum: Tensor | None,
@@ -415,7 +415,7 @@ class Descent(Part):
         return select(applies, moved, weight), velocity
 
 
-def exact_decay(numbers: Numbers, rate: Tensor) -> Any:
+def exact_decay(numbers: Numbers, rate: Tensor) -> Tensor:
     """() float64: the part of a weight that one update takes away.
 
     Args:
@@ -450,13 +450,13 @@ class Average(Part):
         return (AVERAGES,) if optimizer.use_ema else ()
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Average | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Average | None:
         if not optimizer.use_ema:
             return None
         return cls(*(getattr(optimizer, name) for name in cls.settings[1:]))
 
     def __call__(self, update: Update) -> Update:
-        count = update.state.iterations
+        count: Any = update.state.iterations
         if self.accumulation_steps:
             count = count // self.accumulation_steps
         weights = list(update.state.weights)
@@ -492,7 +492,7 @@ class Constrain(Part):
     constraints: tuple[Callable[[Tensor], Tensor] | None, ...]  # per weight
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Constrain | None:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Constrain | None:
         found = tuple(v.constraint for v in weights)
         return cls(found) if any(c is not None for c in found) else None
 

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Optimizer, PerObject, Tensor
+from keras_sgd_plus._private.types import Optimizer, PerObject, Tensor, Variable
 from keras_sgd_plus._rule.gradient import Gradient
 from keras_sgd_plus._rule.part import (
     Condition,
@@ -83,7 +83,7 @@ class Rule:
     weight_parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, optimizer: Optimizer, weights: Sequence[Any]) -> Rule:
+    def of(cls, optimizer: Optimizer, weights: Sequence[Variable]) -> Rule:
         """The rule of an SGDPlus.
 
         Args:
@@ -174,7 +174,7 @@ def all_slots(optimizer: Optimizer) -> list[Slot]:
     return [slot for kind in kinds for slot in kind.slots(optimizer)]
 
 
-def make_slots(optimizer: Optimizer, weights: Sequence[Any]) -> None:
+def make_slots(optimizer: Any, weights: Sequence[Variable]) -> None:
     """Makes the state that Keras's `build` has not made, after Keras's own.
 
     Args:
@@ -193,7 +193,7 @@ def make_slots(optimizer: Optimizer, weights: Sequence[Any]) -> None:
 _OF_THE_LOOP = ("examples_per_update", "order", "seed", "nonfinite", "jit_compile")
 
 
-def compiled_for(optimizer: Optimizer, with_numbers: bool) -> tuple[Any, ...]:
+def compiled_for(optimizer: Optimizer, with_numbers: bool) -> tuple[object, ...]:
     """The values of an SGDPlus that a compiled loop takes as constants.
 
     Where one of them differs later, the loop has to be traced anew. A learning rate in
@@ -313,9 +313,9 @@ def _on_host(optimizer: Optimizer) -> list[float]:
     return [n.of(value) if value > 0 else value for n, value in pairs]
 
 
-def _plain(value: Any) -> float:
+def _plain(value: object) -> float:
     return float(value) if isinstance(value, python_numbers.Real) else 0.0
 
 
-def _is_held(value: Any) -> bool:
+def _is_held(value: object) -> bool:
     return isinstance(value, (tf.Variable, keras.Variable))
