@@ -18,7 +18,7 @@ from typing import Any
 import keras
 
 from keras_sgd_plus._forms import convolution, layout, pooled, reductions, tracing
-from keras_sgd_plus._private import keras_optimizer, versions
+from keras_sgd_plus._private import keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Tensor
 
 LOWERINGS = {
@@ -54,7 +54,7 @@ def install() -> None:
             f"compiles better. Received: Keras {keras.__version__}, in which "
             f"{', '.join(unfit)} cannot be found or have other parameters. Training "
             "is right, but slower in models that use them. Install versions that have "
-            f"them: {versions.INSTALL}."
+            f"them: {keras_trainer.INSTALL}."
         )
 
 

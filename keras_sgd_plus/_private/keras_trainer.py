@@ -13,8 +13,24 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._private import versions
 from keras_sgd_plus._private.types import Model
+
+# The bounds of `pyproject.toml`.
+INSTALL = 'pip install "keras>=3.13.2,<3.16" "tensorflow>=2.17,<2.22"'
+
+
+def unusable(needed: str, received: str) -> RuntimeError:
+    """The error for a private name that is not as it was.
+
+    Args:
+        needed: the name, and where it is looked for.
+        received: what is there instead, after "which".
+    """
+    return RuntimeError(
+        f"SGDPlus needs {needed}. Received: Keras {keras.__version__} and TensorFlow "
+        f"{tf.__version__}, which {received}. Install versions that have it: {INSTALL}."
+    )
+
 
 # Methods that we wrap, with their parameters.
 _METHODS: dict[str, list[str] | None] = {
@@ -48,7 +64,7 @@ def owner_of(method: str) -> type:
     """The class that defines a method of every model, such as `fit`."""
     found = [c for c in keras.Model.__mro__ if method in vars(c)]
     if not found:
-        raise versions.unusable(f"{method} of Keras's trainer", "do not have it")
+        raise unusable(f"{method} of Keras's trainer", "do not have it")
     return found[0]
 
 
@@ -57,7 +73,7 @@ def need(name: str) -> None:
     objection = _objection(name)
     if objection:
         needed = f"{name}({', '.join(_METHODS[name] or [])}) of Keras's trainer"
-        raise versions.unusable(needed, objection)
+        raise unusable(needed, objection)
 
 
 def _objection(name: str) -> str | None:
@@ -139,7 +155,7 @@ def _fit(found: dict[str, Any]) -> Fit:
     adapter = iterator.data_adapter
     kind = type(adapter).__name__
     if kind not in _ADAPTERS:
-        raise versions.unusable(f"one of {', '.join(_ADAPTERS)}", f"have {kind}")
+        raise unusable(f"one of {', '.join(_ADAPTERS)}", f"have {kind}")
     dataset, shuffle = _ADAPTERS[kind]
     is_array = kind == "ArrayDataAdapter"
     data = Data(

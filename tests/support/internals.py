@@ -25,7 +25,6 @@ from keras_sgd_plus._private import (
     keras_model,
     keras_optimizer,
     keras_trainer,
-    versions,
     xla,
 )
 from keras_sgd_plus._rule import gradient, parts, rule
@@ -68,7 +67,6 @@ __all__ = [
     "table_rows",
     "tracing",
     "update",
-    "versions",
     "visiting_order",
     "walk",
     "walk_batch",

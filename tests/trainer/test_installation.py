@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import hooks, keras_trainer, versions
+from tests.support.internals import hooks, keras_trainer
 from tests.support.messages import (
     ErrorRow,
     Row,
@@ -118,14 +118,17 @@ def test_a_missing_method_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     text = str(raised.value)
     assert "needs make_train_function(self, force) of Keras's trainer" in text
     assert f"Keras {keras.__version__} and TensorFlow {tf.__version__}, which" in text
-    assert f"do not have it. Install versions that have it: {versions.INSTALL}" in text
+    assert (
+        f"do not have it. Install versions that have it: {keras_trainer.INSTALL}"
+        in text
+    )
 
 
 def test_the_versions_to_install_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bounds = [text for text in project["dependencies"] if "numpy" not in text]
     quoted = " ".join(f'"{text}"' for text in sorted(bounds))
-    assert f"pip install {quoted}" == versions.INSTALL
+    assert f"pip install {quoted}" == keras_trainer.INSTALL
 
 
 def _other_signature(model: Any) -> None:
