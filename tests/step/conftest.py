@@ -17,7 +17,7 @@ def compiled_runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     def counted(*args: Any) -> Any:
         result = run(*args)
-        runs.append(result.how.use_xla)
+        runs.append(result[1].use_xla)
         return result
 
     monkeypatch.setattr(compiled, "run", counted)
