@@ -83,7 +83,7 @@ def check_kinds(model: Model, data: Structure) -> None:
     stock = getattr(type(model), "compute_loss", None) is keras.Model.compute_loss
     if stock and losses and all(_casts(loss) for loss in losses):
         axes = [getattr(leaf, "shape", ()) != () for leaf in keras.tree.flatten(x)]
-        if y is None and all(axes):  # else `batch` has something to say of x
+        if y is None and all(axes):  # else `check_batch` says something of x
             raise ValueError(
                 "`y` must be given where compile() was given a loss. Received: y=None. "
                 "Give every example its target, or compile without a loss and use "

@@ -20,7 +20,7 @@ from keras_sgd_plus._batch import checks
 from keras_sgd_plus._batch.walk_batch import walk_batch
 from keras_sgd_plus._forms import tracing
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._loop.example_update import ExampleUpdate
+from keras_sgd_plus._loop.context import Context
 from keras_sgd_plus._loop.scope import Carry, Facts, TraceAgain
 from keras_sgd_plus._loop.update import Logs
 from keras_sgd_plus._loop.walk import Walked
@@ -112,7 +112,7 @@ def train_step(
 
 class _Attempt(NamedTuple):
     # A batch that was walked, and is not committed.
-    update: ExampleUpdate
+    context: Context
     ledger: Ledger | None
     iterations: Tensor  # () int64, raw, before the batch
     start: Mapping[int, Tensor]  # where this replica does not start from the variables
@@ -131,36 +131,36 @@ def _attempt(
     keras_model.build(model, outer, group)  # a loop may create no variable
     extras = [*facts.variables.values(), *running_sums.carried(optimizer)]
     carry = Carry(model, outer, extras)
-    update = ExampleUpdate.of(model, optimizer, outer, carry, batch, facts)
+    context = Context.of(model, optimizer, outer, carry, batch, facts)
     ledger = bad_examples.ledger_of(optimizer)
     if ledger is not None:
         ledger.causes = ["loss", *(v.path for v in carry.trainable)]
-    iterations = tf.convert_to_tensor(update.variables.iterations.value)
+    iterations = tf.convert_to_tensor(context.variables.iterations.value)
     start = replicas.seeds_of_replica(carry.variables)
     skip_all = None if ledger is None else ledger.skip_all()
-    walked = walk_batch(update, num_examples, start, skip_all)
-    return _Attempt(update, ledger, iterations, start, walked)
+    walked = walk_batch(context, num_examples, start, skip_all)
+    return _Attempt(context, ledger, iterations, start, walked)
 
 
 def _commit(done: _Attempt, num_examples: int | Tensor) -> Logs:
     # Writes the variables; gives the logs.
-    update, ledger, walked = done.update, done.ledger, done.walked
+    context, ledger, walked = done.context, done.ledger, done.walked
     notes = sizes = None
     if replicas.num_replicas() > 1:
         logs, notes, sizes = _average(done, num_examples)
     else:
-        update.carry.commit(walked.changed)
-        stock = update.model.get_metrics_result
-        logs = walked.logs if update.keeps_logs else stock()
-    if update.counts is not None:
-        logs = running_sums.with_share(logs, update.counts)
-        notices.watch_negative(update.model, update.counts)
-    if ledger is None and update.recorder is None:
+        context.carry.commit(walked.changed)
+        stock = context.model.get_metrics_result
+        logs = walked.logs if context.keeps_logs else stock()
+    if context.counts is not None:
+        logs = running_sums.with_share(logs, context.counts)
+        notices.watch_negative(context.model, context.counts)
+    if ledger is None and context.recorder is None:
         return logs
-    next_place = bad_examples.place_of(update.optimizer)
+    next_place = bad_examples.place_of(context.optimizer)
     place = next_place.read_value()
-    if update.recorder is not None:
-        _close_records(update.recorder, done, num_examples, place, sizes)
+    if context.recorder is not None:
+        _close_records(context.recorder, done, num_examples, place, sizes)
     if ledger is not None:
         logs = ledger.close(place, done.iterations, walked.skips, logs, notes)
     # The replicas of a process come here one after the other.
@@ -171,29 +171,29 @@ def _commit(done: _Attempt, num_examples: int | Tensor) -> Logs:
 
 def _average(done: _Attempt, num_examples: int | Tensor) -> tuple[Logs, Tensor, Tensor]:
     # Averages over the replicas and commits; the logs, all replicas' notes and sizes.
-    update, ledger, walked = done.update, done.ledger, done.walked
-    model, outer, variables = update.model, update.outer, update.carry.variables
+    context, ledger, walked = done.context, done.ledger, done.walked
+    model, outer, variables = context.model, context.outer, context.carry.variables
     changed = walked.changed
     if tf.executing_eagerly():  # a replica without examples has changed nothing
-        whole = dict(enumerate(update.carry.read()))
+        whole = dict(enumerate(context.carry.read()))
         changed = {**whole, **done.start, **changed}
     shard = replicas.ShardResult(variables, dict(done.start), changed, num_examples)
     note = tf.zeros((0,), tf.int64)
     if ledger is not None:
         note = ledger.note(walked.skips)
-    is_scaled = outer is not update.optimizer
+    is_scaled = outer is not context.optimizer
     smallest = (outer.step_counter, outer.dynamic_scale) if is_scaled else ()
-    if update.keeps_logs:
+    if context.keeps_logs:
         parts = replicas.log_parts(walked.logs, shard)
     else:
         parts = replicas.metric_parts(model, shard)
     averaged = replicas.average(shard, note, parts, smallest)
     new = averaged.changed
-    if update.raises:
+    if context.raises:
         has_ended = tf.reduce_any(averaged.notes[:, 0] > 0)
         new = replicas.unchanged_where(has_ended, variables, new)
     replicas.commit(variables, new)
-    if update.keeps_logs:
+    if context.keeps_logs:
         logs = replicas.mean_logs(walked.logs, averaged)
     else:
         logs = replicas.metrics(model, shard, averaged.sums)
@@ -225,16 +225,16 @@ def _close_records(
 ) -> None:
     # Hands the records of a batch to the recorder. `sizes`, (replicas,) int64, are the
     # examples of each; None with one replica.
-    update, walked, model = done.update, done.walked, done.update.model
+    context, walked, model = done.context, done.walked, done.context.model
     replica, size, before = 0, num_examples, 0
     if sizes is not None:
         replica, size = replicas.local_replica(), tf.reduce_sum(sizes)
         before = tf.reduce_sum(sizes[: replicas.replica()])
-    group_size, key = update.group_size, recorder.wanted.id
+    group_size, key = context.group_size, recorder.wanted.id
     numbers = [done.iterations, num_examples, group_size, size, before]
     in_order, batches = walked.order is None, model.steps_per_execution
     step = Step(replica, in_order, group_size, batches, _is_compiled(model))
-    ids = None if key is None else records.ids_of(update.batch[0], key)
+    ids = None if key is None else records.ids_of(context.batch[0], key)
     header = [*numbers, *tf.unstack(place)]
     recorder.close(step, header, walked.records, walked.order, ids)
 

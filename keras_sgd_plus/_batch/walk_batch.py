@@ -22,7 +22,7 @@ from keras_sgd_plus._batch import checks, compiled
 from keras_sgd_plus._batch.compiled import How
 from keras_sgd_plus._forms import tracing
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
+from keras_sgd_plus._loop.context import Context, Values
 from keras_sgd_plus._loop.walk import (
     Specs,
     Walked,
@@ -139,7 +139,7 @@ class _Batch(NamedTuple):
 
 
 def walk_batch(
-    update: ExampleUpdate,
+    context: Context,
     num_examples: Any,
     start: Mapping[int, Tensor],
     skip_all: Tensor | None,
@@ -147,27 +147,27 @@ def walk_batch(
     """Walks the batch of an update; what `changed` has is to be committed.
 
     Args:
-        update: the update, which has the batch.
+        context: the update, which has the batch.
         num_examples: an int or () int32.
         start: values by position in the carry where a replica does not start from the
             variables.
         skip_all: () bool, whether an earlier batch ended training; None under
             nonfinite="propagate".
     """
-    leaves = examples.flat(update.batch)
-    specs = first_specs(update, leaves)
-    use_xla = compiled.wants_xla(update.optimizer.jit_compile, update.model, leaves)
-    _warn(update, use_xla, num_examples)
-    batch = _Batch(leaves, _order(update, num_examples), num_examples)
-    size = update.group_size
+    leaves = examples.flat(context.batch)
+    specs = first_specs(context, leaves)
+    use_xla = compiled.wants_xla(context.optimizer.jit_compile, context.model, leaves)
+    _warn(context, use_xla, num_examples)
+    batch = _Batch(leaves, _order(context, num_examples), num_examples)
+    size = context.group_size
     rest = num_examples % size
     is_whole = size == 1 or (isinstance(rest, int) and not rest)
-    how = How.of(use_xla, update.optimizer.jit_compile, is_last=is_whole)
-    full, how = _full_groups(update, batch, start, skip_all, specs, how)
+    how = How.of(use_xla, context.optimizer.jit_compile, is_last=is_whole)
+    full, how = _full_groups(context, batch, start, skip_all, specs, how)
     walked: tuple[Any, ...] = full[:_TENSORS]
 
     def with_rest() -> tuple[Any, ...]:
-        return _short_group(update, batch, rest, start, full, how)[:_TENSORS]
+        return _short_group(context, batch, rest, start, full, how)[:_TENSORS]
 
     if isinstance(rest, int) and rest:
         walked = with_rest()
@@ -180,35 +180,37 @@ def walk_batch(
 _TENSORS = 4  # fields of `Walked` that a step takes on
 
 
-def _warn(update: ExampleUpdate, use_xla: bool, num_examples: int | Tensor) -> None:
-    model, sample_weight = update.model, update.batch[2]
-    for topic, text in checks.doubts_of_losses(model, sample_weight, update.group_size):
+def _warn(context: Context, use_xla: bool, num_examples: int | Tensor) -> None:
+    model, sample_weight = context.model, context.batch[2]
+    for topic, text in checks.doubts_of_losses(
+        model, sample_weight, context.group_size
+    ):
         notices.once(model, topic, text)
-    if update.group_size > 1 and not model.jit_compile:
-        notices.watch_groups(model, update.group_size, num_examples)
-    text = update.tables.warning()
+    if context.group_size > 1 and not model.jit_compile:
+        notices.watch_groups(model, context.group_size, num_examples)
+    text = context.tables.warning()
     if text is not None and use_xla and tracing.is_on():
         notices.once(model, "tables", text)
 
 
-def _warn_of_statistics(update: ExampleUpdate, result: Walked) -> None:
+def _warn_of_statistics(context: Context, result: Walked) -> None:
     # What a layer does in training shows only when the walk has been traced.
-    if update.group_size > 1:
+    if context.group_size > 1:
         return
-    found = checks.doubts_of_normalising(update.model, update.carry, result.changed)
+    found = checks.doubts_of_normalising(context.model, context.carry, result.changed)
     for topic, text in found:
-        notices.once(update.model, topic, text)
+        notices.once(context.model, topic, text)
 
 
-def _order(update: ExampleUpdate, num_examples: int | Tensor) -> Tensor | None:
-    if update.optimizer.order != "reshuffle":
+def _order(context: Context, num_examples: int | Tensor) -> Tensor | None:
+    if context.optimizer.order != "reshuffle":
         return None
-    seed = replicas.seed_of_replica(update.optimizer.seed, 63)
-    return visiting_order(seed, update.variables.iterations.value, num_examples)
+    seed = replicas.seed_of_replica(context.optimizer.seed, 63)
+    return visiting_order(seed, context.variables.iterations.value, num_examples)
 
 
 def _full_groups(
-    update: ExampleUpdate,
+    context: Context,
     batch: _Batch,
     start: Mapping[int, Tensor],
     skip_all: Tensor | None,
@@ -218,15 +220,15 @@ def _full_groups(
     leaves, order, num_examples = batch
     tensors = [*leaves, *([] if order is None else [order])]
     # If Keras compiles the whole step, it does so for each batch size.
-    if how.use_xla and not update.model.jit_compile:
-        notices.watch_shapes(update.model, leaves)
+    if how.use_xla and not context.model.jit_compile:
+        notices.watch_shapes(context.model, leaves)
         if not isinstance(num_examples, int) or not num_examples:
             # XLA handles a batch without examples badly: it is padded, too.
-            size = padded_size(update.model, num_examples)
+            size = padded_size(context.model, num_examples)
             tensors = [examples.pad(tensor, size) for tensor in tensors]
 
     looks = skip_all is not None
-    memory = WalkMemory.of(update, how.use_xla, tensors[0], specs)
+    memory = WalkMemory.of(context, how.use_xla, tensors[0], specs)
     memory_leaves = tf.nest.flatten(memory)
 
     def full_groups(
@@ -242,7 +244,7 @@ def _full_groups(
         tensors = tensors[split:]
         padded, orders = tensors[: len(leaves)], tensors[len(leaves) :]
         result = walk(
-            update.given(numbers),
+            context.given(numbers),
             kept,
             values,
             padded,
@@ -252,11 +254,11 @@ def _full_groups(
             is_compiled,
             skip_all if looks else None,
         )
-        _warn_of_statistics(update, result)
+        _warn_of_statistics(context, result)
         return result
 
     flag = skip_all if looks else tf.constant(False)
-    now = rule.numbers_of(update.optimizer)
+    now = rule.numbers_of(context.optimizer)
     arguments = [
         tf.convert_to_tensor(num_examples),
         flag,
@@ -265,12 +267,12 @@ def _full_groups(
         *tensors,
     ]
     return compiled.run(
-        full_groups, update.carry, dict(start), arguments, how, update.model
+        full_groups, context.carry, dict(start), arguments, how, context.model
     )
 
 
 def _short_group(
-    update: ExampleUpdate,
+    context: Context,
     batch: _Batch,
     rest: int | Tensor,
     start: Mapping[int, Tensor],
@@ -283,7 +285,7 @@ def _short_group(
         positions = tf.gather(batch.order, positions)
     group = [examples.gather_examples(leaf, positions) for leaf in batch.leaves]
     before = full.logs, full.skips, full.records
-    number = tf.convert_to_tensor(batch.num_examples // update.group_size)
+    number = tf.convert_to_tensor(batch.num_examples // context.group_size)
 
     def one_group(
         values: list[Tensor],
@@ -295,14 +297,14 @@ def _short_group(
     ) -> Walked:
         # A single update gains nothing from lowered forms.
         known = tf.nest.pack_sequence_as(before, others[len(group) :])
-        given = update.given(numbers)
+        given = context.given(numbers)
         leaves = others[: len(group)]
         return walk_group(given, values, leaves, positions, number, known)
 
-    now = rule.numbers_of(update.optimizer)
+    now = rule.numbers_of(context.optimizer)
     arguments = [positions, number, now, *group, *tf.nest.flatten(before)]
     earlier = {**start, **full.changed}
     done, _ = compiled.run(
-        one_group, update.carry, earlier, arguments, how, update.model
+        one_group, context.carry, earlier, arguments, how, context.model
     )
     return done._replace(changed={**full.changed, **done.changed})

@@ -20,7 +20,7 @@ from keras_sgd_plus._forms import one_kernel, tracing
 from keras_sgd_plus._lazy.blocks import ShownBlock
 from keras_sgd_plus._lazy.tables import ShownTables
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
+from keras_sgd_plus._loop.context import Context, Values
 from keras_sgd_plus._loop.scope import Scope, TraceAgain
 from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private import tensorflow as private_tensorflow
@@ -57,7 +57,7 @@ class UpdateResult(NamedTuple):
 
 
 def update_once(
-    update: ExampleUpdate,
+    context: Context,
     values: Values,
     group: Sequence[Tensor],
     lowered: bool = False,
@@ -67,7 +67,7 @@ def update_once(
     """Makes one update.
 
     Args:
-        update: what the update works with.
+        context: what the update works with.
         values: the carry's; where it is lowered, in the layout of the loop.
         group: the tensors of examples, (k, ...).
         lowered: whether forms that suit XLA are used.
@@ -79,9 +79,9 @@ def update_once(
     """
     if shown is not None:
         values = shown.placed(values)
-    x, y, sample_weight = data = examples.pack(update.batch, list(group))
-    transposed = update.transposed if lowered else ()
-    scope = Scope(update.carry, values, transposed, update.direct)
+    x, y, sample_weight = data = examples.pack(context.batch, list(group))
+    transposed = context.transposed if lowered else ()
+    scope = Scope(context.carry, values, transposed, context.direct)
 
     def look_up(variable: Variable, indices: Tensor) -> Tensor | None:
         # Rows of tables that wait; None for any other variable.
@@ -90,7 +90,7 @@ def update_once(
 
     def multiply(variable: Variable, inputs: Tensor) -> Tensor | None:
         # Products with kernels that wait; None for any other variable.
-        return _product(update, scope, values, shown, variable, inputs)
+        return _product(context, scope, values, shown, variable, inputs)
 
     def check_shown() -> None:
         misread = {} if shown is None else shown.misread(scope, gradients)
@@ -103,31 +103,31 @@ def update_once(
         scope,
         tracing.answering(look_up, multiply if lowered else None) as looked_up,
     ):
-        found = backward(update, scope, data, examples.count(group[0]), lowered)
-        trained = [update.carry.index(v) for v in update.carry.trainable]
-        scope.direct.check(update.model, trained, scope.read_directly)
-        gradients = found.by_index(update)
+        found = backward(context, scope, data, examples.count(group[0]), lowered)
+        trained = [context.carry.index(v) for v in context.carry.trainable]
+        scope.direct.check(context.model, trained, scope.read_directly)
+        gradients = found.by_index(context)
         check_shown()
-        guard = None if skips is None else _guard(update, found, skips)
+        guard = None if skips is None else _guard(context, found, skips)
         skip = None if guard is None else guard.skip
-        recorded = record_group(update, scope, y, found, skip)
-        before, shown = apply_rule(update, scope, found, guard, shown)
-        metrics = update.model.compute_metrics
+        recorded = record_group(context, scope, y, found, skip)
+        before, shown = apply_rule(context, scope, found, guard, shown)
+        metrics = context.model.compute_metrics
         logs = metrics(x, y, found.y_pred, sample_weight=sample_weight)
-        new = scope.values(update.carry.variables)
+        new = scope.values(context.carry.variables)
     if scope.undeclared:
         raise TraceAgain(variables=scope.undeclared)
     check_shown()  # once more, for what `compute_metrics` looked at
-    if lowered and (tables := update.tables.new_reasons(looked_up, gradients)):
+    if lowered and (tables := context.tables.new_reasons(looked_up, gradients)):
         raise TraceAgain(tables=tables)
     if guard is not None:
-        new = _chosen(update, guard, new, values, before)
-    if update.keeps_logs:
+        new = _chosen(context, guard, new, values, before)
+    if context.keeps_logs:
         logs = keras.tree.map_structure(tf.convert_to_tensor, logs)
     else:
         logs = ()
     new, changed, lazy = _carried(new, values, shown)
-    scope.direct.check(update.model, changed, ())
+    scope.direct.check(context.model, changed, ())
     return UpdateResult(new, logs, guard, changed, lazy, recorded)
 
 
@@ -158,16 +158,16 @@ class BackwardResult(NamedTuple):
     gradients: list[Gradient | None]
     readers: one_kernel.BackwardReaders | None
 
-    def by_index(self, update: ExampleUpdate) -> dict[int, Gradient]:
+    def by_index(self, context: Context) -> dict[int, Gradient]:
         """The gradients that there are, by their index among the rule's weights."""
         if not self.gradients:
             return {}
-        pairs = zip(update.indices, self.gradients, strict=True)
+        pairs = zip(context.indices, self.gradients, strict=True)
         return {i: g for i, g in pairs if g is not None}
 
 
 def backward(
-    update: ExampleUpdate,
+    context: Context,
     scope: Scope,
     data: Parts,
     num_examples: int | Tensor,
@@ -176,21 +176,21 @@ def backward(
     """The loss of a group and its gradients; the loss tracker gets the loss.
 
     Args:
-        update: the update.
+        context: the update.
         scope: open, with the weights to use.
         data: `(x, y, sample_weight)` of the group.
         num_examples: in the group.
         lowered: whether forms that suit XLA are used.
     """
-    model, (x, y, sample_weight) = update.model, data
+    model, (x, y, sample_weight) = context.model, data
     with scope.record() as tape:
         y_pred = keras_model.forward(model, x)
         loss = keras_model.compute_loss(model, x, y, y_pred, sample_weight)
         tracker = keras_model.loss_tracker(model)
         if tracker is not None:
             tracker.update_state(loss, sample_weight=num_examples)
-        scaled = update.outer.scale_loss(loss)
-    if not update.carry.trainable:
+        scaled = context.outer.scale_loss(loss)
+    if not context.carry.trainable:
         return BackwardResult(y_pred, loss, [], None)
     readers = one_kernel.BackwardReaders() if lowered else None
     tensors = scope.gradients(tape, scaled)
@@ -219,7 +219,7 @@ def _check_gradients(
 
 
 def apply_rule(
-    update: ExampleUpdate,
+    context: Context,
     scope: Scope,
     found: BackwardResult,
     guard: Guard | None,
@@ -228,7 +228,7 @@ def apply_rule(
     """Applies the rule, and puts new weights and state into the scope.
 
     Args:
-        update: the update.
+        context: the update.
         scope: open.
         found: by the backward pass.
         guard: None under nonfinite="propagate".
@@ -237,17 +237,17 @@ def apply_rule(
     Returns:
         The state that the rule began with; the weights that wait, after this update.
     """
-    before = update.variables.read(scope)
-    if not update.carry.trainable:
+    before = context.variables.read(scope)
+    if not context.carry.trainable:
         warnings.warn("The model does not have any trainable weights.")
         return before, shown
-    _check_gradients(found.gradients, update.carry.trainable)
-    gradients = found.by_index(update)
+    _check_gradients(found.gradients, context.carry.trainable)
+    gradients = found.by_index(context)
     may_change = None
     if guard is not None:
-        gradients = guard.gradients(update.rule, gradients)
-        may_change = guard.may_change(update.rule, before)
-    rate = tf.convert_to_tensor(update.optimizer.learning_rate)
+        gradients = guard.gradients(context.rule, gradients)
+        may_change = guard.may_change(context.rule, before)
+    rate = tf.convert_to_tensor(context.optimizer.learning_rate)
     rates = [rate] * len(before.weights)
     if found.readers is not None:
         for i in gradients:
@@ -257,50 +257,50 @@ def apply_rule(
         gradients,
         rates,
         may_change,
-        numbers=update.numbers,
+        numbers=context.numbers,
         loss=found.loss,
     )
-    updated = _updated(update, scope, begun, shown)
+    updated = _updated(context, scope, begun, shown)
     applies = updated.applies
     if shown is not None:
         shown = shown.step(updated.waiting, updated.learning_rates, applies)
-    update.variables.write(scope, updated.state)
-    if update.counts is not None:
-        (counts,) = scope.values([update.counts])
+    context.variables.write(scope, updated.state)
+    if context.counts is not None:
+        (counts,) = scope.values([context.counts])
         counts = running_sums.counted(counts, updated.capped, found.loss, applies)
-        scope.add_update((update.counts, counts))
-    if update.progress is not None:
-        (sums,) = scope.values([update.progress])
+        scope.add_update((context.counts, counts))
+    if context.progress is not None:
+        (sums,) = scope.values([context.progress])
         sums = running_sums.with_loss(sums, found.loss, before.iterations, applies)
-        scope.add_update((update.progress, sums))
+        scope.add_update((context.progress, sums))
     return before, shown
 
 
 def _updated(
-    update: ExampleUpdate, scope: Scope, begun: Update, shown: Shown | None
+    context: Context, scope: Scope, begun: Update, shown: Shown | None
 ) -> Updated:
     # Under a LossScaleOptimizer its state goes into the scope, too.
     apart = frozenset[int]() if shown is None else shown.weights
-    outer = update.outer
-    if outer is update.optimizer:
-        return update.rule(begun, apart)
+    outer = context.outer
+    if outer is context.optimizer:
+        return context.rule(begun, apart)
     variables = (outer.step_counter, outer.dynamic_scale)
     loss_scale = LossScale(*scope.values(variables))
     steps = outer.dynamic_growth_steps
-    updated, new = apply_scaled(update.rule, begun, loss_scale, steps, apart)
+    updated, new = apply_scaled(context.rule, begun, loss_scale, steps, apart)
     for pair in zip(variables, new, strict=True):
         scope.add_update(pair)
     return updated
 
 
-def _guard(update: ExampleUpdate, found: BackwardResult, skips: Skips) -> Guard:
+def _guard(context: Context, found: BackwardResult, skips: Skips) -> Guard:
     # A gradient that is too large for loss scaling is Keras's to skip.
-    looked_at = found.gradients if update.outer is update.optimizer else []
-    return Guard.of(first_cause(found.loss, looked_at), skips, update.raises)
+    looked_at = found.gradients if context.outer is context.optimizer else []
+    return Guard.of(first_cause(found.loss, looked_at), skips, context.raises)
 
 
 def _product(
-    update: ExampleUpdate,
+    context: Context,
     scope: Scope,
     values: Values,
     shown: Shown | None,
@@ -309,9 +309,9 @@ def _product(
 ) -> Tensor | None:
     if not scope.is_here():
         return None
-    reads = update.blocks.new_reads(variable, inputs, values)
+    reads = context.blocks.new_reads(variable, inputs, values)
     if reads:
-        every = update.carry.variables
+        every = context.carry.variables
         raise TraceAgain(
             kernels={
                 kernel: None if found is None else [every[i] for i in found]
@@ -328,21 +328,21 @@ def _product(
 
 
 def _chosen(
-    update: ExampleUpdate, guard: Guard, new: Values, old: Values, before: State
+    context: Context, guard: Guard, new: Values, old: Values, before: State
 ) -> Values:
     # Values to go on with. Between those of its own variables the rule has chosen,
     # unless the model assigned to them before.
     columns = (before.weights, *before.slots.values())
     at_rule = {id(value) for column in columns for value in column}
-    of_rule = {id(v) for row in update.variables.rows for v in row}
-    pairs = enumerate(zip(update.carry.variables, old, strict=True))
+    of_rule = {id(v) for row in context.variables.rows for v in row}
+    pairs = enumerate(zip(context.carry.variables, old, strict=True))
     chosen = {i for i, (v, x) in pairs if id(v) in of_rule and id(x) in at_rule}
-    counter = update.variables.iterations
-    return guard.choose(update.carry.variables, new, old, counter, chosen)
+    counter = context.variables.iterations
+    return guard.choose(context.carry.variables, new, old, counter, chosen)
 
 
 def record_group(
-    update: ExampleUpdate,
+    context: Context,
     scope: Scope,
     y: Structure,
     found: BackwardResult,
@@ -351,19 +351,19 @@ def record_group(
     """The record of a group, before its update; () where no `ExampleLog` wants one.
 
     Args:
-        update: the update.
+        context: the update.
         scope: open, with the weights before the update.
         y: of the group.
         found: by the backward pass.
         skip: () bool, whether the group must change nothing, or None.
     """
-    recorder: Recorder | None = update.recorder
+    recorder: Recorder | None = context.recorder
     if recorder is None:
         return ()
-    numbers = [found.loss, _unweighted(update, scope, y, found)]
+    numbers = [found.loss, _unweighted(context, scope, y, found)]
     if recorder.wanted.gradient_norm:
         one = tf.ones((), found.loss.dtype)
-        scale = tf.cast(update.outer.scale_loss(one), tf.float32)
+        scale = tf.cast(context.outer.scale_loss(one), tf.float32)
         numbers.append(gradient_norm(found.gradients) / scale)
     outputs: list[Any] = []
     if recorder.wanted.prediction:
@@ -373,13 +373,13 @@ def record_group(
 
 
 def _unweighted(
-    update: ExampleUpdate, scope: Scope, y: Structure, found: BackwardResult
+    context: Context, scope: Scope, y: Structure, found: BackwardResult
 ) -> Structure:
     # In a scope of its own, so that Keras counts each loss of several outputs once.
-    variables = update.carry.variables
+    variables = context.carry.variables
     pairs = [(v, scope.get_current_value(v)) for v in variables]
     with keras.StatelessScope(state_mapping=pairs):
-        loss = keras_model.compiled_loss(update.model, y, found.y_pred)
+        loss = keras_model.compiled_loss(context.model, y, found.y_pred)
     return found.loss if loss is None else loss
 
 

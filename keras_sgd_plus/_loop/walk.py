@@ -25,7 +25,7 @@ from keras_sgd_plus._lazy.block_plan import BlockPlace, takes
 from keras_sgd_plus._lazy.blocks import Buffers, EnteredBlock, new_buffers
 from keras_sgd_plus._lazy.tables import EnteredTables
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._loop.example_update import ExampleUpdate, Values
+from keras_sgd_plus._loop.context import Context, Values
 from keras_sgd_plus._loop.scope import Scope, TraceAgain
 from keras_sgd_plus._loop.update import Logs, Shown, UpdateResult, update_once
 from keras_sgd_plus._private import keras_model, xla
@@ -77,7 +77,7 @@ class Loop:
     """The objects that stay the same from turn to turn.
 
     Attributes:
-        update: given its numbers.
+        context: given its numbers.
         leaves: tensors of the batch, (num_examples or more, ...).
         order: positions to visit, (num_examples or more,) int32, or None.
         compiled: whether XLA compiles the loop.
@@ -86,7 +86,7 @@ class Loop:
         entered: weights whose updates wait, or None.
     """
 
-    update: ExampleUpdate
+    context: Context
     leaves: Sequence[Tensor]
     order: Tensor | None
     compiled: bool
@@ -121,7 +121,7 @@ class Loop:
             entered = self.entered
             shown = None if entered is None else entered.show(values, lazy)
             result, skips = update_and_list(
-                self.update, values, group, positions, logs, skips, self.lowered, shown
+                self.context, values, group, positions, logs, skips, self.lowered, shown
             )
         records = with_record(records, i, result.record)
         surely_compiles = False
@@ -135,7 +135,7 @@ class Loop:
 
     def positions(self, i: Tensor) -> Tensor:
         """(k,) int32: where the examples of group number i are in the batch."""
-        size = self.update.group_size
+        size = self.context.group_size
         if size == 1:  # fewer operations, which are traced and compiled
             positions = tf.reshape(i, (1,))
         else:
@@ -152,7 +152,7 @@ class Loop:
 
 
 def update_and_list(
-    update: ExampleUpdate,
+    context: Context,
     values: Values,
     group: Sequence[Tensor],
     positions: Tensor,
@@ -166,7 +166,7 @@ def update_and_list(
     Arguments are those of `update_once`, and `positions`, (k or fewer,) int32, of the
     examples in the batch.
     """
-    result = update_once(update, values, group, lowered, skips or None, shown)
+    result = update_once(context, values, group, lowered, skips or None, shown)
     guard = result.guard
     if guard is not None:
         result = result._replace(logs=guard.logs(result.logs, logs))
@@ -185,7 +185,7 @@ class _Met(BaseException):
 
 
 def block_inputs(
-    update: ExampleUpdate,
+    context: Context,
     values: Values,
     examples_at: Callable[[Tensor], list[Tensor]],
     first: Tensor,
@@ -195,7 +195,7 @@ def block_inputs(
     """Per kernel that waits, the inputs of its layer, (k, n); zeros past the batch.
 
     Args:
-        update: the update.
+        context: what the update works with.
         values: the carry's.
         examples_at: gives the tensors of the examples of some numbers, (j,) int32, in
             the order of visits.
@@ -203,15 +203,15 @@ def block_inputs(
         num_groups: () int32, the examples of the batch.
         memory: per kernel, (k, n), to be overwritten; () where it takes none.
     """
-    size = update.blocks.size
+    size = context.blocks.size
 
     def inputs_at(numbers: Tensor, place: BlockPlace) -> Tensor:
-        rows = _inputs_of(update, values, examples_at(numbers), place.variable)
+        rows = _inputs_of(context, values, examples_at(numbers), place.variable)
         in_batch = tf.expand_dims(numbers < num_groups, 1)
         return tf.where(in_batch, rows, tf.zeros_like(rows))
 
     found = []
-    for place, rows in zip(update.blocks.places, memory, strict=True):
+    for place, rows in zip(context.blocks.places, memory, strict=True):
         if place.of_data:
             found.append(inputs_at(first + tf.range(size), place))
             continue
@@ -234,10 +234,10 @@ def block_inputs(
 
 
 def _inputs_of(
-    update: ExampleUpdate, values: Values, group: Sequence[Tensor], kernel: Variable
+    context: Context, values: Values, group: Sequence[Tensor], kernel: Variable
 ) -> Tensor:
     # (k, n), of k examples.
-    waiting = {id(place.variable) for place in update.blocks.places}
+    waiting = {id(place.variable) for place in context.blocks.places}
 
     def multiply(variable: Variable, inputs: Tensor) -> Tensor | None:
         if variable is kernel:
@@ -247,15 +247,15 @@ def _inputs_of(
         rows = (inputs.shape[0], variable.shape[1])
         return tf.zeros(rows, inputs.dtype)  # leads nowhere here
 
-    x, _, _ = examples.pack(update.batch, list(group))
+    x, _, _ = examples.pack(context.batch, list(group))
     with (
         replicas.alone(),
         private_tensorflow.inlined_functions(),
-        Scope(update.carry, values, update.transposed),
+        Scope(context.carry, values, context.transposed),
         tracing.answering(multiply=multiply),
     ):
         try:
-            keras_model.forward(update.model, x)
+            keras_model.forward(context.model, x)
         except _Met as met:
             if takes(kernel, met.inputs, examples.count(group[0])):
                 return met.inputs
@@ -281,7 +281,7 @@ def block_body(
         skips_bad: whether groups that are not finite are left out.
         turns: gets the facts that each trace of a turn finds.
     """
-    update = loop.update
+    context = loop.context
 
     def examples_at(numbers: Tensor) -> list[Tensor]:
         order = loop.order
@@ -299,11 +299,11 @@ def block_body(
         buffers = memory.buffers
         with loop.forms():
             inputs = block_inputs(
-                update, values, examples_at, first, num_groups, buffers.inputs
+                context, values, examples_at, first, num_groups, buffers.inputs
             )
             filled = buffers._replace(inputs=inputs)
             entered = EnteredBlock.of(
-                update.blocks, values, filled, update.numbers, skips_bad
+                context.blocks, values, filled, context.numbers, skips_bad
             )
         end = tf.minimum(first + entered.num_rows, num_groups)
         start = (first, entered.without(values), logs, skips, records, memory.fence)
@@ -314,7 +314,7 @@ def block_body(
             parallel_iterations=1,
             name=xla.TAKEN,
         )
-        spoiled = update.blocks.spoiled(turns[-1].changed)
+        spoiled = context.blocks.spoiled(turns[-1].changed)
         if spoiled:
             raise TraceAgain(kernels=spoiled)
         values = entered.finish(rest, state)
@@ -325,7 +325,7 @@ def block_body(
             turns[-1] = turns[-1]._replace(surely_compiles=surely)
         kept = [
             () if place.of_data else rows
-            for place, rows in zip(update.blocks.places, inputs, strict=True)
+            for place, rows in zip(context.blocks.places, inputs, strict=True)
         ]
         buffers = Buffers(kept, state.changes, buffers.zeros)
         memory = Memory(inner_fence, buffers)
@@ -334,9 +334,9 @@ def block_body(
     return body
 
 
-def new_memory(update: ExampleUpdate) -> Memory:
+def new_memory(context: Context) -> Memory:
     """The memory before the first block."""
-    return Memory(one_kernel.new_fence(), new_buffers(update.blocks))
+    return Memory(one_kernel.new_fence(), new_buffers(context.blocks))
 
 
 class Specs(NamedTuple):
@@ -359,26 +359,26 @@ class WalkMemory(NamedTuple):
     """
 
     fence: Tensor
-    blocks: Any  # `block_walk.Memory`, or () without blocks
+    blocks: Any  # `Memory`, or () without blocks
     records: Record | tuple[()]  # tables, or () where no log asks for them
 
     @classmethod
     def of(
-        cls, update: ExampleUpdate, compiled: bool, leaf: Tensor, specs: Specs
+        cls, context: Context, compiled: bool, leaf: Tensor, specs: Specs
     ) -> WalkMemory:
         """The memory of a walk.
 
         Args:
-            update: the update.
+            context: what the update works with.
             compiled: as for `walk`.
             leaf: a tensor of the batch.
             specs: as for `walk`.
         """
-        in_blocks = _lowered(compiled) and bool(update.blocks.places)
-        blocks = new_memory(update) if in_blocks else ()
+        in_blocks = _lowered(compiled) and bool(context.blocks.places)
+        blocks = new_memory(context) if in_blocks else ()
         # One group more than are walked: that of what is left over.
-        num_groups = examples.count(leaf) // update.group_size + 1
-        records = update.no_records(num_groups, specs.outputs)
+        num_groups = examples.count(leaf) // context.group_size + 1
+        records = context.no_records(num_groups, specs.outputs)
         return cls(one_kernel.new_fence(), blocks, records)
 
 
@@ -387,7 +387,7 @@ def _lowered(compiled: bool) -> bool:
 
 
 def walk(
-    update: ExampleUpdate,
+    context: Context,
     memory: WalkMemory,
     values: Values,
     leaves: Sequence[Tensor],
@@ -400,7 +400,7 @@ def walk(
     """Updates once per full group.
 
     Args:
-        update: the update, given its numbers.
+        context: given its numbers.
         memory: for a walk that is compiled, or not.
         values: the carry before the batch.
         leaves: tensors of the batch, `(num_examples or more, ...)`.
@@ -413,26 +413,26 @@ def walk(
         skip_all: () bool, whether to change nothing, since a group that came before
             ended training; None under nonfinite="propagate".
     """
-    num_groups = num_examples // update.group_size
-    most_groups = examples.count(leaves[0]) // update.group_size
+    num_groups = num_examples // context.group_size
+    most_groups = examples.count(leaves[0]) // context.group_size
     lowered = _lowered(compiled)
     one = tf.cast(
-        values[update.carry.index(update.variables.iterations)] >= 0, tf.int32
+        values[context.carry.index(context.variables.iterations)] >= 0, tf.int32
     )
-    entered = update.tables.enter(most_groups, update.numbers) if lowered else None
-    loop = Loop(update, leaves, order, compiled, lowered, one, entered)
+    entered = context.tables.enter(most_groups, context.numbers) if lowered else None
+    loop = Loop(context, leaves, order, compiled, lowered, one, entered)
     turns: list[Turn] = []  # one, or one per group where nothing is traced
 
     def cond_fn(i: Tensor, *carry: object) -> Tensor:
         return i < num_groups
 
-    start = update.other_layout(values) if lowered else list(values)
+    start = context.other_layout(values) if lowered else list(values)
     logs = tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), specs.logs)
     skips = ()
     if skip_all is not None:
-        rows = 2 if update.raises else most_groups + 2
-        skips = no_skips(rows, update.group_size, skip_all)
-    in_blocks = lowered and bool(update.blocks.places)
+        rows = 2 if context.raises else most_groups + 2
+        skips = no_skips(rows, context.group_size, skip_all)
+    in_blocks = lowered and bool(context.blocks.places)
     if in_blocks:
         body_fn = block_body(loop, num_groups, skip_all is not None, turns)
         lazy = memory.blocks
@@ -451,14 +451,14 @@ def walk(
     elif entered is not None:
         with loop.forms():
             values = entered.finish(values, lazy)
-    values = update.other_layout(values) if lowered else values
+    values = context.other_layout(values) if lowered else values
     changed = {i: values[i] for i in sorted(set().union(*(t.changed for t in turns)))}
     surely_compiles = any(turn.surely_compiles for turn in turns)
     return Walked(changed, logs, skips, records, fence, surely_compiles)
 
 
 def walk_group(
-    update: ExampleUpdate,
+    context: Context,
     values: Values,
     group: Sequence[Tensor],
     positions: Tensor,
@@ -468,7 +468,7 @@ def walk_group(
     """Updates once, with the examples that are left over of a batch.
 
     Args:
-        update: the update, given its numbers.
+        context: given its numbers.
         values: the carry's.
         group: tensors of examples, (k or fewer, ...).
         positions: (k or fewer,) int32, theirs in the batch.
@@ -476,28 +476,28 @@ def walk_group(
         before: logs, bad groups and records of the groups before it.
     """
     logs, skips, records = before
-    result, skips = update_and_list(update, values, group, positions, logs, skips)
+    result, skips = update_and_list(context, values, group, positions, logs, skips)
     records = with_record(records, number, result.record)
     changed = {i: result.values[i] for i in sorted(result.changed)}
     return Walked(changed, result.logs, skips, records)
 
 
-def first_specs(update: ExampleUpdate, leaves: Sequence[Tensor]) -> Specs:
+def first_specs(context: Context, leaves: Sequence[Tensor]) -> Specs:
     """Shapes and dtypes of what an update gives, where the walk has to know them."""
-    recorder = update.recorder
+    recorder = context.recorder
     records_outputs = recorder is not None and recorder.wanted.prediction
-    if not (update.keeps_logs or records_outputs):
+    if not (context.keeps_logs or records_outputs):
         return Specs((), ())
 
     def first(values: Values, leaves: Sequence[Tensor]) -> Any:
-        positions = tf.zeros((update.group_size,), tf.int32)
+        positions = tf.zeros((context.group_size,), tf.int32)
         group = [examples.gather_examples(leaf, positions) for leaf in leaves]
-        given = update.given(tf.zeros((len(all_numbers()),), tf.float64))
+        given = context.given(tf.zeros((len(all_numbers()),), tf.float64))
         result = update_once(given, values, group)
         record = result.record
         return result.logs, record.outputs if isinstance(record, Record) else ()
 
     trace: Any = tf.function(first, autograph=False)
-    values = update.carry.specs()
+    values = context.carry.specs()
     found = trace.get_concrete_function(values, list(leaves)).structured_outputs
     return Specs(*found)

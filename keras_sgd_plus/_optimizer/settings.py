@@ -365,7 +365,7 @@ class Setting:
             value = checked(self._name, value, is_live=True)
         before = vars(instance).get(self._kept, value)
         setattr(instance, self._kept, value)
-        if not hasattr(instance, "max_loss_fraction"):  # `__init__` assigns it last
+        if not instance.has_settings:  # `__init__` checks them together at its end
             return
         try:
             check_together(instance)

@@ -85,7 +85,7 @@ class Guard:
 
     Attributes:
         raises: whether nothing changes any more after the first bad group.
-        cause: () int32, of `find`.
+        cause: () int32, of `first_cause`.
         skip: () bool, whether the group must change nothing.
     """
 

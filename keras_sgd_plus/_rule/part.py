@@ -3,10 +3,12 @@
     update = part(update)            # for each part of a rule, in order
 
 Nothing here reads or writes a variable. To add a part, define a class like those in
-`parts.py` in a module of its own, and put it into `GRADIENT_PARTS` or `WEIGHT_PARTS`
-of `rule.py`: its state is then made with the optimizer, carried by the loop, saved and
-restored. Parts act in the loop alone; gradients that are applied by hand get the rule
-of `keras.optimizers.SGD`.
+`parts.py`, and put it into `GRADIENT_PARTS` or `WEIGHT_PARTS` of `rule.py`: its state
+is then made with the optimizer, carried by the loop, saved and restored. Each new value
+goes through `select(update.may_change, new, old)`, or a group that is skipped would
+change it. An argument of its own goes into the table of `_optimizer/settings.py`, into
+the signature of `SGDPlus` and into `types.Optimizer`. Parts act in the loop alone;
+gradients that are applied by hand get the rule of `keras.optimizers.SGD`.
 
 A part names the numbers that it computes with (`Part.numbers`). The loop takes them as
 tensors, so a new one compiles nothing: it is compiled for whether such a number is

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.internals import block_plan, example_update, lazy_tables
+from tests.support.internals import block_plan, context, lazy_tables
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def blocks_used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of kernels that wait in blocks, per trace: the last one counts."""
     counts: list[int] = []
-    plan_blocks = example_update.plan_blocks
+    plan_blocks = context.plan_blocks
 
     def counted(*arguments: Any) -> Any:
         plan = plan_blocks(*arguments)
         counts.append(len(plan.places))
         return plan
 
-    monkeypatch.setattr(example_update, "plan_blocks", counted)
+    monkeypatch.setattr(context, "plan_blocks", counted)
     return counts
 
 

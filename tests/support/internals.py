@@ -17,8 +17,8 @@ from keras_sgd_plus._forms import (
 )
 from keras_sgd_plus._lazy import block_plan, blocks, table_rows
 from keras_sgd_plus._lazy import tables as lazy_tables
-from keras_sgd_plus._loop import example_update, update, walk
-from keras_sgd_plus._loop.example_update import RuleVariables
+from keras_sgd_plus._loop import context, update, walk
+from keras_sgd_plus._loop.context import RuleVariables
 from keras_sgd_plus._loop.scope import Carry, Scope
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import (
@@ -45,7 +45,7 @@ __all__ = [
     "compiled",
     "convolution",
     "exact_resume",
-    "example_update",
+    "context",
     "gradient",
     "hooks",
     "installation",

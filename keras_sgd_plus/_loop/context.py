@@ -95,8 +95,8 @@ Values = list[Tensor]  # the carry's tensors, in the order of `Carry.variables`
 
 
 @dataclass(frozen=True)
-class ExampleUpdate:
-    """The objects that an update works with; `update_once` makes one.
+class Context:
+    """What an update works with: objects that stay the same within a trace.
 
     Attributes:
         model: the model in training.
@@ -146,7 +146,7 @@ class ExampleUpdate:
         carry: Carry,
         batch: Parts,
         facts: Facts,
-    ) -> ExampleUpdate:
+    ) -> Context:
         """The update for a model and its optimizer, as they are now.
 
         Args:
@@ -206,7 +206,7 @@ class ExampleUpdate:
             progress=running_sums.losses_of(optimizer),
         )
 
-    def given(self, numbers: Tensor) -> ExampleUpdate:
+    def given(self, numbers: Tensor) -> Context:
         """The update with the numbers of its rule, a vector as of `numbers_of`.
 
         Where forms are switched off they are constants, as Keras has them: the
