@@ -17,7 +17,7 @@ Both go through a stretch of updates, a batch or a block of it, in the same step
     values = entered.finish(values, state)           # every weight is up to date
 
 A batch begins with `Tables.enter`, a block with `EnteredBlock.of`. In between the carry
-holds values that are behind, or nothing, at `shown.positions`; `state` says by how much.
-A weight that the model uses in another way than was planned is `misread`: then the
-loop is traced again.
+holds values that are behind, or nothing, at `shown.positions`; `state` says by how
+much. A weight that the model uses in another way than was planned is `misread`: then
+the loop is traced again.
 """

@@ -365,8 +365,8 @@ class Setting:
             value = checked(self._name, value, is_live=True)
         before = vars(instance).get(self._kept, value)
         setattr(instance, self._kept, value)
-        if not instance.has_settings:  # `__init__` checks them together at its end
-            return
+        if any(f"_{name}" not in vars(instance) for name in OWN):
+            return  # `__init__` has not assigned all of them
         try:
             check_together(instance)
         except (ValueError, NotImplementedError):

@@ -183,7 +183,6 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
     __module__ = "keras_sgd_plus"  # files and pickles name it, wherever it stands
 
     _derived_seed: int | None = None
-    has_settings = False  # whether `__init__` has assigned all of them
     lr = property(fset=settings.refuse_lr)
     learning_rate = keras.optimizers.SGD.learning_rate.setter(
         settings.assign_learning_rate
@@ -232,8 +231,6 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         super().__init__(**settings.of_sgd(given), name=name)
         for argument in settings.OWN:
             setattr(self, argument, given[argument])
-        self.has_settings = True
-        settings.check_together(self)
         self._derived_seed = self.seed if seed is None else None
         hooks.install()
         if examples_per_update is not None and jit_compile is not False:
