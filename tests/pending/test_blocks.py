@@ -219,13 +219,13 @@ def _one_later(advance: Any, now: Any, row: Any, *rest: Any) -> Any:
     return advance(now, row + 1, *rest)
 
 
-def _whatever_applies(advance: Any, now: Any, row: Any, step: Any, applies: Any) -> Any:
-    return advance(now, row, step, None)
+def _whatever_applies(advance: Any, *arguments: Any) -> Any:
+    return advance(*arguments[:-1], None)
 
 
-def _velocity_decays(advance: Any, now: Any, row: Any, step: Any, applies: Any) -> Any:
-    after = advance(now, row, step, applies)
-    return after._replace(velocity=step.factor * after.velocity)
+def _velocity_decays(advance: Any, *arguments: Any) -> Any:
+    after, factor = advance(*arguments), arguments[-2]
+    return after._replace(velocity=factor * after.velocity)
 
 
 def _velocities_lost(patch: pytest.MonkeyPatch) -> None:
@@ -260,15 +260,15 @@ def _own_row_counts(patch: pytest.MonkeyPatch) -> None:
 FAULTS: dict[str, tuple[Fault, Callable[[], None]]] = {
     "own_row_counts": (_own_row_counts, lambda: _compare_with_numpy({})),
     "rows_kept": (
-        _of_all("start", _rows_kept),
+        _of_all("first_coefficients", _rows_kept),
         lambda: _compare_with_numpy(OPTIONS["momentum"]),
     ),
     "coefficients_off_by_one": (
-        _of_all("advance", _one_later),
+        _of_all("advance_coefficients", _one_later),
         lambda: _compare_with_numpy(OPTIONS["momentum"]),
     ),
     "velocity_decays": (
-        _of_all("advance", _velocity_decays),
+        _of_all("advance_coefficients", _velocity_decays),
         lambda: _compare_with_numpy(OPTIONS["decay_momentum"]),
     ),
     "velocities_lost": (
@@ -281,7 +281,7 @@ FAULTS: dict[str, tuple[Fault, Callable[[], None]]] = {
         lambda: _compare_with_numpy(OPTIONS["clipnorm"]),
     ),
     "clock_of_skipped": (
-        _of_all("advance", _whatever_applies),
+        _of_all("advance_coefficients", _whatever_applies),
         lambda: _compare_bad(0.875, "skip"),
     ),
 }
