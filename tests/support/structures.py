@@ -6,7 +6,6 @@ one with Keras's SGD, and gives what a user sees of them.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import itertools
@@ -23,7 +22,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import keras_model
+from tests.support.internals import keras_graph
 
 CONTAINERS = ("tensor", "list", "tuple", "dict")
 NAMES = ("kind", "size")  # of the outputs, in the order in which they are listed
@@ -207,9 +206,11 @@ def data(row: Row, num_examples: int, seed: int) -> tuple[Any, Any, Any]:
     y = [kind, rng.normal(size=(num_examples, 2)).astype("float32")][:number_out]
     weights = [rng.uniform(0.5, 2, num_examples).astype("float32") for _ in y]
     of_y = container_out if row.y == "same" else row.y
-    weight = {"none": None, "one": weights[0], "each": contained(of_y, weights, NAMES)}[
-        row.weights
-    ]
+    weight = {
+        "none": None,
+        "one": weights[0],
+        "each": contained(of_y, weights, NAMES),
+    }[row.weights]
     return contained(container, x, _INPUT_NAMES), contained(of_y, y, NAMES), weight
 
 
@@ -253,37 +254,12 @@ def compiled(row: Row, is_ours: bool) -> Any:
     own = {"order": "given", "jit_compile": row.mode == "xla"}
     strategy: Any = contextlib.nullcontext()
     if row.mode == "one_device":
-        one_device = tf.distribute.OneDeviceStrategy("/cpu:0")
-        keep_iterators(one_device)
-        strategy = one_device.scope()
+        strategy = tf.distribute.OneDeviceStrategy("/cpu:0").scope()
     with strategy:
         model = make_model(row)
         optimizer = SGDPlus(0.0, **own) if is_ours else keras.optimizers.SGD(0.0)
         model.compile(optimizer, **compiling(row))
     return model
-
-
-_KEPT: collections.deque[Any] = collections.deque(maxlen=8)
-
-
-def keep_iterators(strategy: Any) -> None:
-    """Keeps iterators over data of this strategy for a while after their use.
-
-    TensorFlow 2.21 crashes now and then when it deletes one whose threads still fetch:
-    a loop over `fit` and `evaluate` of Keras alone ends with a segmentation fault.
-    """
-    data = strategy.experimental_distribute_dataset(tf.data.Dataset.range(1))
-    kind = type(data)
-    if hasattr(kind.__iter__, "keeps"):
-        return
-    original = kind.__iter__
-
-    def iterate(self: Any) -> Any:
-        _KEPT.append(original(self))
-        return _KEPT[-1]
-
-    iterate.keeps = True  # type: ignore[attr-defined]
-    kind.__iter__ = iterate
 
 
 def fit(model: Any, row: Row, batch_size: int, validates: bool = False) -> Any:
@@ -401,15 +377,15 @@ def check(
 
 def put_back_the_old_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses are built for the outputs as they are stored, not as a call gives them."""
-    specs = keras_model.output_specs
+    specs = keras_graph.output_specs
 
     def stored(model: Any, group_size: int) -> Any:
         found = specs(model, group_size)
-        graph = keras_model.graph_of(model)
+        graph = keras_graph.graph_of(model)
         is_list = graph is not None and isinstance(graph._outputs_struct, (list, tuple))
         return [found] if is_list and isinstance(found, keras.KerasTensor) else found
 
-    monkeypatch.setattr(keras_model, "output_specs", stored)
+    monkeypatch.setattr(keras_graph, "output_specs", stored)
 
 
 # Pairwise selection
