@@ -22,7 +22,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import keras_graph
+from tests.support.internals import keras_model
 
 CONTAINERS = ("tensor", "list", "tuple", "dict")
 NAMES = ("kind", "size")  # of the outputs, in the order in which they are listed
@@ -206,11 +206,9 @@ def data(row: Row, num_examples: int, seed: int) -> tuple[Any, Any, Any]:
     y = [kind, rng.normal(size=(num_examples, 2)).astype("float32")][:number_out]
     weights = [rng.uniform(0.5, 2, num_examples).astype("float32") for _ in y]
     of_y = container_out if row.y == "same" else row.y
-    weight = {
-        "none": None,
-        "one": weights[0],
-        "each": contained(of_y, weights, NAMES),
-    }[row.weights]
+    weight = {"none": None, "one": weights[0], "each": contained(of_y, weights, NAMES)}[
+        row.weights
+    ]
     return contained(container, x, _INPUT_NAMES), contained(of_y, y, NAMES), weight
 
 
@@ -377,15 +375,15 @@ def check(
 
 def put_back_the_old_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses are built for the outputs as they are stored, not as a call gives them."""
-    specs = keras_graph.output_specs
+    specs = keras_model.output_specs
 
     def stored(model: Any, group_size: int) -> Any:
         found = specs(model, group_size)
-        graph = keras_graph.graph_of(model)
+        graph = keras_model.graph_of(model)
         is_list = graph is not None and isinstance(graph._outputs_struct, (list, tuple))
         return [found] if is_list and isinstance(found, keras.KerasTensor) else found
 
-    monkeypatch.setattr(keras_graph, "output_specs", stored)
+    monkeypatch.setattr(keras_model, "output_specs", stored)
 
 
 # Pairwise selection
