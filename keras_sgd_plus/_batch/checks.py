@@ -10,16 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.examples import Leaf
 from keras_sgd_plus._loop.scope import Carry
-from keras_sgd_plus._private import keras_model, keras_optimizer
+from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private.types import (
     Layer,
     Model,
     Operation,
-    Optimizer,
     Structure,
     Tensor,
 )
@@ -214,38 +212,6 @@ _INSTEAD = (
     "`layer.trainable = False`, or give it groups with "
     "SGDPlus(..., examples_per_update=16)."
 )
-
-
-def check_replicas(model: Model, optimizer: Optimizer, num_replicas: int) -> None:
-    """Raises NotImplementedError for settings that several replicas cannot share."""
-    steps = optimizer.gradient_accumulation_steps
-    if steps:
-        raise NotImplementedError(
-            "gradient_accumulation_steps must be None with several replicas, whose "
-            f"average would cut its windows. Received: {num_replicas} replicas and "
-            f"gradient_accumulation_steps={steps}. Use examples_per_update={steps}, "
-            "which averages the gradients of as many examples inside a batch."
-        )
-    variables = [*model.variables, *model.metrics_variables, *optimizer.variables]
-    alone = [
-        v.path for v in variables if not replicas.has_copies(keras_optimizer.native(v))
-    ]
-    if alone:
-        raise ValueError(
-            "Model, compile() and metrics must be made inside strategy.scope(). "
-            f"Received: one {alone[0]!r} for all {num_replicas} replicas. Make them "
-            "inside it."
-        )
-    calls, received = model.steps_per_execution, []
-    received += ["jit_compile=True"] if model.jit_compile else []
-    received += [f"steps_per_execution={calls}"] if calls > 1 else []
-    if received:  # Keras fails with these whatever the optimizer
-        raise NotImplementedError(
-            "The steps of several replicas must be neither one XLA computation nor one "
-            f"loop. Received: {num_replicas} replicas and compile("
-            f"{', '.join(received)}). Leave that out: SGDPlus compiles the loop over "
-            "examples itself."
-        )
 
 
 def check_batch_size(model: Model, group_size: int) -> None:

@@ -34,6 +34,7 @@ from keras_sgd_plus._private.types import (
     Tensor,
     Variable,
 )
+from keras_sgd_plus._replicas import Settled, Shard
 from keras_sgd_plus._report import bad_examples, channel, records, running_sums
 from keras_sgd_plus._report.bad_examples import Ledger
 from keras_sgd_plus._report.records import Recorder, Step
@@ -63,7 +64,7 @@ def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -
         return train_step(optimizer, outer, model, data)
     checks.check_rectangular(data)
     # Replicas cannot meet inside functions of their own.
-    is_plain = model.run_eagerly or replicas.num_replicas() > 1
+    is_plain = model.run_eagerly or not replicas.current().meet_in_functions
     step = train_step if is_plain else _kept_step
     with channel.watched(optimizer):
         return step(optimizer, outer, model, data)
@@ -75,10 +76,7 @@ def train_step(
     """One train step, as it is traced or run eagerly. Arguments are those of `run`."""
     # 1. Check the batch and the settings, before the model is touched.
     replicas.check()
-    replicas.check_replica()
-    num_replicas = replicas.num_replicas()
-    if num_replicas > 1:
-        checks.check_replicas(model, optimizer, num_replicas)
+    replicas.current().check(model, optimizer)
     checks.check_batched(model, data)
     checks.check_kinds(model, data)
     batch = examples.unpack(data)
@@ -136,7 +134,7 @@ def _attempt(
     if ledger is not None:
         ledger.causes = ["loss", *(v.path for v in carry.trainable)]
     iterations = tf.convert_to_tensor(context.variables.iterations.value)
-    start = replicas.seeds_of_replica(carry.variables)
+    start = context.replicas.starts(carry.variables)
     skip_all = None if ledger is None else ledger.skip_all()
     walked = walk_batch(context, num_examples, start, skip_all)
     return _Attempt(context, ledger, iterations, start, walked)
@@ -145,13 +143,20 @@ def _attempt(
 def _commit(done: _Attempt, num_examples: int | Tensor) -> Logs:
     # Writes the variables; gives the logs.
     context, ledger, walked = done.context, done.ledger, done.walked
-    notes = sizes = None
-    if replicas.num_replicas() > 1:
-        logs, notes, sizes = _average(done, num_examples)
-    else:
-        context.carry.commit(walked.changed)
-        stock = context.model.get_metrics_result
-        logs = walked.logs if context.keeps_logs else stock()
+    outer, here = context.outer, context.replicas
+    is_scaled = outer is not context.optimizer
+    shard = Shard(
+        variables=context.carry.variables,
+        start=dict(done.start),
+        changed=walked.changed,
+        num_examples=num_examples,
+        logs=walked.logs if context.keeps_logs else None,
+        note=None if ledger is None else ledger.note(walked.skips),
+        ends_training=context.raises,
+        smallest=(outer.step_counter, outer.dynamic_scale) if is_scaled else (),
+    )
+    settled = here.settle(context.model, shard)
+    logs = settled.logs
     if context.counts is not None:
         logs = running_sums.with_share(logs, context.counts)
         notices.watch_negative(context.model, context.counts)
@@ -160,44 +165,13 @@ def _commit(done: _Attempt, num_examples: int | Tensor) -> Logs:
     next_place = bad_examples.place_of(context.optimizer)
     place = next_place.read_value()
     if context.recorder is not None:
-        _close_records(context.recorder, done, num_examples, place, sizes)
+        _close_records(context.recorder, done, shard, settled, place)
     if ledger is not None:
+        notes = settled.notes
         logs = ledger.close(place, done.iterations, walked.skips, logs, notes)
-    # The replicas of a process come here one after the other.
-    if replicas.is_last_here():
+    if here.is_last_here:  # the replicas of a process come here one after the other
         next_place.assign_add([0, 0, 1])
     return logs
-
-
-def _average(done: _Attempt, num_examples: int | Tensor) -> tuple[Logs, Tensor, Tensor]:
-    # Averages over the replicas and commits; the logs, all replicas' notes and sizes.
-    context, ledger, walked = done.context, done.ledger, done.walked
-    model, outer, variables = context.model, context.outer, context.carry.variables
-    changed = walked.changed
-    if tf.executing_eagerly():  # a replica without examples has changed nothing
-        whole = dict(enumerate(context.carry.read()))
-        changed = {**whole, **done.start, **changed}
-    shard = replicas.ShardResult(variables, dict(done.start), changed, num_examples)
-    note = tf.zeros((0,), tf.int64)
-    if ledger is not None:
-        note = ledger.note(walked.skips)
-    is_scaled = outer is not context.optimizer
-    smallest = (outer.step_counter, outer.dynamic_scale) if is_scaled else ()
-    if context.keeps_logs:
-        parts = replicas.log_parts(walked.logs, shard)
-    else:
-        parts = replicas.metric_parts(model, shard)
-    averaged = replicas.average(shard, note, parts, smallest)
-    new = averaged.changed
-    if context.raises:
-        has_ended = tf.reduce_any(averaged.notes[:, 0] > 0)
-        new = replicas.unchanged_where(has_ended, variables, new)
-    replicas.commit(variables, new)
-    if context.keeps_logs:
-        logs = replicas.mean_logs(walked.logs, averaged)
-    else:
-        logs = replicas.metrics(model, shard, averaged.sums)
-    return logs, averaged.notes, averaged.sizes
 
 
 def _check_records(model: Model, optimizer: Optimizer, batch: Parts) -> None:
@@ -217,25 +191,17 @@ def _check_records(model: Model, optimizer: Optimizer, batch: Parts) -> None:
 
 
 def _close_records(
-    recorder: Recorder,
-    done: _Attempt,
-    num_examples: int | Tensor,
-    place: Tensor,
-    sizes: Tensor | None,
+    recorder: Recorder, done: _Attempt, shard: Shard, settled: Settled, place: Tensor
 ) -> None:
-    # Hands the records of a batch to the recorder. `sizes`, (replicas,) int64, are the
-    # examples of each; None with one replica.
+    # Hands the records of a batch to the recorder.
     context, walked, model = done.context, done.walked, done.context.model
-    replica, size, before = 0, num_examples, 0
-    if sizes is not None:
-        replica, size = replicas.local_replica(), tf.reduce_sum(sizes)
-        before = tf.reduce_sum(sizes[: replicas.replica()])
     group_size, key = context.group_size, recorder.wanted.id
-    numbers = [done.iterations, num_examples, group_size, size, before]
+    sizes = [shard.num_examples, group_size, settled.size, settled.before]
     in_order, batches = walked.order is None, model.steps_per_execution
+    replica = context.replicas.number_here
     step = Step(replica, in_order, group_size, batches, _is_compiled(model))
     ids = None if key is None else records.ids_of(context.batch[0], key)
-    header = [*numbers, *tf.unstack(place)]
+    header = [done.iterations, *sizes, *tf.unstack(place)]
     recorder.close(step, header, walked.records, walked.order, ids)
 
 

@@ -205,7 +205,7 @@ def _warn_of_statistics(context: Context, result: Walked) -> None:
 def _order(context: Context, num_examples: int | Tensor) -> Tensor | None:
     if context.optimizer.order != "reshuffle":
         return None
-    seed = replicas.seed_of_replica(context.optimizer.seed, 63)
+    seed = context.replicas.seed(context.optimizer.seed, 63)
     return visiting_order(seed, context.variables.iterations.value, num_examples)
 
 

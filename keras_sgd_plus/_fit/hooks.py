@@ -160,10 +160,8 @@ def _need_methods(model: Model, optimizer: Optimizer) -> None:
     # Raises where this training needs a method that could not be wrapped.
     if optimizer.nonfinite == "skip" or optimizer.max_loss_fraction is not None:
         keras_trainer.need("reset_metrics")
-    if model.distribute_strategy.num_replicas_in_sync > 1:
-        keras_trainer.need("_maybe_symbolic_build")
-    if replicas.has_workers(model.distribute_strategy):
-        keras_trainer.need("_make_function")
+    for name in replicas.needed_methods(model.distribute_strategy):
+        keras_trainer.need(name)
 
 
 def _reset_metrics(original: Callable[..., Any], self: Model) -> None:

@@ -72,13 +72,8 @@ class TrainFunction:
         return next((f for s, f in self.kept if s == settings), None)
 
     def __call__(self, iterator: Iterator[Structure]) -> dict[str, Tensor] | None:
-        if inspect.isgenerator(iterator) and replicas.num_replicas_of(self._model) > 1:
-            raise NotImplementedError(
-                "train_on_batch must be called with one replica: Keras hands the whole "
-                "batch to each of several. Received: "
-                f"{replicas.num_replicas_of(self._model)} replicas. Use fit, or "
-                "strategy.run with optimizer.train_step."
-            )
+        if inspect.isgenerator(iterator):
+            replicas.check_train_on_batch(self._model)
         if self.forward is not None:
             is_spent = self.forward(iterator)
             if self.forward.has_arrived:

@@ -21,6 +21,7 @@ from keras_sgd_plus._private.types import (
     Tensor,
     Variable,
 )
+from keras_sgd_plus._replicas import Replicas
 from keras_sgd_plus._report import records, running_sums
 from keras_sgd_plus._report.records import Record, Recorder, no_records
 from keras_sgd_plus._rule.part import Numbers, Slot, State
@@ -117,6 +118,7 @@ class Context:
         recorder: of the log that asks for records, or None.
         counts: of `running_sums.capped_of`, in the carry, or None.
         progress: of `running_sums.losses_of`, in the carry, or None.
+        replicas: that train together.
     """
 
     model: Model
@@ -136,6 +138,7 @@ class Context:
     recorder: Recorder | None
     counts: Variable | None
     progress: Variable | None
+    replicas: Replicas
 
     @classmethod
     def of(
@@ -204,6 +207,7 @@ class Context:
             recorder=records.recorder_of(optimizer),
             counts=running_sums.capped_of(optimizer),
             progress=running_sums.losses_of(optimizer),
+            replicas=replicas.current(),
         )
 
     def given(self, numbers: Tensor) -> Context:

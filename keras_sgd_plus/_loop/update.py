@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._forms import one_kernel, tracing
 from keras_sgd_plus._lazy.blocks import ShownBlock
 from keras_sgd_plus._lazy.tables import ShownTables
@@ -98,7 +97,7 @@ def update_once(
             raise TraceAgain(**misread)
 
     with (
-        replicas.alone(),
+        context.replicas.alone(),
         private_tensorflow.inlined_functions(),
         scope,
         tracing.answering(look_up, multiply if lowered else None) as looked_up,

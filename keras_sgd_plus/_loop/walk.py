@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._forms import one_kernel, tracing
 from keras_sgd_plus._lazy.block_plan import BlockPlace, takes
 from keras_sgd_plus._lazy.blocks import Buffers, EnteredBlock, new_buffers
@@ -249,7 +248,7 @@ def _inputs_of(
 
     x, _, _ = examples.pack(context.batch, list(group))
     with (
-        replicas.alone(),
+        context.replicas.alone(),
         private_tensorflow.inlined_functions(),
         Scope(context.carry, values, context.transposed),
         tracing.answering(multiply=multiply),

@@ -106,7 +106,8 @@ class Ledger:
         rows: Tensor = tf.cast(skips.rows, tf.int64)
         replica, is_first = NO_REPLICA, True
         if notes is not None:
-            replica, is_first = replicas.replica(), replicas.local_replica() == 0
+            here = replicas.current()
+            replica, is_first = here.number, not here.number_here
             everyone = tf.reduce_sum(notes[:, 0])
             if self.raises:  # every worker writes it, wherever the bad group was
                 replica = tf.argmax(notes[:, 0] > 0)

@@ -77,7 +77,7 @@ def losses_of(optimizer: Optimizer) -> Variable | None:
 
     The average that replicas make of floats is no sum.
     """
-    return _losses[optimizer] if replicas.num_replicas() == 1 else None
+    return _losses[optimizer] if replicas.current().add_up_sums else None
 
 
 def with_loss(

@@ -242,6 +242,8 @@ def _texts() -> Iterator[tuple[Path, str]]:
         ]
         for name in names:
             path = here / name
+            if name == ".git":  # of a linked worktree
+                continue
             if path.suffix in ("", ".py", ".md", ".toml", ".sh", ".txt", ".yml"):
                 yield path, path.read_text(errors="ignore")
 
