@@ -6,7 +6,6 @@ to write instead.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.scope import Carry
-from keras_sgd_plus._loop.walk import Walked
+from keras_sgd_plus._loop.walk import Walked, WalkTrace
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private.types import Layer, Model, Tensor
 
@@ -180,33 +179,6 @@ def warn_of_refusal(model: Model, refusal: Refusal) -> None:
     notices.once(model, "xla", text)
 
 
-# XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
-# kernel, and interprets it op by op above. XLA's default is 1024.
-SMALL_LOOP_OPTION = "xla_cpu_small_while_loop_byte_threshold"
-SMALL_LOOP_BYTES = 10_000_000
-_EXTRA_OPTIONS = "--xla_backend_extra_options="
-
-
-def raise_small_loop_threshold() -> None:
-    """Sets the threshold in `XLA_FLAGS`, unless the user has set it.
-
-    XLA reads the variable when it first compiles something in a process, so this works
-    after `import tensorflow`, and does nothing once something was compiled.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if SMALL_LOOP_OPTION in flags:
-        return
-    option = f"{SMALL_LOOP_OPTION}={SMALL_LOOP_BYTES}"
-    words = flags.split()
-    for i, word in enumerate(words):
-        if word.startswith(_EXTRA_OPTIONS):  # a second such flag would replace it
-            words[i] = f"{word},{option}"
-            break
-    else:
-        words.append(_EXTRA_OPTIONS + option)
-    os.environ["XLA_FLAGS"] = " ".join(words)
-
-
 def wants_xla(jit_compile: bool | str, model: Model, leaves: Sequence[Any]) -> bool:
     """Whether to compile: not in eager runs, nor models that XLA is known to refuse."""
     if jit_compile is False or model.run_eagerly or tf.config.functions_run_eagerly():
@@ -256,7 +228,7 @@ class How(NamedTuple):
 
 
 # (values of the carry, whether XLA compiles it, *arguments) -> result
-Walk = Callable[..., Walked]
+Walk = Callable[..., WalkTrace]
 
 
 def run(
@@ -290,13 +262,14 @@ def run(
             xla.note(compiled.function, compiled.arguments)
         how = how._replace(probe=False)
         if found is None:
-            return Walked(*compiled.function(*compiled.arguments)), how
+            walked, _ = compiled.function(*compiled.arguments)
+            return walked, how
         how = how._replace(use_xla=False)
         warn_of_refusal(model, found)
     values = carry.read()
     for position, value in earlier.items():
         values[position] = value
-    return walk(values, False, *arguments), how
+    return walk(values, False, *arguments).walked, how
 
 
 class _Compiled(NamedTuple):
@@ -315,19 +288,19 @@ def _compile(
     # Traces the compiled function. In place it reads the variables at its beginning and
     # writes them at its end, and XLA changes their buffers: handing values in and out
     # copies every weight twice.
-    found: list[Walked] = []  # one: the function is traced once
+    found: list[bool] = []  # one: the function is traced once
 
     def walk_and_commit(*arguments: Tensor) -> Any:
-        result = walk(carry.read(), True, *arguments)
-        found.append(result)
-        carry.commit(result.changed)
-        return {}, *result[1:_OUTPUTS]
+        walked, fence, surely_compiles = walk(carry.read(), True, *arguments)
+        found.append(surely_compiles)
+        carry.commit(walked.changed)
+        return walked._replace(changed={}), fence
 
     def walk_and_return(*flat: Tensor) -> Any:
         split = len(carry.variables)
-        result = walk(list(flat[:split]), True, *flat[split:])
-        found.append(result)
-        return result[:_OUTPUTS]
+        trace = walk(list(flat[:split]), True, *flat[split:])
+        found.append(trace.surely_compiles)
+        return trace.walked, trace.fence
 
     flat = list(arguments)
     if not in_place:
@@ -341,7 +314,4 @@ def _compile(
         autograph=False,
     )
     function.get_concrete_function(*flat)
-    return _Compiled(function, flat, found[-1].surely_compiles)
-
-
-_OUTPUTS = 5  # fields of `Walked` that are tensors of the compiled function
+    return _Compiled(function, flat, found[-1])

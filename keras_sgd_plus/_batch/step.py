@@ -115,6 +115,7 @@ class _Attempt(NamedTuple):
     iterations: Tensor  # () int64, raw, before the batch
     start: Mapping[int, Tensor]  # where this replica does not start from the variables
     walked: Walked
+    order: Tensor | None  # (num_examples,) int32, or None, as of `walk_batch`
 
 
 def _attempt(
@@ -136,8 +137,8 @@ def _attempt(
     iterations = tf.convert_to_tensor(context.variables.iterations.value)
     start = context.replicas.starts(carry.variables)
     skip_all = None if ledger is None else ledger.skip_all()
-    walked = walk_batch(context, num_examples, start, skip_all)
-    return _Attempt(context, ledger, iterations, start, walked)
+    walked, order = walk_batch(context, num_examples, start, skip_all)
+    return _Attempt(context, ledger, iterations, start, walked, order)
 
 
 def _commit(done: _Attempt, num_examples: int | Tensor) -> Logs:
@@ -197,12 +198,12 @@ def _close_records(
     context, walked, model = done.context, done.walked, done.context.model
     group_size, key = context.group_size, recorder.wanted.id
     sizes = [shard.num_examples, group_size, settled.size, settled.before]
-    in_order, batches = walked.order is None, model.steps_per_execution
+    in_order, batches = done.order is None, model.steps_per_execution
     replica = context.replicas.number_here
     step = Step(replica, in_order, group_size, batches, _is_compiled(model))
     ids = None if key is None else records.ids_of(context.batch[0], key)
     header = [done.iterations, *sizes, *tf.unstack(place)]
-    recorder.close(step, header, walked.records, walked.order, ids)
+    recorder.close(step, header, walked.records, done.order, ids)
 
 
 def _is_compiled(model: Model) -> bool:
@@ -240,17 +241,11 @@ def _kept_step(
         optimizer, outer, model = (ref() for ref in refs)
         return train_step(optimizer, outer, model, data)
 
-    with xla.functions_traced() as seen:
+    def call() -> tuple[Any, Logs]:
         step = tf.function(step_fn, autograph=False, reduce_retracing=True)
-        try:
-            logs = step(data)
-        except xla.MAYBE_OF_XLA:
-            text = xla.error_of_any(seen)
-            if text is None or optimizer.jit_compile != "auto":
-                raise
-            xla.refuse(model, text)
-            step = tf.function(step_fn, autograph=False, reduce_retracing=True)
-            logs = step(data)
+        return step, step(data)
+
+    step, logs = xla.unless_refused(model, optimizer.jit_compile == "auto", call, call)
     variables = [weakref.ref(v) for v in _variables(model)]
     per_model[optimizer] = _KeptStep(variables, settings, step)
     return logs

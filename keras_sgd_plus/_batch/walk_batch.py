@@ -9,8 +9,6 @@ is copied.
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +25,7 @@ from keras_sgd_plus._loop.walk import (
     Specs,
     Walked,
     WalkMemory,
+    WalkTrace,
     first_specs,
     walk,
     walk_group,
@@ -100,16 +99,6 @@ def _shuffle(key: Tensor, num_examples: Any, never: Tensor) -> Tensor:
     )[1].stack()
 
 
-def derived_seed() -> int:
-    """A seed from Python's generator, which `keras.utils.set_random_seed` sets.
-
-    A digest of its state and no draw from it: a model that is made afterwards must have
-    the same initial weights with SGDPlus and with SGD.
-    """
-    digest = hashlib.sha256(repr(random.getstate()).encode()).digest()
-    return int.from_bytes(digest[:4], "big")
-
-
 _SIZES = [2**i for i in range(3, 31)]
 # Per model, the sum of the sizes so far, () int64: each is a bit of its own.
 _used: PerObject[Any] = PerObject(lambda: private_tensorflow.variable(()))
@@ -143,7 +132,7 @@ def walk_batch(
     num_examples: Any,
     start: Mapping[int, Tensor],
     skip_all: Tensor | None,
-) -> Walked:
+) -> tuple[Walked, Tensor | None]:
     """Walks the batch of an update; what `changed` has is to be committed.
 
     Args:
@@ -153,6 +142,10 @@ def walk_batch(
             variables.
         skip_all: () bool, whether an earlier batch ended training; None under
             nonfinite="propagate".
+
+    Returns:
+        The result; and (num_examples,) int32, the positions that were visited, or None
+        for the order in which they were handed over.
     """
     leaves = examples.flat(context.batch)
     specs = first_specs(context, leaves)
@@ -164,20 +157,16 @@ def walk_batch(
     is_whole = size == 1 or (isinstance(rest, int) and not rest)
     how = How.of(use_xla, context.optimizer.jit_compile, is_last=is_whole)
     full, how = _full_groups(context, batch, start, skip_all, specs, how)
-    walked: tuple[Any, ...] = full[:_TENSORS]
+    walked = full
 
-    def with_rest() -> tuple[Any, ...]:
-        return _short_group(context, batch, rest, start, full, how)[:_TENSORS]
+    def with_rest() -> Walked:
+        return _short_group(context, batch, rest, start, full, how)
 
     if isinstance(rest, int) and rest:
         walked = with_rest()
     elif not is_whole:
-        walked = tf.cond(rest > 0, with_rest, lambda: walked)
-    changed, logs, skips, records = walked
-    return Walked(changed, logs, skips, records, order=batch.order)
-
-
-_TENSORS = 4  # fields of `Walked` that a step takes on
+        walked = tf.cond(rest > 0, with_rest, lambda: full)
+    return walked, batch.order
 
 
 def _warn(context: Context, use_xla: bool, num_examples: int | Tensor) -> None:
@@ -238,12 +227,12 @@ def _full_groups(
         skip_all: Tensor,
         numbers: Tensor,
         *tensors: Tensor,
-    ) -> Walked:
+    ) -> WalkTrace:
         split = len(memory_leaves)
         kept = tf.nest.pack_sequence_as(memory, list(tensors[:split]))
         tensors = tensors[split:]
         padded, orders = tensors[: len(leaves)], tensors[len(leaves) :]
-        result = walk(
+        trace = walk(
             context.given(numbers),
             kept,
             values,
@@ -254,8 +243,8 @@ def _full_groups(
             is_compiled,
             skip_all if looks else None,
         )
-        _warn_of_statistics(context, result)
-        return result
+        _warn_of_statistics(context, trace.walked)
+        return trace
 
     flag = skip_all if looks else tf.constant(False)
     now = rule.numbers_of(context.optimizer)
@@ -294,7 +283,7 @@ def _short_group(
         number: Tensor,
         numbers: Tensor,
         *others: Tensor,
-    ) -> Walked:
+    ) -> WalkTrace:
         # A single update gains nothing from lowered forms.
         known = tf.nest.pack_sequence_as(before, others[len(group) :])
         given = context.given(numbers)

@@ -99,8 +99,7 @@ class TrainFunction:
         return logs
 
     def _called_first(self, iterator: Iterator[Structure]) -> dict[str, Tensor] | None:
-        # XLA may refuse the loop only when it compiles it, in the first call. Then that
-        # call is made again without XLA, on the same batches.
+        # Where XLA refuses the loop, the call is made again, on the same batches.
         model: Any = self._model
         steps = model.steps_per_execution
         hands_over = keras_trainer.hands_over_batches(steps)
@@ -112,17 +111,16 @@ class TrainFunction:
         if model.run_eagerly or not (may_choose or hands_over):
             return self.of_keras(iterator)
         batches = _Batches(iterator, steps, hands_over)
-        with xla.functions_traced() as seen:
-            try:
-                return batches.given_to(self.of_keras)
-            except xla.MAYBE_OF_XLA:
-                text = xla.error_of_any(seen) if may_choose else None
-                if text is None:
-                    raise
-        xla.refuse(model, text)
-        model.make_train_function(force=True)
-        self.of_keras = model.train_function.of_keras
-        return batches.given_to(self.of_keras)
+
+        def call() -> dict[str, Tensor] | None:
+            return batches.given_to(self.of_keras)
+
+        def again() -> dict[str, Tensor] | None:
+            model.make_train_function(force=True)
+            self.of_keras = model.train_function.of_keras
+            return call()
+
+        return xla.unless_refused(model, may_choose, call, again)
 
     def __getattr__(self, name: str) -> Any:
         # A copy is asked before it has attributes: `self.of_keras` would come here.

@@ -1,7 +1,7 @@
 """One kernel or many: how XLA:CPU runs the loop, decided per model.
 
 XLA compiles a while loop whose body touches few bytes into one kernel
-(`SMALL_LOOP_OPTION` in `_batch/compiled.py`). That spares an update its dozens of
+(`SMALL_LOOP_OPTION` in `_private/xla.py`). That spares an update its dozens of
 dispatches, but in such a kernel a product of two matrices becomes three plain nested
 loops, where a kernel of its own would call an optimised routine. So a loop that
 multiplies matrices is kept out of it, by an operation that XLA cannot put into one

@@ -43,20 +43,27 @@ class Walked(NamedTuple):
         logs: of the last group, or ().
         skips: the bad groups, or () under nonfinite="propagate".
         records: of the groups, or () where no log asks for them.
-        fence: of the loop. It has to leave the compiled function, or XLA would remove
-            it; () without a loop.
-        surely_compiles: whether XLA is known to take the loop's body.
-        order: (num_examples,) int32, the positions that were visited, or None for the
-            order in which they were handed over.
     """
 
     changed: dict[int, Tensor]
     logs: Logs
     skips: Skips | tuple[()]
     records: Record | tuple[()]
+
+
+class WalkTrace(NamedTuple):
+    """What the trace of a walk gives to whoever compiles it.
+
+    Attributes:
+        walked: the result.
+        fence: of the loop. It has to leave the compiled function, or XLA would remove
+            it; () without a loop.
+        surely_compiles: whether XLA is known to take the loop's body.
+    """
+
+    walked: Walked
     fence: Structure = ()
     surely_compiles: bool = False
-    order: Tensor | None = None
 
 
 class Turn(NamedTuple):
@@ -395,7 +402,7 @@ def walk(
     specs: Specs,
     compiled: bool,
     skip_all: Tensor | None = None,
-) -> Walked:
+) -> WalkTrace:
     """Updates once per full group.
 
     Args:
@@ -453,7 +460,8 @@ def walk(
     values = context.other_layout(values) if lowered else values
     changed = {i: values[i] for i in sorted(set().union(*(t.changed for t in turns)))}
     surely_compiles = any(turn.surely_compiles for turn in turns)
-    return Walked(changed, logs, skips, records, fence, surely_compiles)
+    walked = Walked(changed, logs, skips, records)
+    return WalkTrace(walked, fence, surely_compiles)
 
 
 def walk_group(
@@ -463,7 +471,7 @@ def walk_group(
     positions: Tensor,
     number: Tensor,
     before: tuple[Any, Any, Any],
-) -> Walked:
+) -> WalkTrace:
     """Updates once, with the examples that are left over of a batch.
 
     Args:
@@ -478,7 +486,7 @@ def walk_group(
     result, skips = update_and_list(context, values, group, positions, logs, skips)
     records = with_record(records, number, result.record)
     changed = {i: result.values[i] for i in sorted(result.changed)}
-    return Walked(changed, result.logs, skips, records)
+    return WalkTrace(Walked(changed, result.logs, skips, records))
 
 
 def first_specs(context: Context, leaves: Sequence[Tensor]) -> Specs:

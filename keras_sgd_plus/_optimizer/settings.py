@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import inspect
 import math
 import operator
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec
@@ -30,7 +32,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus import _replicas as replicas
-from keras_sgd_plus._batch import walk_batch
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._private.types import Optimizer
 from keras_sgd_plus._rule import parts, rule
@@ -131,7 +132,17 @@ def _count(value: Any) -> object:
 
 
 def _seed(value: object) -> int:
-    return walk_batch.derived_seed() if value is None else _int(0)(value)
+    return _derived_seed() if value is None else _int(0)(value)
+
+
+def _derived_seed() -> int:
+    """A seed from Python's generator, which `keras.utils.set_random_seed` sets.
+
+    A digest of its state and no draw from it: a model that is made afterwards must have
+    the same initial weights with SGDPlus and with SGD.
+    """
+    digest = hashlib.sha256(repr(random.getstate()).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
 
 
 def _jit_compile(value: object) -> bool | str:

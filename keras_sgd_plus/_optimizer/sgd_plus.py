@@ -10,10 +10,11 @@ import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_sgd_plus._advice import notices
-from keras_sgd_plus._batch import checks, compiled, step
+from keras_sgd_plus._batch import checks, step
 from keras_sgd_plus._fit import fits, hooks
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._optimizer.settings import Setting
+from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Structure, Variable
 from keras_sgd_plus._report import bad_examples
 from keras_sgd_plus._report.bad_examples import Skipped
@@ -234,7 +235,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         self._derived_seed = self.seed if seed is None else None
         hooks.install()
         if examples_per_update is not None and jit_compile is not False:
-            compiled.raise_small_loop_threshold()
+            xla.raise_small_loop_threshold()
 
     def __repr__(self) -> str:
         return settings.as_call(self, self._derived_seed)

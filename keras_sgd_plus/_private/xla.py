@@ -1,7 +1,7 @@
 """Questions about XLA that TensorFlow does not answer in public.
 
 Whether it is going to compile a graph, whether it can, and what it said where it could
-not: the text of its refusal is kept per model.
+not: the text of its refusal is kept per model. And the one flag that is set.
 
 Read in the sources of TensorFlow 2.17 to 2.21.
 """
@@ -9,9 +9,10 @@ Read in the sources of TensorFlow 2.17 to 2.21.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -188,6 +189,30 @@ def _probe_shape(spec: tf.TensorSpec) -> list[int]:
     ]
 
 
+def unless_refused(
+    model: Model, may_choose: bool, call: Callable[[], Any], again: Callable[[], Any]
+) -> Any:
+    """The result of `call`, or of `again` where XLA refuses what `call` compiles.
+
+    XLA may refuse the loop only when it compiles it, in the first call.
+
+    Args:
+        model: keeps the text of the refusal.
+        may_choose: whether the loop may do without XLA.
+        call: traces a function, and runs it.
+        again: does the same without XLA.
+    """
+    with functions_traced() as seen:
+        try:
+            return call()
+        except MAYBE_OF_XLA:
+            text = error_of_any(seen) if may_choose else None
+            if text is None:
+                raise
+    _refused[model] = text
+    return again()
+
+
 def go_without(model: Model) -> None:
     """Notes that the loop of a model is walked without XLA, which refuses it."""
     _without.add(model)
@@ -198,14 +223,36 @@ def goes_without(model: Model) -> bool:
     return model in _without
 
 
-def refuse(model: Model, text: str) -> None:
-    """Keeps XLA's refusal of the loop of a model, which compiling has shown."""
-    _refused[model] = text
-
-
 def refusal_of(model: Model) -> str | None:
     """The text of XLA's refusal of the loop of a model, if compiling has shown one."""
     return _refused.get(model)
+
+
+# XLA:CPU compiles a while loop whose body touches fewer bytes than this into one
+# kernel, and interprets it op by op above. XLA's default is 1024.
+SMALL_LOOP_OPTION = "xla_cpu_small_while_loop_byte_threshold"
+SMALL_LOOP_BYTES = 10_000_000
+_EXTRA_OPTIONS = "--xla_backend_extra_options="
+
+
+def raise_small_loop_threshold() -> None:
+    """Sets the threshold in `XLA_FLAGS`, unless the user has set it.
+
+    XLA reads the variable when it first compiles something in a process, so this works
+    after `import tensorflow`, and does nothing once something was compiled.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if SMALL_LOOP_OPTION in flags:
+        return
+    option = f"{SMALL_LOOP_OPTION}={SMALL_LOOP_BYTES}"
+    words = flags.split()
+    for i, word in enumerate(words):
+        if word.startswith(_EXTRA_OPTIONS):  # a second such flag would replace it
+            words[i] = f"{word},{option}"
+            break
+    else:
+        words.append(_EXTRA_OPTIONS + option)
+    os.environ["XLA_FLAGS"] = " ".join(words)
 
 
 def _types(op: Operation) -> tuple[tf.DType, ...]:

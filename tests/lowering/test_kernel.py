@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import compiled, one_kernel
+from tests.support.internals import one_kernel, xla
 from tests.support.versions import TENSORFLOW
 
 
@@ -52,7 +52,7 @@ def test_a_native_convolution_is_above_the_bound() -> None:
 @pytest.mark.parametrize(("size", "is_one_kernel"), [(8, True), (64, False)])
 def test_form_of_the_compiled_loop(size: int, is_one_kernel: bool) -> None:
     SGDPlus()
-    assert compiled.SMALL_LOOP_OPTION in os.environ["XLA_FLAGS"]
+    assert xla.SMALL_LOOP_OPTION in os.environ["XLA_FLAGS"]
 
     @tf.function(jit_compile=True, autograph=False)
     def loop(x: Any, turns: Any) -> Any:
