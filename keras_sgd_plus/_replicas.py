@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -159,6 +159,7 @@ class Shard(NamedTuple):
     note: Tensor | None  # (columns,) int64, for all replicas: of bad groups, its first
     ends_training: bool  # whether a bad group of any replica undoes the batch
     smallest: Collection[Variable]  # that get the smallest value of the replicas
+    commit: Callable[[dict[int, Tensor]], None]  # writes what one replica has changed
 
 
 class Settled(NamedTuple):
@@ -196,8 +197,7 @@ class Replicas:
 
     def settle(self, model: Model, shard: Shard) -> Settled:
         """Writes the variables of a batch; called by all replicas at the same place."""
-        for i, value in shard.changed.items():
-            shard.variables[i].assign(value)
+        shard.commit(shard.changed)
         logs = model.get_metrics_result() if shard.logs is None else shard.logs
         return Settled(logs, shard.num_examples, 0, None)
 

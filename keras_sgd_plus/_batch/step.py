@@ -155,6 +155,7 @@ def _commit(done: _Attempt, num_examples: int | Tensor) -> Logs:
         note=None if ledger is None else ledger.note(walked.skips),
         ends_training=context.raises,
         smallest=(outer.step_counter, outer.dynamic_scale) if is_scaled else (),
+        commit=context.carry.commit,
     )
     settled = here.settle(context.model, shard)
     logs = settled.logs
