@@ -6,6 +6,7 @@ one with Keras's SGD, and gives what a user sees of them.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -264,11 +265,11 @@ def compiled(row: Row, is_ours: bool) -> Any:
     return model
 
 
-_KEPT: list[Any] = []
+_KEPT: collections.deque[Any] = collections.deque(maxlen=8)
 
 
 def keep_iterators(strategy: Any) -> None:
-    """Lets no iterator over data of this strategy be deleted.
+    """Keeps iterators over data of this strategy for a while after their use.
 
     TensorFlow 2.21 crashes now and then when it deletes one whose threads still fetch:
     a loop over `fit` and `evaluate` of Keras alone ends with a segmentation fault.
