@@ -6,7 +6,6 @@ one with Keras's SGD, and gives what a user sees of them.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import itertools
@@ -255,37 +254,12 @@ def compiled(row: Row, is_ours: bool) -> Any:
     own = {"order": "given", "jit_compile": row.mode == "xla"}
     strategy: Any = contextlib.nullcontext()
     if row.mode == "one_device":
-        one_device = tf.distribute.OneDeviceStrategy("/cpu:0")
-        keep_iterators(one_device)
-        strategy = one_device.scope()
+        strategy = tf.distribute.OneDeviceStrategy("/cpu:0").scope()
     with strategy:
         model = make_model(row)
         optimizer = SGDPlus(0.0, **own) if is_ours else keras.optimizers.SGD(0.0)
         model.compile(optimizer, **compiling(row))
     return model
-
-
-_KEPT: collections.deque[Any] = collections.deque(maxlen=8)
-
-
-def keep_iterators(strategy: Any) -> None:
-    """Keeps iterators over data of this strategy for a while after their use.
-
-    TensorFlow 2.21 crashes now and then when it deletes one whose threads still fetch:
-    a loop over `fit` and `evaluate` of Keras alone ends with a segmentation fault.
-    """
-    data = strategy.experimental_distribute_dataset(tf.data.Dataset.range(1))
-    kind = type(data)
-    if hasattr(kind.__iter__, "keeps"):
-        return
-    original = kind.__iter__
-
-    def iterate(self: Any) -> Any:
-        _KEPT.append(original(self))
-        return _KEPT[-1]
-
-    iterate.keeps = True  # type: ignore[attr-defined]
-    kind.__iter__ = iterate
 
 
 def fit(model: Any, row: Row, batch_size: int, validates: bool = False) -> Any:
