@@ -21,8 +21,10 @@ X, Y = dense_data(6)
 class _SlowToTrace(keras.layers.Layer):
     """Takes as long to trace as a large model."""
 
+    seconds = 0.3
+
     def call(self, x: Any) -> Any:
-        time.sleep(0.3)
+        time.sleep(self.seconds)
         return x
 
 
@@ -77,8 +79,10 @@ def test_a_short_first_batch_leaves_no_thread_behind() -> None:
     assert threading.active_count() <= before
 
 
-@pytest.mark.usefixtures("_soon")
-def test_does_not_contradict_a_refusal_of_xla() -> None:
+def test_does_not_contradict_a_refusal_of_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    # XLA has refused before the wait is explained, on a slow machine, too.
+    monkeypatch.setattr(first_call, "SECONDS", 1.5)
+    monkeypatch.setattr(_SlowToTrace, "seconds", 2.0)
     inputs = keras.Input((4, 4, 1))
     hidden = _SlowToTrace()(keras.layers.RandomZoom(0.2)(inputs))
     outputs = keras.layers.Dense(1)(keras.layers.Flatten()(hidden))
