@@ -202,3 +202,11 @@ def takes_class_numbers(loss: Any) -> bool:
     Goes when `keras.Loss` says which labels it takes.
     """
     return getattr(loss, "fn", None) is keras.losses.sparse_categorical_crossentropy
+
+
+def ignored_class(loss: Any) -> Any:
+    """The `ignore_class` of a compiled sparse categorical cross-entropy, or None.
+
+    Keras 3.16 has no attribute of that name. Goes when all versions have one.
+    """
+    return getattr(loss, "_fn_kwargs", {}).get("ignore_class")

@@ -128,8 +128,7 @@ def _of_targets(model: Model, y: Any) -> list[Cause]:
     if len(losses) != 1 or len(arrays) != 1:
         return [general]
     if all(keras_model.takes_class_numbers(loss) for loss in losses):
-        # Keras 3.16 has it in the config alone.
-        ignored = [loss.get_config().get("ignore_class") for loss in losses]
+        ignored = [keras_model.ignored_class(loss) for loss in losses]
         labels = arrays[0][~np.isin(arrays[0], [i for i in ignored if i is not None])]
         return [_of_labels(model, labels)] if labels.size else [general]
     if not np.isfinite(arrays[0]).all():

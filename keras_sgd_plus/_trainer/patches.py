@@ -85,11 +85,11 @@ def _fit(original: Any) -> Any:
         if len(named) < len(args) or named.keys() & kwargs.keys():
             return original(self, *args, **kwargs)  # which says what is wrong
         arguments = {**named, **kwargs}
-        is_ours = _trains_ours(self)
-        if is_ours:
+        has_ours = _trains_ours(self)
+        if has_ours:
             _need_int(arguments.get("batch_size"))
         with fits.running(self, arguments) as run:
-            if is_ours:
+            if has_ours:
                 with fits.watched(run, arguments.get("callbacks")) as callbacks:
                     history = original(self, **{**arguments, "callbacks": callbacks})
             else:

@@ -40,6 +40,7 @@ PUBLIC = {
         "y_pred"
     ),
     "arguments of keras.optimizers.SGD": "gradient_accumulation_steps use_ema",
+    "an argument of keras.losses.SparseCategoricalCrossentropy": "ignore_class",
     "arguments of the methods, which come with each": (
         "data data_batch force iterator seed self step_function"
     ),

@@ -163,6 +163,7 @@ RENAMED = _rows(
     Row(renamed("_flat_losses"), "plain", RIGHT),
     Row(renamed("_deferred_initialize"), "variables_in_call", RIGHT),
     Row(renamed("fn", r"keras\.src\.losses"), "plain", RIGHT),
+    Row(renamed("_fn_kwargs", r"keras\.src\.losses"), "plain", RIGHT),
     Row(renamed("_functional"), "fixed_size", RIGHT),
     Row(renamed("_run_through_graph"), "fixed_size", RIGHT),
     Row(renamed("_standardize_inputs"), "fixed_size", RIGHT),
