@@ -13,7 +13,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgd_plus._private.types import Model
+from keras.src.trainers.data_adapters import array_data_adapter
+
+from keras_sgd_plus._private.types import Model, Parts
 
 # The bounds of `pyproject.toml`.
 INSTALL = 'pip install "keras>=3.13.2,<3.16" "tensorflow>=2.17,<2.22"'
@@ -167,6 +169,44 @@ def _fit(found: dict[str, Any]) -> Fit:
         getattr(adapter, "_num_samples", None) if is_array else None,
     )
     return Fit(found["callbacks"], data, found["initial_epoch"])
+
+
+BATCH_SIZE = 32  # of `fit`, without an argument
+
+
+def are_arrays(data: Parts) -> bool:
+    """Whether x, y and sample_weight are arrays, of which `fit` makes batches."""
+    return array_data_adapter.can_convert_arrays(data)
+
+
+def pipeline(
+    model: Model,
+    data: Parts,
+    batch_size: int,
+    class_weight: dict[int, float] | None,
+) -> tf.data.Dataset:
+    """The batches that `fit(shuffle=False)` would read. Goes when Keras exports that.
+
+    Args:
+        model: in training, compiled.
+        data: x, y and sample_weight, as for `fit`.
+        batch_size: of arrays.
+        class_weight: as for `fit`.
+    """
+    model._assert_compile_called("fit")
+    x, y, sample_weight = data
+    is_array = are_arrays(data)
+    module: Any = sys.modules[owner_of("train_step").__module__]
+    iterator = module.TFEpochIterator(
+        x=x,
+        y=y,
+        sample_weight=sample_weight,
+        batch_size=batch_size if is_array else None,
+        shuffle=False,
+        class_weight=class_weight,
+        distribute_strategy=model.distribute_strategy,
+    )
+    return iterator._distributed_dataset
 
 
 def set_initial_epoch(model: Model, epoch: int | None) -> None:

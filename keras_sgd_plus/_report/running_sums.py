@@ -2,6 +2,7 @@
 
 The sums of losses, of the latest updates and of the first ones, tell whether a model
 learns: Python reads them before some batches of `fit`, and when an epoch ends. The
+search for a learning rate has the latest ones in windows of equal length. The
 counts of capped steps give the share of them in the logs, since metrics were last
 reset. Both are none of the optimizer's variables: nothing here is saved with it.
 """
@@ -27,16 +28,20 @@ from keras_sgd_plus._private.types import (
 from keras_sgd_plus._rule.part import Condition
 
 FIRST = 100  # updates whose losses are summed apart
+WINDOWS = 16  # of the latest updates, which begin when losses are last reset
+# Rows of the sums of losses: the first updates; the windows; and the inverse of the
+# length of a window, 0 where all is one, with the number of updates since the reset.
+_ROWS = 1 + WINDOWS + 1
 
 
-def _zeros(size: int, dtype: str, name: str) -> Variable:
+def _zeros(shape: tuple[int, ...], dtype: str, name: str) -> Variable:
     with private_tensorflow.plain_variables():  # each replica would have one of its own
-        zeros = tf.zeros((size,), dtype)
+        zeros = tf.zeros(shape, dtype)
         return keras.Variable(zeros, dtype=dtype, trainable=False, name=name)
 
 
-_losses: PerObject[Any] = PerObject(lambda: _zeros(6, "float64", "progress"))
-_capped: PerObject[Any] = PerObject(lambda: _zeros(3, "int64", "capped"))
+_losses: PerObject[Any] = PerObject(lambda: _zeros((_ROWS, 3), "float64", "progress"))
+_capped: PerObject[Any] = PerObject(lambda: _zeros((3,), "int64", "capped"))
 
 
 class Losses(NamedTuple):
@@ -73,7 +78,7 @@ NONE = Losses(0, 0, 0)
 
 
 def losses_of(optimizer: Optimizer) -> Variable | None:
-    """The sums of an SGDPlus, (6,) float64 in a variable; None with several replicas.
+    """The sums of an SGDPlus, float64 in a variable; None with several replicas.
 
     The average that replicas make of floats is no sum.
     """
@@ -83,7 +88,7 @@ def losses_of(optimizer: Optimizer) -> Variable | None:
 def with_loss(
     before: Tensor, loss: Tensor, iterations: Tensor, applies: Tensor | None
 ) -> Tensor:
-    """The sums, (6,) float64, after one more update.
+    """The sums after one more update.
 
     Args:
         before: the sums before it.
@@ -92,12 +97,21 @@ def with_loss(
         applies: () bool, whether the update is made, or None where each one is.
     """
     loss = tf.reduce_mean(tf.cast(loss, before.dtype))
-    is_first = tf.cast(iterations < FIRST, before.dtype)
-    columns = [tf.ones_like(loss), loss, loss * loss]
-    new = tf.stack([*columns, *(is_first * each for each in columns)])
-    if applies is not None:  # zero times NaN is NaN
-        new = tf.where(applies, new, tf.zeros_like(new))
-    return before + new
+    inverse, seen = before[-1, 0], before[-1, 1]
+    window = tf.minimum(tf.cast(seen * inverse, tf.int32), WINDOWS - 1)
+    rows = tf.range(_ROWS)
+    is_added = tf.equal(rows, window + 1)
+    is_added |= tf.equal(rows, 0) & (iterations < FIRST)
+    if applies is not None:
+        is_added &= applies
+    columns = tf.stack([tf.ones_like(loss), loss, loss * loss])
+    # Zero times NaN is NaN, so there is a choice and no product.
+    new = tf.where(is_added[:, None], columns, tf.zeros_like(columns))
+    return before + new + _ONE_SEEN
+
+
+_ONE_SEEN = np.zeros((_ROWS, 3))
+_ONE_SEEN[-1, 1] = 1
 
 
 def take_losses(optimizer: Optimizer) -> tuple[Losses, Losses]:
@@ -110,15 +124,28 @@ def take_losses(optimizer: Optimizer) -> tuple[Losses, Losses]:
     if found is None:
         return NONE, NONE
     values = np.asarray(found.numpy())
-    found.assign(np.concatenate([np.zeros(3), values[3:]]))
-    latest, first = values[:3].tolist(), values[3:].tolist()
-    return Losses(*latest), Losses(*first)
+    windows = values[1:-1].sum(axis=0).tolist()
+    found.assign(np.concatenate([values[:1], np.zeros((WINDOWS, 3)), values[-1:]]))
+    return Losses(*windows), Losses(*values[0].tolist())
 
 
-def reset_losses(optimizer: Optimizer) -> None:
-    """Begins anew, with an optimizer that has made no update."""
-    if optimizer in _losses:
-        _losses[optimizer].assign(tf.zeros((6,), tf.float64))
+def reset_losses(optimizer: Optimizer, num_updates: int | None = None) -> None:
+    """Begins anew.
+
+    Args:
+        optimizer: the SGDPlus.
+        num_updates: that follow, and are told in `WINDOWS` windows; None: in one.
+    """
+    if optimizer in _losses or num_updates is not None:
+        zeros = np.zeros((_ROWS, 3))
+        zeros[-1, 0] = 0 if num_updates is None else WINDOWS / num_updates
+        _losses[optimizer].assign(zeros)
+
+
+def windows_of_losses(optimizer: Optimizer) -> list[Losses]:
+    """The losses in each of the windows since the reset."""
+    values = np.asarray(_losses[optimizer].numpy())
+    return [Losses(*row) for row in values[1:-1].tolist()]
 
 
 def capped_of(optimizer: Optimizer) -> Variable | None:

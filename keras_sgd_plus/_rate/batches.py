@@ -1,0 +1,161 @@
+"""The first batches of the data, as `fit` would hand them over, kept to be read again.
+
+Each candidate of a search must see the same examples in the same order, and a data set
+that shuffles gives others at each pass. So batches are read once, and kept. They come
+through the pipeline of `fit`, with its batch size, and are handed on with its types:
+the train function is traced and compiled as `fit` alone would do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sgd_plus._loop import examples
+from keras_sgd_plus._private import keras_trainer
+from keras_sgd_plus._private.types import Model, Parts, Structure
+
+
+class Batches:
+    """The first batches of some data; each is read when it is first asked for.
+
+    Args:
+        model: that `fit` would train.
+        data: x, y and sample_weight, as for `fit`; arrays or a data set.
+        batch_size: of arrays.
+        class_weight: as for `fit`.
+        seed: of the draw of examples from arrays; None: the first ones.
+        num_rows: of arrays that may be drawn; None: all.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Parts,
+        batch_size: int | None,
+        class_weight: dict[int, float] | None = None,
+        seed: int | None = None,
+        num_rows: int | None = None,
+    ) -> None:
+        self._model, self._class_weight = model, class_weight
+        self._batch_size = batch_size or keras_trainer.BATCH_SIZE
+        self._batches: list[Structure] = []
+        self._sizes: list[int] = []
+        self._rows: Any = None
+        if keras_trainer.are_arrays(data):
+            self._data = data
+            count = _length(data) if num_rows is None else num_rows
+            self._rows = np.arange(count)
+            if seed is not None:
+                self._rows = np.random.default_rng(seed).permutation(count)
+            # Whether the size of a batch is known depends on the number of examples.
+            whole = _take(data, slice(0, count))
+            self._spec = self._pipeline(whole).element_spec
+            self._source = self._of_arrays()
+        else:
+            _refuse_read_once(data[0])
+            pipeline = self._pipeline(_first_pass(data))
+            self._spec = pipeline.element_spec
+            self._source = iter(pipeline)
+
+    def first(self, num_examples: int) -> list[Structure]:
+        """The first whole batches, with `num_examples` or as many as there are.
+
+        At least one batch. A shorter one is only taken where the data end with it.
+        """
+        while sum(self._sizes) < num_examples:
+            batch = next(self._source, None)
+            if batch is None:
+                break
+            leaves = tf.nest.flatten(batch)
+            self._batches.append(batch)
+            self._sizes.append(int(examples.count(leaves[0])))
+        total = np.cumsum(self._sizes)
+        most = max(1, int(np.sum(total <= num_examples)))
+        return self._batches[:most]
+
+    def sizes(self, batches: list[Structure]) -> list[int]:
+        """The number of examples in each of the first batches."""
+        return self._sizes[: len(batches)]
+
+    def again(self, batches: list[Structure]) -> Iterator[Structure]:
+        """An iterator over batches, of the type that `fit` gives to a train function."""
+        data = tf.data.Dataset.from_generator(
+            lambda: iter(batches), output_signature=self._spec
+        )
+        return iter(data)
+
+    def _pipeline(self, data: Parts) -> tf.data.Dataset:
+        return keras_trainer.pipeline(
+            self._model, data, self._batch_size, self._class_weight
+        )
+
+    def _of_arrays(self) -> Iterator[Structure]:
+        # Few batches at a time: examples may be large.
+        start = 0
+        while start < len(self._rows):
+            rows = self._rows[start : start + self._batch_size]
+            yield from self._pipeline(_take(self._data, rows))
+            start += self._batch_size
+
+
+def _length(data: Parts) -> int:
+    leaves = [a for a in keras.tree.flatten(data) if a is not None]
+    return int(leaves[0].shape[0])
+
+
+def _take(data: Parts, rows: Any) -> Any:
+    # Examples of arrays of any kind that Keras takes.
+    def take(array: Any) -> Any:
+        if array is None:
+            return None
+        if hasattr(array, "iloc"):
+            return array.iloc[rows]
+        if isinstance(rows, slice):
+            if len(range(*rows.indices(int(array.shape[0])))) == array.shape[0]:
+                return array
+            positions = np.arange(rows.stop)
+        else:
+            positions = rows
+        if isinstance(array, (tf.Tensor, tf.RaggedTensor, tf.Variable)):
+            return tf.gather(array, positions)
+        if isinstance(array, tf.SparseTensor):
+            return examples.gather_examples(array, tf.constant(positions, tf.int32))
+        return array[positions]
+
+    return keras.tree.map_structure(take, data)
+
+
+def _refuse_read_once(x: Any) -> None:
+    if hasattr(x, "__next__"):
+        raise ValueError(
+            "The data of a search for a learning rate must be data that can be read "
+            f"again. Received: {type(x).__name__}, an iterator that is read once. Give "
+            "arrays, a tf.data.Dataset (tf.data.Dataset.from_generator takes a "
+            "function that makes the generator), or a keras.utils.PyDataset."
+        )
+
+
+class _FirstPass(keras.utils.PyDataset):
+    # Another's batches, without telling it of epochs, and without its processes.
+    def __init__(self, dataset: keras.utils.PyDataset) -> None:
+        super().__init__()
+        self._dataset = dataset
+
+    @property
+    def num_batches(self) -> int | None:
+        return self._dataset.num_batches
+
+    def __getitem__(self, index: int) -> Any:
+        return self._dataset[index]
+
+
+def _first_pass(data: Parts) -> Parts:
+    x, y, sample_weight = data
+    if isinstance(x, keras.utils.PyDataset):
+        x = _FirstPass(x)
+    return x, y, sample_weight

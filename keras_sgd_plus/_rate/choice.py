@@ -1,0 +1,73 @@
+"""Which learning rate is best, by what each candidate has lost.
+
+Every candidate begins with the same weights, and visits the same examples once, in the
+same order. The loss of an example before its own update is then an honest test loss
+(progressive validation; Blum, Kalai and Langford, 1999,
+https://doi.org/10.1145/307400.307439). The losses of a candidate come as means over
+windows of equal length. The second half of them is its score: the first half has the
+losses of a model that has hardly begun to learn.
+
+Two candidates are compared window by window. The examples are the same, so what makes
+one window harder than another makes no difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one candidate has lost.
+
+    Attributes:
+        rate: the learning rate.
+        windows: mean losses, in the order of visits; None where one was not finite.
+        num_examples: that it visited.
+    """
+
+    rate: float
+    windows: tuple[float, ...] | None
+    num_examples: int
+
+    @property
+    def late(self) -> np.ndarray:
+        """The windows of the second half."""
+        windows = self.windows or ()
+        return np.asarray(windows[len(windows) // 2 :])
+
+    @property
+    def score(self) -> float:
+        """The mean loss over the second half; infinite where one was not finite."""
+        return math.inf if self.windows is None else float(self.late.mean())
+
+    @property
+    def error(self) -> float:
+        """The standard error of the score."""
+        return math.nan if self.windows is None else _standard_error(self.late)
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The trial with the lowest score."""
+    return min(trials, key=lambda t: t.score)
+
+
+def alike(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that are within one standard error of the best; itself is one."""
+    best = best_of(trials)
+    found = []
+    for trial in trials:
+        if trial.windows is None:
+            continue
+        difference = trial.late - best.late
+        if trial is best or difference.mean() <= _standard_error(difference):
+            found.append(trial)
+    return found
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
