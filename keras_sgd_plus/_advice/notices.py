@@ -57,6 +57,18 @@ def _warn(topics: set[str], topic: str, text: str) -> None:
         warnings.warn(text)
 
 
+@contextlib.contextmanager
+def without_watching(model: Model) -> Iterator[None]:
+    """While it is open, no batch of the model gives a warning of its values."""
+    topics = _topics[model]
+    added = {"groups", "negative"} - topics
+    topics |= added
+    try:
+        yield
+    finally:
+        topics -= added
+
+
 def _once_if(
     condition: Tensor,
     model: Model,

@@ -8,8 +8,10 @@ again.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -68,6 +70,24 @@ def run(optimizer: Optimizer, outer: Optimizer, model: Model, data: Structure) -
     step = train_step if is_plain else _kept_step
     with channel.watched(optimizer):
         return step(optimizer, outer, model, data)
+
+
+class _Observer(threading.local):
+    def __init__(self) -> None:
+        self.see: Callable[[Sequence[Variable]], None] | None = None
+
+
+_observer = _Observer()
+
+
+@contextlib.contextmanager
+def observed(see: Callable[[Sequence[Variable]], None]) -> Iterator[None]:
+    """Shows this thread's steps' variables to `see`, before a batch changes them."""
+    _observer.see = see
+    try:
+        yield
+    finally:
+        _observer.see = None
 
 
 def train_step(
@@ -130,6 +150,9 @@ def _attempt(
     keras_model.build(model, outer, group)  # a loop may create no variable
     extras = [*facts.variables.values(), *running_sums.carried(optimizer)]
     carry = Carry(model, outer, extras)
+    if _observer.see is not None:
+        with tf.init_scope():
+            _observer.see(carry.variables)
     context = Context.of(model, optimizer, outer, carry, batch, facts)
     ledger = bad_examples.ledger_of(optimizer)
     if ledger is not None:

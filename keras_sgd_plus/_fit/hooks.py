@@ -11,10 +11,11 @@ of Keras's backend; no other code alters Keras.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -66,6 +67,16 @@ def install_loading(register: Callable[[], None]) -> None:
 
 
 _registers: list[Callable[[], None]] = []
+# (model, arguments of `fit`) -> a context in which that `fit` runs, with its arguments
+Around = Callable[
+    [Model, Mapping[str, Any]], contextlib.AbstractContextManager[Mapping[str, Any]]
+]
+_around: list[Around] = []
+
+
+def around_fit(around: Around) -> None:
+    """Lets every wrapped `fit` run in a context, which may change its arguments."""
+    _around.append(around)
 
 
 def _wrap(name: str, owner: type) -> None:
@@ -88,10 +99,13 @@ def _fit(
     named = dict(zip(names, args, strict=False))
     if len(named) < len(args) or named.keys() & kwargs.keys():
         return original(self, *args, **kwargs)  # which says what is wrong
-    arguments = {**named, **kwargs}
+    arguments: Mapping[str, Any] = {**named, **kwargs}
     if _trains_ours(self):
         _need_int(arguments.get("batch_size"))
-    with fits.running(self, arguments) as (run, arranged):
+    with contextlib.ExitStack() as stack:
+        for around in _around:
+            arguments = stack.enter_context(around(self, arguments))
+        run, arranged = stack.enter_context(fits.running(self, arguments))
         history = original(self, **arranged)
         run.end()
     return history

@@ -81,6 +81,7 @@ class TrainFunction:
             if is_spent:
                 return self._model.get_metrics_result()
         ours.refuse_hooks(self._model.optimizer)
+        ours.refuse_waiting(self._model.optimizer)
         if self.is_stale(self.optimizer):
             self._model.make_train_function()
             return self._model.train_function(iterator)

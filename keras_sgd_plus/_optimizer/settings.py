@@ -214,6 +214,7 @@ class Argument(NamedTuple):
     check_live: Check | None = None
 
 
+AUTO = "auto"  # as the learning rate
 _FINITE = "a number that is finite in the precision of the weights"
 _FLAG = Argument("True or False", "Use True or False.", bool)
 _NORM = Argument(
@@ -224,7 +225,7 @@ _NORM = Argument(
 # In the order of `keras.optimizers.SGD`. A number that fails its test trains to NaN.
 OF_SGD = {
     "learning_rate": Argument(
-        f"{_FINITE}, a LearningRateSchedule, or a callable without arguments",
+        f'{_FINITE}, "auto", a LearningRateSchedule, or a callable without arguments',
         "Use 0.01, say, or an object of `keras.optimizers.schedules` for a function of "
         "the number of updates.",
         _learning_rate,
@@ -389,6 +390,7 @@ class Setting:
 def assign_learning_rate(optimizer: Optimizer, value: object) -> None:
     """Keras's setter of `learning_rate`, after a check."""
     checked("learning_rate", value, is_live=True)
+    optimizer.is_auto = optimizer.waits_for_rate = False
     of_keras: Any = keras.optimizers.SGD.learning_rate
     of_keras.fset(optimizer, value)
 
@@ -435,6 +437,8 @@ class _Shown(str):
 
 def _rate(optimizer: Optimizer) -> object:
     try:
+        if optimizer.is_auto:
+            return AUTO
         found = keras_optimizer.schedule(optimizer)
         if found is None:
             return float(f"{float(optimizer.learning_rate.numpy()):.7g}")

@@ -52,10 +52,13 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
     gradient accumulation advance once per example, as in Keras at `batch_size=1`.
 
     Args:
-        learning_rate: Float, `LearningRateSchedule` of the number of updates, or
-            callable without arguments. Step size per update, so per example and not
-            per batch; assign `optimizer.learning_rate` to change it between batches.
-            With momentum 0.9, begin at `0.001`. Defaults to `0.01`.
+        learning_rate: Float, `"auto"`, `LearningRateSchedule` of the number of
+            updates, or callable without arguments. Step size per update, so per example
+            and not per batch; assign `optimizer.learning_rate` to change it between
+            batches. With momentum 0.9, begin at `0.001`. With `"auto"` each `fit` finds
+            the rate on its own data (`find_learning_rate`) and lets it fall to zero
+            over its epochs (`LinearDecay`); an assigned rate ends that. Defaults to
+            `0.01`.
         momentum: Float from 0 to 1, the part of the velocity that an update keeps.
             Above 0 it takes one more copy of the weights. Defaults to `0.0`.
         nesterov: Bool. Nesterov momentum. Defaults to `False`.
@@ -206,7 +209,10 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
     @settings.refuses_others
     def __init__(
         self,
-        learning_rate: float | LearningRateSchedule | Callable[[], Any] = 0.01,
+        learning_rate: float
+        | Literal["auto"]
+        | LearningRateSchedule
+        | Callable[[], Any] = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
         weight_decay: float | None = None,
@@ -229,10 +235,14 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
     ) -> None:
         given = locals()  # all arguments, by name
         settings.backend("SGDPlus")
+        is_auto = isinstance(learning_rate, str) and learning_rate == settings.AUTO
+        if is_auto:
+            given = {**given, "learning_rate": 0.01}
         super().__init__(**settings.of_sgd(given), name=name)
         for argument in settings.OWN:
             setattr(self, argument, given[argument])
         self._derived_seed = self.seed if seed is None else None
+        self.is_auto = self.waits_for_rate = is_auto
         hooks.install()
         if examples_per_update is not None and jit_compile is not False:
             xla.raise_small_loop_threshold()
@@ -291,6 +301,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         owner = getattr(model, "optimizer", None)
         outer: Any = owner if ours.unwrap(owner) is self else self
         ours.refuse_overrides(outer)
+        ours.refuse_waiting(self)
         notices.note_engaged(self)
         try:
             return step.run(self, outer, model, data)
@@ -309,6 +320,7 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
             grads: a list of gradients, one per variable.
             trainable_variables: the variables, if the optimizer is not built.
         """
+        ours.refuse_waiting(self)
         notices.note_applied(self, fits.models())
         return super().apply(grads, trainable_variables)
 
@@ -335,7 +347,8 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; a derived seed is among them."""
         own = {name: getattr(self, name) for name in settings.OWN}
-        return {**super().get_config(), **own}
+        rate = {"learning_rate": settings.AUTO} if self.is_auto else {}
+        return {**super().get_config(), **rate, **own}
 
 
 def _register() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-
 from keras.src.trainers.data_adapters import array_data_adapter
 
 from keras_sgd_plus._private.types import Model, Parts
@@ -184,7 +183,7 @@ def pipeline(
     data: Parts,
     batch_size: int,
     class_weight: dict[int, float] | None,
-) -> tf.data.Dataset:
+) -> tf.data.Dataset[Any]:
     """The batches that `fit(shuffle=False)` would read. Goes when Keras exports that.
 
     Args:

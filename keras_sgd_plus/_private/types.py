@@ -46,6 +46,8 @@ class Optimizer(Protocol):
     seed: int
     nonfinite: str
     jit_compile: bool | str
+    is_auto: bool
+    waits_for_rate: bool
 
     @property
     def learning_rate(self) -> Any: ...

@@ -83,13 +83,13 @@ class Batches:
         return self._sizes[: len(batches)]
 
     def again(self, batches: list[Structure]) -> Iterator[Structure]:
-        """An iterator over batches, of the type that `fit` gives to a train function."""
+        """An iterator over batches, of the type that `fit` gives a train function."""
         data = tf.data.Dataset.from_generator(
             lambda: iter(batches), output_signature=self._spec
         )
         return iter(data)
 
-    def _pipeline(self, data: Parts) -> tf.data.Dataset:
+    def _pipeline(self, data: Parts) -> tf.data.Dataset[Any]:
         return keras_trainer.pipeline(
             self._model, data, self._batch_size, self._class_weight
         )

@@ -27,11 +27,14 @@ class Trial:
     Attributes:
         rate: the learning rate.
         windows: mean losses, in the order of visits; None where one was not finite.
+        count: updates with a loss; fewer than with another rate where some were
+            skipped, as not finite.
         num_examples: that it visited.
     """
 
     rate: float
     windows: tuple[float, ...] | None
+    count: float
     num_examples: int
 
     @property
@@ -43,7 +46,7 @@ class Trial:
     @property
     def score(self) -> float:
         """The mean loss over the second half; infinite where one was not finite."""
-        return math.inf if self.windows is None else float(self.late.mean())
+        return math.inf if self.windows is None else float(np.nanmean(self.late))
 
     @property
     def error(self) -> float:
@@ -64,10 +67,11 @@ def alike(trials: Sequence[Trial]) -> list[Trial]:
         if trial.windows is None:
             continue
         difference = trial.late - best.late
-        if trial is best or difference.mean() <= _standard_error(difference):
+        if trial is best or np.nanmean(difference) <= _standard_error(difference):
             found.append(trial)
     return found
 
 
 def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
+    known = values[~np.isnan(values)]
+    return float(known.std(ddof=1) / math.sqrt(len(known)))

@@ -7,24 +7,24 @@ best, is told in `choice`; how the data are read, in `batches`.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sgd_plus._advice import notices
 from keras_sgd_plus._batch import step
-from keras_sgd_plus._fit import hooks
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_model, keras_optimizer
-from keras_sgd_plus._private.types import Model, Structure, Variable
+from keras_sgd_plus._private.types import Model, Parts, Variable
 from keras_sgd_plus._rate.batches import Batches
 from keras_sgd_plus._rate.choice import Trial, alike, best_of
 from keras_sgd_plus._report import bad_examples, running_sums
@@ -32,21 +32,93 @@ from keras_sgd_plus._rule.ours import per_example, unwrap
 
 MIN_UPDATES = 64
 LIMITS = (1e-9, 1e3)
-_STEP = math.sqrt(10)  # from one candidate to the next
-_MOST_VISITS = 60_000
-_CONSTANT = 1 / 3  # of the rate for a falling one
+MOST_VISITS = 60_000
+_PER_DECADE = 2  # candidates
+_APART = 2  # steps of the grid, beyond which candidates that are alike are no answer
+_CONSTANT = 1 / 3  # part of the rate for a falling one that suits a constant one
+
+
+@dataclass(frozen=True)
+class FoundLearningRate:
+    """The result of `find_learning_rate`.
+
+    Attributes:
+        learning_rate: Float, for a rate that falls to zero, as with `LinearDecay`.
+        constant_learning_rate: Float, for a `fit` with one rate.
+        rates: Array of shape `(candidates,)`, in ascending order.
+        losses: Array of shape `(candidates,)`: the mean loss of each over the second
+            half of its examples, each before its own update; NaN where one was not
+            finite.
+        standard_errors: Array of shape `(candidates,)`, those of `losses`.
+        num_examples: Array of ints of shape `(candidates,)`: visited by each.
+        is_sure: Bool. False where candidates more than a factor of 10 apart could not
+            be told from the best one, or where the best one is a limit of the search.
+        seconds: Float, that the search took.
+    """
+
+    __module__ = "keras_sgd_plus"
+
+    learning_rate: float
+    constant_learning_rate: float
+    rates: np.ndarray
+    losses: np.ndarray
+    standard_errors: np.ndarray
+    num_examples: np.ndarray
+    is_sure: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        doubt = "" if self.is_sure else " Not sure: other rates did as well."
+        return (
+            f"Found learning_rate={self.learning_rate:.3g} for a rate that falls to "
+            f"zero (LinearDecay), {self.constant_learning_rate:.3g} for a constant "
+            f"one; {len(self.rates)} rates, {self.seconds:.1f} s.{doubt}"
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draws losses over rates, with two standard errors, and the rate that is set.
+
+        Args:
+            ax: `matplotlib.axes.Axes`, or None for new ones. Defaults to `None`.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib import pyplot
+        except ImportError as error:
+            raise ImportError(
+                "plot() needs matplotlib. Received: a Python without it. Install it: "
+                "pip install matplotlib."
+            ) from error
+        if ax is None:
+            _, ax = pyplot.subplots()
+        ax.errorbar(self.rates, self.losses, 2 * self.standard_errors, marker="o")
+        ax.axvline(self.learning_rate, linestyle="--", color="gray")
+        ax.set(xscale="log", xlabel="learning rate", ylabel="loss before each update")
+        return ax
 
 
 class _Kept:
     """Everything that training changes, as it was, to be put back.
 
     Args:
-        model: in training, built.
+        model: in training.
     """
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self._put_back_ledgers = bad_examples.kept(unwrap(model.optimizer))
         self._values: dict[int, tuple[Any, tf.Tensor]] = {}
+        self._stops = model.stop_training
+        self._random: Any = None
+
+    def add_all(self) -> None:
+        """Keeps the values of all variables of a model that is built."""
+        model = self._model
         outer: Any = model.optimizer
         inner = unwrap(outer)
         self.add([*model.variables, *model.metrics_variables])
@@ -54,8 +126,6 @@ class _Kept:
         self.add([*running_sums.carried(inner), bad_examples.place_of(inner)])
         shared = keras_optimizer.global_seed_state()
         self.add([] if shared is None else [shared])
-        self._ledgers = bad_examples.kept(inner)
-        self._stops = model.stop_training
         self._random = random.getstate()
         self._numpy = np.random.get_state()
 
@@ -70,7 +140,295 @@ class _Kept:
         """Gives all their values of before."""
         for variable, value in self._values.values():
             variable.assign(value)
-        self._ledgers.put_back()
+        self._put_back_ledgers()
         self._model.stop_training = self._stops
-        random.setstate(self._random)
-        np.random.set_state(self._numpy)
+        if self._random is not None:
+            random.setstate(self._random)
+            np.random.set_state(self._numpy)
+
+
+class _Trainer:
+    """Trains a model on the same batches from the same start, for each candidate.
+
+    Args:
+        model: in training.
+        kept: of it.
+        batches: of the data.
+    """
+
+    def __init__(self, model: Model, kept: _Kept, batches: Batches) -> None:
+        self._model: Any = model
+        self._kept, self._batches = kept, batches
+        self._optimizer = unwrap(model.optimizer)
+        self.visits = 0
+        first = batches.first(1)[0]
+        self._build(examples.unpack(first))
+        kept.add_all()
+        model.make_train_function()
+
+    def _build(self, batch: Any) -> None:
+        # As the first step of `fit` does it: the weights are those that it would make.
+        size = self._optimizer.examples_per_update
+        specs = examples.specs(batch, size)
+        try:
+            keras_model.build(self._model, self._model.optimizer, specs)
+        except (ValueError, RuntimeError) as error:
+            if not keras_model.refused_variable(error):
+                raise
+            keras_model.trace_once(self._model, specs)
+            keras_model.build(self._model, self._model.optimizer, specs)
+
+    def check(self, num_examples: int) -> None:
+        """Raises ValueError where the data are too few to tell rates apart."""
+        updates = self.available(num_examples) // self._optimizer.examples_per_update
+        if updates < MIN_UPDATES:
+            raise ValueError(
+                f"find_learning_rate needs examples for {MIN_UPDATES} updates or more. "
+                f"Received: {self.available(num_examples)} examples, for {updates} "
+                f"updates with examples_per_update="
+                f"{self._optimizer.examples_per_update}. Give more examples, or give "
+                "SGDPlus a number."
+            )
+
+    def available(self, num_examples: int) -> int:
+        """The examples in the batches of a run."""
+        return sum(self._batches.sizes(self._batches.first(num_examples)))
+
+    def run(self, rate: float, num_examples: int) -> Trial:
+        """Trains with one candidate."""
+        model, optimizer = self._model, self._optimizer
+        batches = self._batches.first(num_examples)
+        sizes = self._batches.sizes(batches)
+        updates = sum(-(-n // optimizer.examples_per_update) for n in sizes)
+        self._kept.put_back()
+        model.reset_metrics()
+        optimizer.learning_rate.assign(rate)
+        running_sums.reset_losses(optimizer, updates)
+        iterator = self._batches.again(batches)
+        is_finite, windows = True, []
+        with notices.without_watching(model), step.observed(self._kept.add):
+            for _ in range(0, len(batches), model.steps_per_execution):
+                try:
+                    model.train_function(iterator)
+                except FloatingPointError:  # under nonfinite="raise"
+                    is_finite = False
+                windows = running_sums.windows_of_losses(optimizer)
+                is_finite &= all(math.isfinite(w.squares) for w in windows)
+                if not is_finite:
+                    break
+        self.visits += sum(sizes)
+        means = tuple(w.mean if w.count else math.nan for w in windows)
+        count = sum(w.count for w in windows)
+        return Trial(rate, means if is_finite else None, count, sum(sizes))
+
+
+class _Grid:
+    """The candidates, by their places on a grid, and what each has lost.
+
+    Args:
+        trainer: of the model.
+        show: called after each trial.
+    """
+
+    def __init__(self, trainer: _Trainer, show: Callable[[], None]) -> None:
+        self._trainer, self._show = trainer, show
+        self.trials: dict[int, Trial] = {}  # that are still candidates
+        self.all: dict[int, Trial] = {}  # the last one at each place
+        self.is_sure = True
+
+    def run(self, places: Iterable[int], num_examples: int) -> None:
+        """Tries the candidates at these places."""
+        for place in places:
+            rate = 10 ** (place / _PER_DECADE)
+            trial = self._trainer.run(rate, num_examples)
+            self.trials[place] = self.all[place] = trial
+            self._show()
+
+    def best(self) -> int:
+        """The place of the best one."""
+        found = best_of(list(self.trials.values()))
+        return next(p for p, t in self.trials.items() if t is found)
+
+    def search(self, lowest: float, highest: float, num_examples: int) -> None:
+        """Tries all from the lowest to the highest, and then what that asks for."""
+        low, high = (_PER_DECADE * math.log10(rate) for rate in (lowest, highest))
+        places = range(math.ceil(low - 1e-6), math.floor(high + 1e-6) + 1)
+        self.run(places, num_examples)
+        self.widen(num_examples)
+        self.narrow(num_examples)
+
+    def widen(self, num_examples: int) -> None:
+        """Goes on until the best one has worse ones on both sides, or a limit."""
+        lowest, highest = (round(_PER_DECADE * math.log10(r)) for r in LIMITS)
+        while True:
+            place = self.best()
+            is_none = self.trials[place].windows is None
+            if is_none or place == min(self.trials):
+                new = min(self.trials) - 1
+            elif place == max(self.trials):
+                new = place + 1
+            else:
+                return
+            if not lowest <= new <= highest:
+                self.is_sure = False
+                return
+            self.run([new], num_examples)
+
+    def narrow(self, num_examples: int) -> None:
+        """Tries those that are alike on more examples, while they are far apart."""
+        while True:
+            found = alike(list(self.trials.values()))
+            places = sorted(p for p, t in self.trials.items() if t in found)
+            if places[-1] - places[0] <= _APART:
+                return
+            before, num_examples = num_examples, 2 * num_examples
+            cost = len(places) * num_examples
+            has_more = self._trainer.available(num_examples) > before
+            if not has_more or self._trainer.visits + cost > MOST_VISITS:
+                self.is_sure = False
+                return
+            self.trials = {}
+            self.run(places, num_examples)
+
+
+def find(
+    model: Model,
+    data: Parts,
+    *,
+    batch_size: int | None,
+    class_weight: dict[int, float] | None = None,
+    num_rows: int | None = None,
+    lowest: float = 1e-4,
+    highest: float = 1.0,
+    num_examples: int = 2000,
+    order: str = "random",
+    seed: int | None = None,
+    verbose: str | int = "auto",
+) -> FoundLearningRate:
+    """Searches, and puts everything back; arguments as of `find_learning_rate`.
+
+    Args:
+        model: compiled.
+        data: x, y and sample_weight.
+        batch_size: of arrays; None: that of `fit`.
+        class_weight: as for `fit`.
+        num_rows: of arrays that may be drawn, the first ones; None: all.
+        lowest: candidate.
+        highest: candidate.
+        num_examples: that each candidate visits first.
+        order: of examples from arrays.
+        seed: of their draw; None: that of the optimizer.
+        verbose: as for `fit`.
+    """
+    optimizer = _checked_optimizer(model)
+    if seed is None:
+        seed = optimizer.seed
+    started = time.perf_counter()
+    kept = _Kept(model)
+    rate = optimizer.learning_rate.numpy()
+    waits, optimizer.waits_for_rate = optimizer.waits_for_rate, False
+    bar = _Progress(verbose)
+    try:
+        draws = seed if order == "random" else None
+        batches = Batches(model, data, batch_size, class_weight, draws, num_rows)
+        trainer = _Trainer(model, kept, batches)
+        trainer.check(num_examples)
+        grid = _Grid(trainer, bar.show)
+        grid.search(lowest, highest, num_examples)
+    finally:
+        kept.put_back()
+        optimizer.learning_rate.assign(rate)
+        optimizer.waits_for_rate = waits
+        bar.finish()
+    found = _result(grid, time.perf_counter() - started)
+    if verbose:
+        print(found)
+    return found
+
+
+def _checked_optimizer(model: Model) -> Any:
+    owner = unwrap(getattr(model, "optimizer", None))
+    optimizer = per_example(owner)
+    if optimizer is None:
+        received = settings.shown(owner)
+        if owner is None:
+            received = f"model {model.name!r}, which is not compiled"
+        raise TypeError(
+            "find_learning_rate needs a model whose optimizer updates per example. "
+            f"Received: {received}. Write model.compile(optimizer=SGDPlus(), ...) "
+            "first, without examples_per_update=None."
+        )
+    if keras_optimizer.schedule(optimizer) is not None:
+        raise ValueError(
+            "find_learning_rate needs an optimizer whose learning_rate is a number. "
+            "Received: a schedule. Compile with SGDPlus(), and let the rate that is "
+            "found fall: fit(callbacks=[LinearDecay()])."
+        )
+    with model.distribute_strategy.scope():
+        if tf.distribute.has_strategy():
+            raise NotImplementedError(
+                "find_learning_rate needs a model outside any tf.distribute strategy. "
+                f"Received: {type(model.distribute_strategy).__name__}. Search with a "
+                "model that is made outside strategy.scope(), and give SGDPlus the "
+                "rate that is found."
+            )
+    return optimizer
+
+
+class _Progress:
+    # A bar as Keras shows it; nothing unless asked for.
+    def __init__(self, verbose: str | int) -> None:
+        shows = verbose in ("auto", 1)
+        self._bar = keras.utils.Progbar(None, unit_name="rate") if shows else None
+        self._count = 0
+
+    def show(self) -> None:
+        self._count += 1
+        if self._bar is not None:
+            self._bar.update(self._count)
+
+    def finish(self) -> None:
+        if self._bar is not None and self._count:
+            self._bar.update(self._count, finalize=True)
+
+
+def _result(grid: _Grid, seconds: float) -> FoundLearningRate:
+    trials = [grid.all[place] for place in sorted(grid.all)]
+    best = grid.trials[grid.best()]
+    if best.windows is None:
+        raise ValueError(
+            "Some learning rate must give losses that are finite. Received: NaN or "
+            f"infinite losses with every rate from {trials[0].rate:.1g} to "
+            f"{trials[-1].rate:.1g}. Look for NaN in x and y, for labels out of range, "
+            'and for inputs that are not scaled; SGDPlus(nonfinite="skip") leaves bad '
+            "examples out."
+        )
+    return FoundLearningRate(
+        learning_rate=best.rate,
+        constant_learning_rate=best.rate * _CONSTANT,
+        rates=np.array([t.rate for t in trials]),
+        losses=np.array([t.score if t.windows else math.nan for t in trials]),
+        standard_errors=np.array([t.error for t in trials]),
+        num_examples=np.array([t.num_examples for t in trials]),
+        is_sure=grid.is_sure,
+        seconds=seconds,
+    )
+
+
+# Optimizer -> what was found for it, and set.
+_set: weakref.WeakKeyDictionary[Any, FoundLearningRate] = weakref.WeakKeyDictionary()
+
+
+def set_rate(optimizer: Any, found: FoundLearningRate) -> None:
+    """Sets the rate that was found."""
+    optimizer.learning_rate = found.learning_rate
+    _set[optimizer] = found
+
+
+def found_for(optimizer: Any) -> FoundLearningRate | None:
+    """What the rate was found with that the optimizer has now, or None."""
+    found = _set.get(optimizer)
+    if found is None or keras_optimizer.schedule(optimizer) is not None:
+        return None
+    now = float(optimizer.learning_rate.numpy())
+    return found if now == np.float32(found.learning_rate) else None

@@ -13,7 +13,7 @@ compiled steps read. Whether a position leads to a row then depends on who shuff
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -157,6 +157,11 @@ class Ledger:
         known_epoch = epoch if fit == self.fit != OUTSIDE else None
         return Skipped(batch, iterations, known, text, known_replica, known_epoch)
 
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """All that it holds."""
+        return [self.in_epoch, self.total, self.rows]
+
     def clear(self) -> None:
         """Forgets everything."""
         self.total.assign(0)
@@ -291,6 +296,29 @@ def ledgers_of(optimizer: Optimizer, raises: bool | None = None) -> list[Ledger]
     """The ledgers of an optimizer that exist: all, or those that raise, or do not."""
     known = _ledgers[optimizer].values()
     return [ledger for ledger in known if raises in (None, ledger.raises)]
+
+
+def kept(optimizer: Optimizer) -> Callable[[], None]:
+    """Keeps what the ledgers of an optimizer hold; the result puts it back."""
+    before = {
+        id(ledger): (
+            [v.numpy() for v in ledger.variables],
+            ledger.fit,
+            ledger.is_reported,
+        )
+        for ledger in ledgers_of(optimizer)
+    }
+
+    def put_back() -> None:
+        for ledger in ledgers_of(optimizer):
+            if id(ledger) not in before:
+                ledger.clear()
+                continue
+            values, ledger.fit, ledger.is_reported = before[id(ledger)]
+            for variable, value in zip(ledger.variables, values, strict=True):
+                variable.assign(value)
+
+    return put_back
 
 
 def skipped_examples(optimizer: Optimizer) -> list[Skipped]:

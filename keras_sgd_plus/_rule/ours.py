@@ -19,6 +19,8 @@ class PerExampleOptimizer:
     """A base of `SGDPlus`, by which the rooms below it know that class."""
 
     examples_per_update: int | None
+    is_auto = False  # whether each `fit` finds the learning rate
+    waits_for_rate = False  # whether the next one is yet to find it
 
 
 def unwrap(optimizer: Optimizer | None) -> Any:
@@ -72,6 +74,17 @@ def refuse_overrides(optimizer: Optimizer) -> None:
             "The per-example loop computes SGD's own update rule. Received: "
             f"{received} {name!r}, which the loop would ignore. Use "
             "examples_per_update=None with it, for one update per batch."
+        )
+
+
+def refuse_waiting(optimizer: Optimizer) -> None:
+    """Raises ValueError where `fit` has to find the learning rate first."""
+    if unwrap(optimizer).waits_for_rate:
+        raise ValueError(
+            'SGDPlus("auto") must find its learning rate in fit, on the data of that '
+            "fit. Received: a step outside it (train_on_batch, or a loop by hand). "
+            "Call find_learning_rate(model, x, y) before the loop, or give SGDPlus a "
+            "number."
         )
 
 
