@@ -143,7 +143,7 @@ def docstrings() -> Data:
 
 @functools.cache
 def remembered() -> Data:
-    """Sequences of 20 random digits whose first one is asked for: 4,000, 1,000, 2,000."""
+    """20 random digits, of which the first is asked for: 4,000, 1,000, 2,000."""
     x = np.random.default_rng(2).integers(0, 4, (7_000, 20)).astype("int32")
     return cut(x, x[:, 0], train=4_000, validation=1_000, test=2_000)
 

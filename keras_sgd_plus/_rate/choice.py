@@ -14,7 +14,7 @@ one window harder than another makes no difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,26 +46,41 @@ class Trial:
     @property
     def score(self) -> float:
         """The mean loss over the second half; infinite where one was not finite."""
-        return math.inf if self.windows is None else float(np.nanmean(self.late))
+        if self.windows is None or np.isnan(self.late).all():
+            return math.inf
+        return float(np.nanmean(self.late))
 
     @property
     def error(self) -> float:
         """The standard error of the score."""
-        return math.nan if self.windows is None else _standard_error(self.late)
+        return _standard_error(self.late) if self.score < math.inf else math.nan
 
 
-def best_of(trials: Sequence[Trial]) -> Trial:
-    """The trial with the lowest score."""
-    return min(trials, key=lambda t: t.score)
+_MADE = 0.9  # part of the updates that have to be made
+
+
+def comparable(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials whose losses were all finite, and whose updates were made.
+
+    A rate with which many updates are skipped, as not finite, hides what it loses. A
+    few are skipped with any rate: bad examples, and while a loss scale settles.
+    """
+    finite = [trial for trial in trials if trial.score < math.inf]
+    most = max((trial.count for trial in finite), default=0)
+    return [trial for trial in finite if trial.count >= _MADE * most]
+
+
+def best_of(trials: Iterable[Trial]) -> Trial | None:
+    """The trial with the lowest score, or None if none can be compared."""
+    return min(comparable(trials), key=lambda t: t.score, default=None)
 
 
 def alike(trials: Sequence[Trial]) -> list[Trial]:
     """The trials that are within one standard error of the best; itself is one."""
-    best = best_of(trials)
-    found = []
-    for trial in trials:
-        if trial.windows is None:
-            continue
+    best, found = best_of(trials), []
+    if best is None:
+        return []
+    for trial in comparable(trials):
         difference = trial.late - best.late
         if trial is best or np.nanmean(difference) <= _standard_error(difference):
             found.append(trial)

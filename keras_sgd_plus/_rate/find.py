@@ -115,8 +115,9 @@ def find_learning_rate(
 
     Notes:
         - Put back are weights, optimizer state, metrics, seeds of layers and of
-          `keras.random`, the generators of Python and NumPy. Kernels of `tf.random`
-          with a state of their own, and the shuffles of a `tf.data.Dataset`, go on.
+          `keras.random`, the generators of Python and NumPy. Not so a `tf.Variable`
+          that the model does not track, kernels of `tf.random` with a state of their
+          own, and the shuffles of a `tf.data.Dataset`, which go on.
         - A model that is not built gets the weights that `fit` would have given it.
         - A rate for a falling rate is too high for a constant one: for that take
           `found.constant_learning_rate`.

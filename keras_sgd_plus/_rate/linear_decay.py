@@ -166,6 +166,7 @@ class LinearDecay(fits.ComesFirst, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Notes the rate of the last batch in the logs."""
+        self._put_back()  # the data may have ended after the beginning of a batch
         if logs is not None and self._last is not None:
             logs["learning_rate"] = self._last
 

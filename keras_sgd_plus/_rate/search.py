@@ -26,7 +26,7 @@ from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_model, keras_optimizer
 from keras_sgd_plus._private.types import Model, Parts, Variable
 from keras_sgd_plus._rate.batches import Batches
-from keras_sgd_plus._rate.choice import Trial, alike, best_of
+from keras_sgd_plus._rate.choice import Trial, alike, best_of, comparable
 from keras_sgd_plus._report import bad_examples, running_sums
 from keras_sgd_plus._rule.ours import per_example, unwrap
 
@@ -244,10 +244,10 @@ class _Grid:
             self.trials[place] = self.all[place] = trial
             self._show()
 
-    def best(self) -> int:
-        """The place of the best one."""
-        found = best_of(list(self.trials.values()))
-        return next(p for p, t in self.trials.items() if t is found)
+    def best(self) -> int | None:
+        """The place of the best one, or None where no loss was finite."""
+        found = best_of(self.trials.values())
+        return next((p for p, t in self.trials.items() if t is found), None)
 
     def search(self, lowest: float, highest: float, num_examples: int) -> None:
         """Tries all from the lowest to the highest, and then what that asks for."""
@@ -262,8 +262,7 @@ class _Grid:
         lowest, highest = (round(_PER_DECADE * math.log10(r)) for r in LIMITS)
         while True:
             place = self.best()
-            is_none = self.trials[place].windows is None
-            if is_none or place == min(self.trials):
+            if place is None or place == min(self.trials):
                 new = min(self.trials) - 1
             elif place == max(self.trials):
                 new = place + 1
@@ -279,7 +278,7 @@ class _Grid:
         while True:
             found = alike(list(self.trials.values()))
             places = sorted(p for p, t in self.trials.items() if t in found)
-            if places[-1] - places[0] <= _APART:
+            if not places or places[-1] - places[0] <= _APART:
                 return
             before, num_examples = num_examples, 2 * num_examples
             cost = len(places) * num_examples
@@ -394,8 +393,8 @@ class _Progress:
 
 def _result(grid: _Grid, seconds: float) -> FoundLearningRate:
     trials = [grid.all[place] for place in sorted(grid.all)]
-    best = grid.trials[grid.best()]
-    if best.windows is None:
+    best = best_of(grid.trials.values())
+    if best is None:
         raise ValueError(
             "Some learning rate must give losses that are finite. Received: NaN or "
             f"infinite losses with every rate from {trials[0].rate:.1g} to "
@@ -403,12 +402,17 @@ def _result(grid: _Grid, seconds: float) -> FoundLearningRate:
             'and for inputs that are not scaled; SGDPlus(nonfinite="skip") leaves bad '
             "examples out."
         )
+    # Those that visited as many examples can be compared.
+    sizes = {t.num_examples for t in trials}
+    groups = [[t for t in trials if t.num_examples == n] for n in sizes]
+    usable = [t for group in groups for t in comparable(group)]
+    known = [t if t in usable else None for t in trials]
     return FoundLearningRate(
         learning_rate=best.rate,
         constant_learning_rate=best.rate * _CONSTANT,
         rates=np.array([t.rate for t in trials]),
-        losses=np.array([t.score if t.windows else math.nan for t in trials]),
-        standard_errors=np.array([t.error for t in trials]),
+        losses=np.array([math.nan if t is None else t.score for t in known]),
+        standard_errors=np.array([math.nan if t is None else t.error for t in known]),
         num_examples=np.array([t.num_examples for t in trials]),
         is_sure=grid.is_sure,
         seconds=seconds,

@@ -27,6 +27,8 @@ from keras_sgd_plus._private import (
     keras_trainer,
     xla,
 )
+from keras_sgd_plus._rate import choice, search
+from keras_sgd_plus._report import running_sums
 from keras_sgd_plus._rule import gradient, parts, rule
 from keras_sgd_plus._rule.part import Part, Slot, State, Update
 from keras_sgd_plus._rule.rule import Rule
@@ -42,6 +44,7 @@ __all__ = [
     "Update",
     "block_plan",
     "blocks",
+    "choice",
     "compiled",
     "convolution",
     "exact_resume",
@@ -62,6 +65,8 @@ __all__ = [
     "reductions",
     "replicas",
     "rule",
+    "running_sums",
+    "search",
     "settings",
     "step",
     "table_rows",
