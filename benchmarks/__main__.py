@@ -34,7 +34,7 @@ STUDIES = {  # in the room of its question, some with others in one module
     "replicas": "scaling",
     "embeddings": "scaling",
     "accuracy": "quality",
-    "untuned": "quality",
+    "search": "quality",
     "robustness": "quality",
     "order": "quality",
     "linear": "quality",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,8 +22,8 @@ from benchmarks.quality.accuracy import AVERAGED, FIRST
 from benchmarks.quality.goals import final, goals, stored
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.rate_targets import verdicts
+from benchmarks.quality.search import stored as stored_search
 from benchmarks.quality.tasks import TASKS
-from benchmarks.quality.untuned import stored as stored_untuned
 from benchmarks.report.tables import (
     cost,
     equality,
@@ -153,14 +154,14 @@ def costs() -> str:
     return _with_machines(rates.of_costs(found), *here)
 
 
-def untuned() -> str:
-    """Time to accuracy at the rates of the documentation."""
-    return quality.of_untuned(stored_untuned())
+def _of_search(table: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
+    # Each task of `search` has been measured by a run of its own.
+    def text() -> str:
+        found = stored_search()
+        here = [each["environment"] for each in found.values()]
+        return _with_machines(table(found), *here)
 
-
-def untuned_ends() -> str:
-    """The same in short: the end of each task, and how many goals are reached."""
-    return quality.of_untuned_ends(stored_untuned())
+    return text
 
 
 def rate_targets() -> str:
@@ -220,8 +221,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "sizes": sizes,
     "problems": problems,
     "costs": costs,
-    "untuned": untuned,
-    "untuned-ends": untuned_ends,
+    "search": _of_search(functools.partial(quality.of_search, is_held_out=True)),
+    "search-development": _of_search(
+        functools.partial(quality.of_search, is_held_out=False)
+    ),
+    "search-tasks": _of_search(quality.of_search_tasks),
     "rate-targets": rate_targets,
     "port": port,
     "order": _whole("order", quality.of_orders),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from benchmarks.quality import rate_targets, rates, robustness, scores, untuned
+from benchmarks.quality import rate_targets, rates, robustness, scores
 from benchmarks.quality.datasets import Data
 from benchmarks.quality.problems import PROBLEMS, noisy_mnist
 from benchmarks.report.tables import rates as tables
@@ -157,12 +157,3 @@ def test_what_is_stored_is_complete() -> None:
         assert [row["arm"] for row in rows] == 2 * arms
         assert all(len(row["test"]) == problem.seeds for row in rows)
         assert all(len(run) == len(r["rates"]) for r in rows for run in r["test"])
-
-
-def test_untuned_rates_are_those_of_the_documentation() -> None:
-    by_default = {"SGDPlus()": 0.01, "Keras SGD()": 0.01}
-    by_default |= {"Keras Adam()": 0.001, "Keras RMSprop()": 0.001}
-    assert by_default.items() <= untuned.RATES.items()
-    assert float(SGDPlus().learning_rate) == pytest.approx(0.01)
-    for found in untuned.stored().values():
-        assert list(found["arms"]) == list(untuned.RATES)

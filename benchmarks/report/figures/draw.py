@@ -14,6 +14,7 @@ _ROOMS = {  # stored results -> the module here that draws them, by a function s
     "accuracy": "quality",
     "robustness": "quality",
     "order": "quality",
+    "search": "quality",
     "blocks": "speed",
 }
 

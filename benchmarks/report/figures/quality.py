@@ -8,6 +8,8 @@ import numpy as np
 
 from benchmarks.quality.accuracy import AVERAGED, FIRST, SHOWN
 from benchmarks.quality.goals import final
+from benchmarks.quality.search import ARMS, FOUND
+from benchmarks.quality.search_tasks import SEARCH_TASKS
 from benchmarks.quality.tasks import TASKS, Task
 from benchmarks.report.figures.canvas import (
     BLUE,
@@ -173,3 +175,36 @@ def order(results: dict[str, list[list[float]]]) -> None:
     bare(axes)
     figure.tight_layout()
     save(figure, "order")
+
+
+_SHOWN = ("noise", "cnn", "flights")  # tasks of development
+
+
+def search(results: dict[str, Found]) -> None:
+    """Losses over rates, with the rate that is found, and the errors of arms beside."""
+    from matplotlib import pyplot
+
+    figure, rows = pyplot.subplots(2, len(_SHOWN), figsize=(10, 6))
+    for column, name in enumerate(_SHOWN):
+        if name not in results:
+            continue
+        above, below = rows[0][column], rows[1][column]
+        for seed in results[name]["seeds"].values():
+            found = seed[FOUND]
+            at, losses = zip(*found["losses"], strict=True)
+            above.plot(at, losses, color=BLUE, alpha=0.5, marker="o", markersize=3)
+            above.axvline(found["rate"], color=GREY, linestyle="--", lw=1)
+        smallest = min(loss for _, loss in found["losses"])
+        above.set(xscale="log", yscale="log", ylim=(0.8 * smallest, None))
+        above.set(title=SEARCH_TASKS[name].text, xlabel="learning rate")
+        arms = [arm for arm in ARMS if arm in found or arm in seed]
+        for place, arm in enumerate(arms):
+            errors = [each[arm]["error"] for each in results[name]["seeds"].values()]
+            colour = BLUE if arm == FOUND else GREY
+            below.plot(errors, [place] * len(errors), "o", color=colour, alpha=0.6)
+        below.set(xscale="log", xlabel="test error")
+        below.set_yticks(range(len(arms)), arms if not column else [""] * len(arms))
+        below.invert_yaxis()
+    rows[0][0].set_ylabel("loss before each update")
+    figure.tight_layout()
+    save(figure, "search")

@@ -1,4 +1,4 @@
-"""Tables of `accuracy`, `untuned`, `order` and `linear`."""
+"""Tables of `accuracy`, `search`, `order` and `linear`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from benchmarks.quality.goals import (
 )
 from benchmarks.quality.linear import WAYS, Compared
 from benchmarks.quality.order import EPOCHS
+from benchmarks.quality.search import ARMS, LIMIT
+from benchmarks.quality.search_tasks import SEARCH_TASKS, SearchTask
 from benchmarks.quality.tasks import TASKS, Task
-from benchmarks.quality.untuned import RATES as untuned_rates
 from benchmarks.report.tables import markdown
 from benchmarks.report.tables.rates import robustness as robustness
 from benchmarks.shared import machine
@@ -82,44 +83,82 @@ def median_to_goal(task: Task, found: dict[str, Any], goal: float) -> str:
     return f"> {task.seconds:g} s" if math.isinf(seconds) else f"{seconds:.1f} s"
 
 
-def of_untuned_ends(results: dict[str, Any]) -> str:
-    """A row per optimizer: the end of each task, and the goals that it reaches."""
-    names = [name for name in TASKS if name in results]
-    rows = []
-    for arm in untuned_rates:
-        cells, reached, wanted = [f"`{arm.removeprefix('Keras ')}`"], 0, 0
-        for name in names:
-            task, found = TASKS[name], results[name]["arms"][arm]
-            digits = 3 if task.higher_is_better else 2
-            cells.append(markdown.spread(final(task, found), digits))
-            for goal in goals(task, stored()[name]["arms"]):
-                reached += math.isfinite(median_time(task, found, goal))
-                wanted += 1
-        rows.append([*cells, f"{reached} of {wanted}"])
-    head = [": ".join(TASKS[name].short) for name in names]
-    table = markdown.table(["optimizer", *head, "goals reached"], rows)
-    return f"{table}\n\n{machine.line(*(results[n]['environment'] for n in names))}"
+def search(findings: Iterable[Stored]) -> Iterator[str]:
+    """The summary on the tasks that were held out and on the others, then each task."""
+    for each in findings:
+        results = each.read()["results"]
+        for is_held_out in (True, False):
+            yield "\n" + of_search(results, is_held_out)
+        yield "\n" + of_search_tasks(results)
 
 
-def of_untuned(results: dict[str, Any]) -> str:
-    """A row per optimizer, for each task the end and the times to both goals."""
-    names = [name for name in TASKS if name in results]
-    aims = {name: goals(TASKS[name], stored()[name]["arms"]) for name in names}
-    head = ["optimizer", "rate"]
-    for name in names:
-        short, unit = TASKS[name].short
-        head += [f"{short}: {unit}", *(f"to {goal:g}" for goal in aims[name])]
+def scores(found: dict[str, Any], task: SearchTask, arm: str) -> list[float]:
+    """The error of an arm over that of the limit, for each seed.
+
+    Accuracies have 0.005 added to both errors, or few mistakes would count as many.
+    """
+    more = 0.005 if task.metric == "accuracy" else 0.0
+
+    def of(row: dict[str, Any]) -> float:
+        error = (row[arm]["error"] + more) / (row[LIMIT]["error"] + more)
+        return error if math.isfinite(error) else _FAILED
+
+    return [of(row) for row in found["seeds"].values()]
+
+
+_FAILED = 100.0  # the score of a run that ends in NaN
+
+
+def _summary(results: dict[str, Any], arm: str, is_held_out: bool) -> list[float]:
+    # Of each task, the geometric mean over its seeds.
+    return [
+        statistics.geometric_mean(scores(results[name], task, arm))
+        for name, task in SEARCH_TASKS.items()
+        if task.is_held_out == is_held_out and name in results
+    ]
+
+
+def of_search(results: dict[str, Any], is_held_out: bool) -> str:
+    """A row per arm: the geometric mean over tasks, the worst task, and seconds."""
+    kind = "tasks that were held out" if is_held_out else "tasks of development"
+    head = ["optimizer", f"score, {kind}", "worst task", "CPU seconds"]
     rows = []
-    for arm, rate in untuned_rates.items():
-        cells = [f"`{arm.removeprefix('Keras ')}`", f"{rate:g}"]
-        for name in names:
-            task, found = TASKS[name], results[name]["arms"][arm]
-            digits = 3 if task.higher_is_better else 2
-            cells.append(markdown.spread(final(task, found), digits))
-            cells += [to_goal(task, found, goal, epochs=False) for goal in aims[name]]
-        rows.append(cells)
-    environments = [results[name]["environment"] for name in names]
-    return f"{markdown.table(head, rows)}\n\n{machine.line(*environments)}"
+    for arm in ARMS:
+        by_task = _summary(results, arm, is_held_out)
+        if not by_task:
+            return ""
+        seconds = [
+            statistics.mean(row[arm].get("seconds", math.nan) for row in rows_of)
+            for name, task in SEARCH_TASKS.items()
+            if task.is_held_out == is_held_out and name in results
+            for rows_of in [results[name]["seeds"].values()]
+        ]
+        total = sum(seconds)
+        rows.append(
+            [
+                arm,
+                f"{statistics.geometric_mean(by_task):.2f}",
+                f"{max(by_task):.2f}",
+                "" if math.isnan(total) else f"{total:.0f}",
+            ]
+        )
+    return markdown.table(head, rows, right=(1, 2, 3))
+
+
+def of_search_tasks(results: dict[str, Any]) -> str:
+    """A row per task: the error of the limit, and the score of each arm."""
+    arms = [arm for arm in ARMS if arm != LIMIT]
+    rows = []
+    for name, task in SEARCH_TASKS.items():
+        if name not in results:
+            continue
+        found = results[name]
+        limit = [row[LIMIT]["error"] for row in found["seeds"].values()]
+        means = [statistics.geometric_mean(scores(found, task, arm)) for arm in arms]
+        held_out = ", held out" if task.is_held_out else ""
+        cells = [f"{mean:.2f}" for mean in means]
+        rows.append([task.text + held_out, f"{statistics.mean(limit):.4g}", *cells])
+    return markdown.table(["task", "error of the best", *arms], rows)
 
 
 def of_orders(results: dict[str, list[list[float]]]) -> str:
@@ -153,5 +192,4 @@ def of_problems(results: dict[str, Any]) -> str:
     return markdown.table(head, rows)
 
 
-untuned = markdown.of_stored(of_untuned)
 order = markdown.of_stored(of_orders)
