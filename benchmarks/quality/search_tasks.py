@@ -148,6 +148,24 @@ def remembered() -> Data:
     return cut(x, x[:, 0], train=4_000, validation=1_000, test=2_000)
 
 
+@functools.cache
+def parity() -> Data:
+    """Rows of 10 signs, labelled by the product of the first 3: 4,000, 1,000, 2,000.
+
+    No sign alone tells anything of the label: training begins on a plateau.
+    """
+    x = np.random.default_rng(3).choice([-1.0, 1.0], (7_000, 10)).astype("float32")
+    y = (x[:, :3].prod(axis=1) > 0).astype("int32")
+    return cut(x, y, train=4_000, validation=1_000, test=2_000)
+
+
+def parity_mlp(seed: int) -> keras.Model:
+    """10-32-2, ReLU."""
+    keras.utils.set_random_seed(seed)
+    hidden, output = layers.Dense(32, "relu"), layers.Dense(2, "softmax")
+    return keras.Sequential([keras.Input((10,)), hidden, output])
+
+
 def poisson(seed: int) -> keras.Model:
     """features-32-1, tanh and an exponential."""
     keras.utils.set_random_seed(seed)
@@ -274,6 +292,7 @@ DEVELOPMENT = (
         batch_size=4_096,
         **_MINUTES,
     ),
+    SearchTask("parity", "MLP, parity of 3 signs of 10", parity, parity_mlp, epochs=10),
 )
 _held_out = functools.partial(SearchTask, is_held_out=True)
 HELD_OUT = (

@@ -3,12 +3,14 @@
 Every candidate begins with the same weights, and visits the same examples once, in the
 same order. The loss of an example before its own update is then an honest test loss
 (progressive validation; Blum, Kalai and Langford, 1999,
-https://doi.org/10.1145/307400.307439). The losses of a candidate come as means over
-windows of equal length. The second half of them is its score: the first half has the
-losses of a model that has hardly begun to learn.
+https://doi.org/10.1145/307400.307439). The mean of these losses is the score of a
+candidate: who learns fast has lost little. Scores of the last examples alone, and
+candidates between those of the grid, were tried on the tasks of development of
+`benchmarks/quality/search_tasks.py`; neither was better.
 
-Two candidates are compared window by window. The examples are the same, so what makes
-one window harder than another makes no difference.
+The losses of a candidate come as means over windows of equal length. Two candidates are
+compared window by window. The examples are the same, so what makes one window harder
+than another makes no difference.
 """
 
 from __future__ import annotations
@@ -38,22 +40,21 @@ class Trial:
     num_examples: int
 
     @property
-    def late(self) -> np.ndarray:
-        """The windows of the second half."""
-        windows = self.windows or ()
-        return np.asarray(windows[len(windows) // 2 :])
+    def means(self) -> np.ndarray:
+        """The windows as an array."""
+        return np.asarray(self.windows or ())
 
     @property
     def score(self) -> float:
-        """The mean loss over the second half; infinite where one was not finite."""
-        if self.windows is None or np.isnan(self.late).all():
+        """The mean loss; infinite where one was not finite."""
+        if self.windows is None or np.isnan(self.means).all():
             return math.inf
-        return float(np.nanmean(self.late))
+        return float(np.nanmean(self.means))
 
     @property
     def error(self) -> float:
         """The standard error of the score."""
-        return _standard_error(self.late) if self.score < math.inf else math.nan
+        return _error(self.means) if self.score < math.inf else math.nan
 
 
 _MADE = 0.9  # part of the updates that have to be made
@@ -81,12 +82,13 @@ def alike(trials: Sequence[Trial]) -> list[Trial]:
     if best is None:
         return []
     for trial in comparable(trials):
-        difference = trial.late - best.late
-        if trial is best or np.nanmean(difference) <= _standard_error(difference):
+        difference = trial.means - best.means
+        if trial is best or np.nanmean(difference) <= _error(difference):
             found.append(trial)
     return found
 
 
-def _standard_error(values: np.ndarray) -> float:
+def _error(values: np.ndarray) -> float:
+    # The standard error of their mean.
     known = values[~np.isnan(values)]
     return float(known.std(ddof=1) / math.sqrt(len(known)))

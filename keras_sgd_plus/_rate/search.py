@@ -46,9 +46,8 @@ class FoundLearningRate:
         learning_rate: Float, for a rate that falls to zero, as with `LinearDecay`.
         constant_learning_rate: Float, for a `fit` with one rate.
         rates: Array of shape `(candidates,)`, in ascending order.
-        losses: Array of shape `(candidates,)`: the mean loss of each over the second
-            half of its examples, each before its own update; NaN where one was not
-            finite.
+        losses: Array of shape `(candidates,)`: the mean loss of each over its
+            examples, each before its own update; NaN where one was not finite.
         standard_errors: Array of shape `(candidates,)`, those of `losses`.
         num_examples: Array of ints of shape `(candidates,)`: visited by each.
         is_sure: Bool. False where candidates more than a factor of 10 apart could not

@@ -13,12 +13,12 @@ def _trial(rate: float, *windows: float) -> choice.Trial:
     return choice.Trial(rate, windows, 16, 2_000)
 
 
-def test_the_second_half_counts() -> None:
+def test_the_mean_loss_counts() -> None:
     slow = _trial(0.001, 9, 9, 1, 2, 1, 2)
     fast = _trial(0.01, 1, 1, 2, 3, 2, 3)
-    assert choice.best_of([slow, fast]) is slow
-    assert slow.score == np.mean([2, 1, 2])
-    expected = np.std([2, 1, 2], ddof=1) / math.sqrt(3)
+    assert choice.best_of([slow, fast]) is fast
+    assert slow.score == 4
+    expected = np.std([9, 9, 1, 2, 1, 2], ddof=1) / math.sqrt(6)
     np.testing.assert_allclose(slow.error, expected)
 
 
@@ -32,9 +32,9 @@ def test_what_is_not_finite_is_never_the_best() -> None:
 
 def test_differences_are_taken_window_by_window() -> None:
     """What makes a window hard makes it so for all: errors alone would hide it."""
-    best = _trial(0.01, 0, 0, 0, 0, 1, 9, 2, 8)
-    a_little_worse = _trial(0.1, 0, 0, 0, 0, 1.2, 9.3, 2.2, 8.3)
-    same = _trial(0.001, 0, 0, 0, 0, 1.3, 8.8, 2.2, 7.8)
+    best = _trial(0.01, 1, 9, 2, 8)
+    a_little_worse = _trial(0.1, 1.2, 9.3, 2.2, 8.3)
+    same = _trial(0.001, 1.3, 8.8, 2.2, 7.8)
     assert best.error > 1
     assert choice.alike([best, a_little_worse, same]) == [best, same]
 
