@@ -105,13 +105,17 @@ def _of_rate(optimizer: Optimizer, of_data: float) -> Cause:
             "times too large"
         )
     if keras_optimizer.schedule(optimizer) is not None:
-        return Cause(1, f"{reason}: try rates divided by {factor}")
+        return Cause(1, f"{reason}: {_FIND}, or try rates divided by {factor}")
     usual = USUAL_RATE * size * max(1 - optimizer.momentum, 0.01)
     times = abs(current_rate(optimizer)) / usual
     if of_data > max(times, 1):
-        return Cause(times, reason)
+        return Cause(times, f"{reason}: {_FIND}")
     better = min(current_rate(optimizer) / factor, usual)
-    return Cause(max(times, 1), f"{reason}: try learning_rate={better:.1g}")
+    text = f"{reason}: {_FIND}, or try learning_rate={better:.1g}"
+    return Cause(max(times, 1), text)
+
+
+_FIND = "call find_learning_rate(model, x, y)"
 
 
 def _of_inputs(model: Model, x: Structure) -> Cause:

@@ -163,6 +163,8 @@ def _python_float(value: object) -> object:
 
 
 def _learning_rate(value: object) -> object:
+    if isinstance(value, str):  # AUTO has been taken out
+        raise _OutOfRange
     found = _python_float(value)
     if isinstance(found, float) and not _is_finite(found):
         raise _OutOfRange

@@ -36,7 +36,7 @@ def find_learning_rate(
     batch_size: int = 1000,
     sample_weight: Any = None,
     class_weight: dict[int, float] | None = None,
-    lowest: float = 1e-4,
+    lowest: float = 0.0001,
     highest: float = 1.0,
     num_examples: int = 2000,
     order: Literal["random", "given"] = "random",
@@ -61,18 +61,19 @@ def find_learning_rate(
     `SGDPlus("auto")` does both within each `fit`.
 
     Args:
-        model: A compiled `keras.Model`, whose optimizer is an `SGDPlus` (maybe inside a
+        model: A `keras.Model`, compiled with an `SGDPlus` (maybe inside a
             `LossScaleOptimizer`). Its other settings hold during the search. A trained
             model is searched from where it is.
-        x: As for `fit`: arrays, dicts or lists of arrays, a `tf.data.Dataset` or a
+        x: What `fit` takes: arrays, dicts or lists of arrays, a `tf.data.Dataset` or a
             `keras.utils.PyDataset`, of which the first batches are read.
-        y: As for `fit`. Defaults to `None`.
+        y: What `fit` takes. Defaults to `None`.
         batch_size: Int, in examples; that of the `fit` that follows. Defaults to
             `1000`.
-        sample_weight: As for `fit`. Defaults to `None`.
-        class_weight: As for `fit`. Defaults to `None`.
+        sample_weight: What `fit` takes. Defaults to `None`.
+        class_weight: What `fit` takes. Defaults to `None`.
         lowest: Float, of the candidates, which are half a decade apart. The search goes
-            on below it while the lowest is the best, down to 1e-9. Defaults to `1e-4`.
+            on below it while the lowest is the best, down to 1e-9. Defaults to
+            `0.0001`.
         highest: Float; the same upwards, up to 1e3. Defaults to `1.0`.
         num_examples: Int. Each candidate visits so many, in whole batches, one at
             least, and no example twice. Where candidates cannot be told apart, the
@@ -90,11 +91,14 @@ def find_learning_rate(
         A `FoundLearningRate`.
 
     Raises:
-        TypeError: a model whose optimizer is no `SGDPlus` that updates per example;
-            arguments of another kind.
-        ValueError: a schedule as the learning rate; data that can be read only once;
-            too few examples for 64 updates; losses that are finite with no rate;
-            arguments out of range.
+        TypeError: `model` whose optimizer is no `SGDPlus` that updates per example;
+            `class_weight` that is no dict; `lowest` or `highest` that is no number;
+            `set_rate` that is no bool; `batch_size`, `num_examples` or `seed` that is
+            no int.
+        ValueError: a schedule as the learning rate; `x` that can be read only once, or
+            has too few examples for 64 updates; `x`, `y` and `sample_weight` of unequal
+            lengths; losses that are finite with no rate; `batch_size`, `lowest`,
+            `highest`, `num_examples`, `order`, `seed` or `verbose` out of range.
         NotImplementedError: a model under a `tf.distribute` strategy.
 
     Example:
@@ -169,6 +173,24 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
         raise ValueError(
             '`order` must be "random" or "given". Received: order='
             f'{settings.shown(given["order"])}. Use "given" for the first examples.'
+        )
+    if not isinstance(given["set_rate"], bool):
+        raise TypeError(
+            "`set_rate` must be True or False. Received: set_rate="
+            f"{settings.shown(given['set_rate'])}. Use False to look at the rates only."
+        )
+    if given["verbose"] not in ("auto", 0, 1, 2):
+        raise ValueError(
+            '`verbose` must be "auto", 0, 1 or 2. Received: verbose='
+            f"{settings.shown(given['verbose'])}. Use 0 for silence."
+        )
+    if given["class_weight"] is not None and not isinstance(
+        given["class_weight"], Mapping
+    ):
+        raise TypeError(
+            "`class_weight` must be a dict from classes to weights, or None. Received: "
+            f"class_weight={settings.shown(given['class_weight'])}. Use "
+            "{0: 1.0, 1: 2.0}, say."
         )
     if given["seed"] is not None:
         settings.checked("seed", given["seed"])

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -15,8 +16,10 @@ from keras_sgd_plus import (
     AverageWeights,
     ExactResume,
     ExampleLog,
+    LinearDecay,
     SeededArrays,
     SGDPlus,
+    find_learning_rate,
 )
 
 _NO = inspect.Parameter.empty
@@ -26,6 +29,8 @@ DOCUMENTED: list[tuple[Any, Any]] = [  # a callable, and the object that documen
     (AverageWeights.__init__, AverageWeights),
     (ExactResume.__init__, ExactResume),
     (ExampleLog.__init__, ExampleLog),
+    (LinearDecay.__init__, LinearDecay),
+    (find_learning_rate, find_learning_rate),
     (SeededArrays.__init__, SeededArrays),
 ]
 # How a text names the type of an argument; and the unit of each number.
@@ -42,11 +47,16 @@ UNITS = {
     "loss_scale_factor": "The loss is multiplied by it",
     "gradient_accumulation_steps": "examples",
     "examples_per_update": "examples",
-    "start_epoch": "as `fit` counts",
+    "start_epoch": "counted from 0",
+    "to": "rate",
+    "num_batches": "batches of an epoch",
+    "lowest": "candidates",
+    "highest": "upwards",
+    "num_examples": "Each candidate visits",
     "save_freq": "batches",
     "max_to_keep": "saves",
     "batch_size": "examples",
-    "seed": "order",
+    "seed": "order|draw",
     "max_loss_fraction": "fraction of its own loss",
 }
 Wrong = tuple[Callable[[], Any], type[Exception]]
@@ -64,6 +74,16 @@ def _log(**arguments: Any) -> Callable[[], Any]:
     return lambda: ExampleLog(**arguments)
 
 
+def _find(**arguments: Any) -> Callable[[], Any]:
+    def find() -> Any:
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(SGDPlus(), "mse")
+        return find_learning_rate(**{"model": model, "x": ROWS, "y": ROWS, **arguments})
+
+    return find
+
+
+ROWS = np.zeros((100, 1))
 X = np.zeros((4, 1))
 # A wrong value of every argument, and the class of its error.
 WRONG: dict[tuple[Any, str], Wrong] = {
@@ -103,6 +123,22 @@ WRONG: dict[tuple[Any, str], Wrong] = {
     (ExampleLog, "prediction"): (_log(prediction="all"), TypeError),
     (ExampleLog, "id"): (_log(id=1.5), TypeError),
     (ExampleLog, "path"): (_log(path=7), TypeError),
+    (LinearDecay, "to"): (lambda: LinearDecay(-1.0), ValueError),
+    (LinearDecay, "start_epoch"): (lambda: LinearDecay(start_epoch=-1), ValueError),
+    (LinearDecay, "num_batches"): (lambda: LinearDecay(num_batches=0), ValueError),
+    (find_learning_rate, "model"): (_find(model=keras.Sequential()), TypeError),
+    (find_learning_rate, "x"): (_find(x=iter([1])), ValueError),
+    (find_learning_rate, "y"): (_find(y=X), ValueError),
+    (find_learning_rate, "batch_size"): (_find(batch_size=0), ValueError),
+    (find_learning_rate, "sample_weight"): (_find(sample_weight=X), ValueError),
+    (find_learning_rate, "class_weight"): (_find(class_weight=3), TypeError),
+    (find_learning_rate, "lowest"): (_find(lowest="low"), TypeError),
+    (find_learning_rate, "highest"): (_find(highest=1e9), ValueError),
+    (find_learning_rate, "num_examples"): (_find(num_examples=0), ValueError),
+    (find_learning_rate, "order"): (_find(order="sorted"), ValueError),
+    (find_learning_rate, "seed"): (_find(seed=-1), ValueError),
+    (find_learning_rate, "set_rate"): (_find(set_rate="yes"), TypeError),
+    (find_learning_rate, "verbose"): (_find(verbose="loud"), ValueError),
     (SeededArrays, "x"): (_arrays(None), ValueError),
     (SeededArrays, "y"): (_arrays(X, X[:2]), ValueError),
     (SeededArrays, "sample_weight"): (_arrays(X, X, X[:2]), ValueError),
@@ -142,7 +178,7 @@ def test_argument_has_type_unit_and_default(
     text = _entries(_section(documented, "Args"))[parameter.name]
     assert re.match(TYPES, text), text
     if re.match("Float|Int", text) or parameter.annotation in ("int", "float"):
-        assert UNITS[parameter.name] in text
+        assert re.search(UNITS[parameter.name], text)
     defaults = re.findall(r"Defaults to `([^`]*)`", text)
     if parameter.default is _NO:
         assert defaults == []

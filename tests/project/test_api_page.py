@@ -20,7 +20,7 @@ def test_the_page_is_that_of_the_code() -> None:
     assert api_page.page() == STORED, "run: python -m tests.support.api_page"
 
 
-@pytest.mark.parametrize("name", list(api_page.classes()))
+@pytest.mark.parametrize("name", list(api_page.public()))
 def test_signature_is_python_with_the_defaults_of_the_code(name: str) -> None:
     (shown,) = re.findall(rf"^## {name}\n\n```text\n(.*?)\n```", STORED, re.M | re.S)
     (function,) = ast.parse(f"def {shown}: ...").body

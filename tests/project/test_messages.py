@@ -66,6 +66,13 @@ FILLED_IN = {
     ),
     "optimizer/test_registered.py": ("`batch_size` must be an int, or None.",),
     "pending/test_whole_tables.py": ("the model, a regularizer or a loss uses it",),
+    "rate/test_find.py": (
+        "`{}` must be a number. Received: {}={}. Use 1e-4",
+        "find_learning_rate has set learning_rate={}, which suits",
+        "find_learning_rate needs a model outside any tf.distribute strategy.",
+        "find_learning_rate needs examples for {} updates or more.",
+    ),
+    "rate/test_linear_decay.py": ("LinearDecay must be the only callback",),
     "rule/test_capped_runs.py": ("With `max_loss_fraction` no loss must be below",),
     "rule/test_overrides.py": ("The per-example loop computes SGD's own update rule.",),
     "step/test_batch_checks.py": ("The batch that SGDPlus received: {}.",),

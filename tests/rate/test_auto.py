@@ -33,13 +33,13 @@ def _data() -> tuple[np.ndarray, np.ndarray]:
     return x, (x @ rng.normal(size=(6, 3))).argmax(axis=1).astype("int32")
 
 
-def _model(optimizer: Any) -> Any:
+def _model(optimizer: Any, dropout: float = 0.1) -> Any:
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
         [
             keras.Input((6,)),
             layers.Dense(8, "tanh"),
-            layers.Dropout(0.1),
+            layers.Dropout(dropout),
             layers.Dense(3),
         ]
     )
@@ -107,7 +107,7 @@ def test_what_it_says_of_itself(tmp_path: Path) -> None:
     x, y = _data()
     optimizer = SGDPlus("auto", momentum=0.5, seed=3)
     assert repr(optimizer) == "SGDPlus(learning_rate='auto', momentum=0.5, seed=3)"
-    model = _model(optimizer)
+    model = _model(optimizer, dropout=0.0)  # Keras saves no seeds of dropout
     model.fit(x, y, 160, verbose=0)
     assert optimizer.get_config()["learning_rate"] == "auto"
     model.save(tmp_path / "model.keras")
@@ -192,6 +192,14 @@ def test_steps_outside_fit_are_refused(train: Any) -> None:
 def test_data_that_cannot_be_searched(fit: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         _model(SGDPlus("auto")).fit(**fit, verbose=0)
+
+
+def test_a_list_of_callbacks_made_before_is_refused() -> None:
+    x, y = _data()
+    model = _model(SGDPlus("auto"))
+    made = keras.callbacks.CallbackList([], model=model, epochs=1, steps=2)
+    with pytest.raises(TypeError, match="must be a list of callbacks"):
+        model.fit(x, y, 160, verbose=0, callbacks=made)
 
 
 def test_another_word_is_refused() -> None:

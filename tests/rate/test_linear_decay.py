@@ -243,6 +243,25 @@ def test_refused_in_fit(decay: Any, optimizer: Any, other: Any, match: str) -> N
         _model(optimizer).fit(x, y, 4, epochs=2, verbose=0, callbacks=callbacks)
 
 
+def test_a_loop_by_hand_says_its_epochs() -> None:
+    model = _model()
+    callbacks = keras.callbacks.CallbackList([LinearDecay()], model=model)
+    with pytest.raises(ValueError, match="must know the number of epochs"):
+        callbacks.on_train_begin()
+    callbacks = keras.callbacks.CallbackList(
+        [LinearDecay()], model=model, epochs=2, steps=3
+    )
+    callbacks.on_train_begin()
+    rates = []
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch)
+        for batch in range(3):
+            callbacks.on_train_batch_begin(batch)
+            rates.append(float(model.optimizer.learning_rate.numpy()))
+            callbacks.on_train_batch_end(batch)
+    np.testing.assert_allclose(rates, _line(6), rtol=1e-6)
+
+
 def test_a_copy_has_the_arguments() -> None:
     copy = pickle.loads(pickle.dumps(LinearDecay(0.001, 2, 7)))
     assert (copy.to, copy.start_epoch, copy.num_batches) == (0.001, 2, 7)

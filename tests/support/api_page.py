@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -19,9 +20,10 @@ HEAD = """\
 # Public names
 
 This page is for readers who look up a name or an argument. The other pages explain,
-this one lists: each class with its signature, the first paragraph of its docstring, and
-its own methods and properties. `help(name)` has the rest: every argument with its unit,
-the errors, an example. Methods that Keras defines, or that Keras calls, are left out.
+this one lists: each class and function with its signature, the first paragraph of its
+docstring, and its own methods and properties. `help(name)` has the rest: every argument
+with its unit, the errors, an example. Methods that Keras defines, or that Keras calls,
+are left out.
 
 `python -m tests.support.api_page` writes this page from the code.
 """
@@ -31,6 +33,7 @@ _BASES = ("keras.optimizers.SGD", "keras.callbacks.Callback", "keras.utils.PyDat
 _SHOWN = {
     "...",
     "Any",
+    "FoundLearningRate",
     "None",
     "Skipped",
     "bool",
@@ -45,12 +48,13 @@ _SHOWN = {
 }
 
 
-def classes() -> dict[str, type]:
-    """The public classes by name, in alphabetical order."""
+def public() -> dict[str, Any]:
+    """The public classes and functions by name, in alphabetical order."""
     found = {
         name: value
         for name, value in vars(keras_sgd_plus).items()
-        if inspect.isclass(value) and not name.startswith("_")
+        if inspect.isclass(value) or inspect.isfunction(value)
+        if not name.startswith("_")
     }
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
@@ -131,14 +135,19 @@ def _settings(owner: type) -> list[str]:
 
 
 def _base(owner: type) -> str:
+    if dataclasses.is_dataclass(owner):
+        return "A frozen dataclass."
     for path in _BASES:
         if issubclass(owner, attrgetter(path.removeprefix("keras."))(keras)):
             return f"A `{path}`."
     return "A named tuple." if issubclass(owner, tuple) else ""
 
 
-def entry(name: str, owner: type) -> str:
-    """The section on one class."""
+def entry(name: str, owner: Any) -> str:
+    """The section on one class or function."""
+    if not inspect.isclass(owner):
+        text = f"```text\n{signature(name, owner)}\n```\n\n{summary(owner)}"
+        return f"## {name}\n\n{text}\n"
     parts = [
         f"## {name}",
         f"```text\n{signature(name, owner)}\n```",
@@ -151,7 +160,7 @@ def entry(name: str, owner: type) -> str:
 
 def page() -> str:
     """The whole page."""
-    found = classes()
+    found = public()
     links = " · ".join(f"[{name}](#{name.lower()})" for name in found)
     parts = [HEAD, f"{links}\n", *(entry(name, each) for name, each in found.items())]
     parts += [f"## `{name}`\n\n{text}\n" for name, text in CONSTANTS.items()]
