@@ -28,7 +28,7 @@ from keras_sgd_plus._private.types import (
 from keras_sgd_plus._rule.part import Condition
 
 FIRST = 100  # updates whose losses are summed apart
-WINDOWS = 16  # of the latest updates, which begin when losses are last reset
+WINDOWS = 8  # of the latest updates, which begin when losses are last reset
 # Rows of the sums of losses: the first updates; the windows; and the inverse of the
 # length of a window, 0 where all is one, with the number of updates since the reset.
 _ROWS = 1 + WINDOWS + 1

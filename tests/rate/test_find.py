@@ -147,9 +147,9 @@ def test_losses_are_those_of_keras_before_each_update(momentum: float) -> None:
 
 
 def _windows(losses: np.ndarray) -> list[np.ndarray]:
-    """16 windows of 300 / 16 examples: some have one more than others."""
-    places = (np.arange(len(losses)) * (16 / len(losses))).astype(int)
-    return [losses[places == w] for w in range(16)]
+    """8 windows of 300 / 8 examples: some have one more than others."""
+    places = (np.arange(len(losses)) * (8 / len(losses))).astype(int)
+    return [losses[places == w] for w in range(8)]
 
 
 def test_the_lowest_loss_is_found_and_set() -> None:
