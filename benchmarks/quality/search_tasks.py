@@ -159,6 +159,23 @@ def parity() -> Data:
     return cut(x, y, train=4_000, validation=1_000, test=2_000)
 
 
+@functools.cache
+def friedman() -> Data:
+    """scikit-learn's function of Friedman, times 1,000: 4,000, 1,000, 2,000 rows."""
+    from sklearn.datasets import make_friedman1
+
+    x, y = make_friedman1(7_000, noise=1.0, random_state=0)
+    y = 1_000 * y.astype("float32")[:, None]
+    return cut(x.astype("float32"), y, train=4_000, validation=1_000, test=2_000)
+
+
+def friedman_mlp(seed: int) -> keras.Model:
+    """10-32-1, ReLU."""
+    keras.utils.set_random_seed(seed)
+    hidden, output = layers.Dense(32, "relu"), layers.Dense(1)
+    return keras.Sequential([keras.Input((10,)), hidden, output])
+
+
 def parity_mlp(seed: int) -> keras.Model:
     """10-32-2, ReLU."""
     keras.utils.set_random_seed(seed)
@@ -291,6 +308,15 @@ DEVELOPMENT = (
         epochs=3,
         batch_size=4_096,
         **_MINUTES,
+    ),
+    SearchTask(
+        "friedman",
+        "MLP, targets of thousands, squared error",
+        friedman,
+        friedman_mlp,
+        epochs=10,
+        loss="mse",
+        metric="mae",
     ),
     SearchTask("parity", "MLP, parity of 3 signs of 10", parity, parity_mlp, epochs=10),
 )

@@ -72,8 +72,8 @@ def find_learning_rate(
         sample_weight: What `fit` takes. Defaults to `None`.
         class_weight: What `fit` takes. Defaults to `None`.
         lowest: Float, of the candidates, which are half a decade apart. The search goes
-            on below it while the lowest is the best, down to 1e-9. Defaults to
-            `0.0001`.
+            on below it until three lower ones are worse than the best, down to 1e-9.
+            Defaults to `0.0001`.
         highest: Float; the same upwards, up to 1e3. Defaults to `1.0`.
         num_examples: Int. Each candidate visits so many, in whole batches, one at
             least, and no example twice. Where candidates cannot be told apart, the

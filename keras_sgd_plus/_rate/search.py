@@ -34,6 +34,7 @@ MIN_UPDATES = 64
 LIMITS = (1e-9, 1e3)
 MOST_VISITS = 60_000
 _PER_DECADE = 2  # candidates
+_MARGIN = 3  # candidates that have to be worse, on each side of the best one
 _APART = 2  # steps of the grid, beyond which candidates that are alike are no answer
 _CONSTANT = 1 / 3  # part of the rate for a falling one that suits a constant one
 
@@ -257,20 +258,28 @@ class _Grid:
         self.narrow(num_examples)
 
     def widen(self, num_examples: int) -> None:
-        """Goes on until the best one has worse ones on both sides, or a limit."""
+        """Goes on until the best one has `_MARGIN` worse ones on both sides.
+
+        One would not do: where rates are so high that a network dies at once, one of
+        them is best by chance. Above a rate with a loss that is not finite there is
+        none that is better.
+        """
         lowest, highest = (round(_PER_DECADE * math.log10(r)) for r in LIMITS)
         while True:
-            place = self.best()
-            if place is None or place == min(self.trials):
-                new = min(self.trials) - 1
-            elif place == max(self.trials):
-                new = place + 1
+            place, low, high = self.best(), min(self.trials), max(self.trials)
+            if low > lowest and (place is None or place < low + _MARGIN):
+                self.run([low - 1], num_examples)
+            elif place is None:
+                return
+            elif (
+                high < highest
+                and place > high - _MARGIN
+                and self.trials[high].score < math.inf
+            ):
+                self.run([high + 1], num_examples)
             else:
+                self.is_sure = lowest < place < highest
                 return
-            if not lowest <= new <= highest:
-                self.is_sure = False
-                return
-            self.run([new], num_examples)
 
     def narrow(self, num_examples: int) -> None:
         """Tries those that are alike on more examples, while they are far apart."""

@@ -185,10 +185,25 @@ def test_it_goes_on_beyond_the_range(edge: str) -> None:
     place = int(np.nanargmin(found.losses))
     assert 0 < place < len(found.rates) - 1
     assert found.learning_rate == found.rates[place]
+    assert place >= 3 and (np.isnan(found.losses[-1]) or place < len(found.rates) - 3)
     if edge == "above":
-        assert found.rates[0] == np.float64(1e-5) and found.learning_rate > 1e-4
+        assert found.rates[0] < 1.1e-5 and found.learning_rate > 1e-4
     else:
         assert found.rates[-1] == 100 and found.learning_rate < 10
+
+
+def test_a_rate_that_is_best_among_dead_ones_is_no_answer() -> None:
+    """With targets of thousands every rate of the usual range kills the network."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(2_000, 6)).astype("float32")
+    y = (10_000 + 5_000 * np.sin(4 * x[:, :1]) + 3_000 * x[:, 1:2]).astype("float32")
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([layers.Dense(32, "relu"), layers.Dense(1)])
+    model.compile(SGDPlus(seed=4), "mse")
+    found = find_learning_rate(model, x, y, verbose=0)
+    assert found.learning_rate < 3e-5
+    model.fit(x, y, 1000, epochs=20, verbose=0, callbacks=[LinearDecay()])
+    assert model.evaluate(x, y, verbose=0) < 0.2 * y.var()
 
 
 def test_an_unbuilt_model_has_the_weights_that_fit_gives() -> None:
