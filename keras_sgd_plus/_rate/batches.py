@@ -133,10 +133,10 @@ def _take(data: Parts, rows: Any) -> Any:
 def _refuse_read_once(x: Any) -> None:
     if hasattr(x, "__next__"):
         raise ValueError(
-            "The data of a search for a learning rate must be data that can be read "
-            f"again. Received: {type(x).__name__}, an iterator that is read once. Give "
-            "arrays, a tf.data.Dataset (tf.data.Dataset.from_generator takes a "
-            "function that makes the generator), or a keras.utils.PyDataset."
+            "find_learning_rate needs data that can be read again. Received: "
+            f"{type(x).__name__}, an iterator that is read once. Give arrays, a "
+            "tf.data.Dataset (tf.data.Dataset.from_generator takes a function that "
+            "makes the generator), or a keras.utils.PyDataset."
         )
 
 

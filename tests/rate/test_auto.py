@@ -60,12 +60,11 @@ def _assert_bits(one: list[np.ndarray], other: list[np.ndarray]) -> None:
 
 def test_it_is_the_search_and_the_decay(engagements: list[str]) -> None:
     x, y = _data()
-    model = _model(optimizer=SGDPlus(seed=3))
-    found = find_learning_rate(model, x, y, verbose=0)
-    arguments = {"batch_size": 1000, "epochs": 10, "verbose": 0}
-    model.fit(x, y, callbacks=[LinearDecay()], **arguments)
-    auto = _model(optimizer=SGDPlus("auto", seed=3))
-    history = auto.fit(x, y, **arguments)
+    model = _model(SGDPlus(seed=3))
+    found = find_learning_rate(model, x, y)
+    model.fit(x, y, batch_size=1000, epochs=10, callbacks=[LinearDecay()])
+    auto = _model(SGDPlus("auto", seed=3))
+    history = auto.fit(x, y, batch_size=1000, epochs=10)
     _assert_bits(_state(model), _state(auto))
     assert float(auto.optimizer.learning_rate.numpy()) == np.float32(
         found.learning_rate

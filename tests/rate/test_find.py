@@ -24,7 +24,7 @@ from keras_sgd_plus import (
 )
 from tests.support.internals import keras_optimizer, running_sums, search
 
-EXAMPLES, BATCH = 300, 100
+EXAMPLES, BATCH = 600, 200
 LINE = (1e-3, 0.1)  # candidates at 0.001, 0.0032, 0.01, 0.032 and 0.1
 
 
@@ -96,7 +96,7 @@ def _trained(model: Any) -> Any:
 SETTINGS: dict[str, Any] = {
     "plain": lambda: SGDPlus(0.05, seed=4),
     "momentum": lambda: SGDPlus(0.05, momentum=0.9, seed=4),
-    "groups": lambda: SGDPlus(0.05, examples_per_update=4, seed=4),
+    "groups": lambda: SGDPlus(0.05, examples_per_update=8, seed=4),
     "averages": lambda: SGDPlus(0.05, use_ema=True, ema_overwrite_frequency=7, seed=4),
     "capped": lambda: SGDPlus(0.05, max_loss_fraction=1.0, seed=4),
     "skip": lambda: SGDPlus(0.05, nonfinite="skip", seed=4),
@@ -147,7 +147,7 @@ def test_losses_are_those_of_keras_before_each_update(momentum: float) -> None:
 
 
 def _windows(losses: np.ndarray) -> list[np.ndarray]:
-    """8 windows of 300 / 8 examples: some have one more than others."""
+    """8 windows of equal length."""
     places = (np.arange(len(losses)) * (8 / len(losses))).astype(int)
     return [losses[places == w] for w in range(8)]
 
