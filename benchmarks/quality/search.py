@@ -163,13 +163,15 @@ def measure_seed(task: SearchTask, seed: int) -> dict[str, dict[str, Any]]:
     tried: dict[float, tuple[float, dict[str, float]]] = {}
 
     def score(rate: float) -> float:
-        row = again(rate, LinearDecay())
-        value = run.error(model, run.data.validation)
-        tried[rate] = value if math.isfinite(value) else math.inf, row
-        return value
+        if rate not in tried:
+            row = again(rate, LinearDecay())
+            value = run.error(model, run.data.validation)
+            tried[rate] = value if math.isfinite(value) else math.inf, row
+        return tried[rate][0]
 
-    start = round(2 * math.log10(found.learning_rate))
-    climb(score, higher_is_better=False, start=start)
+    # There may be two valleys.
+    for start in {round(2 * math.log10(found.learning_rate)), -4, -2}:
+        climb(score, higher_is_better=False, start=start)
     rows[LIMIT] = min(tried.values(), key=lambda each: each[0])[1]
     return {
         arm: {k: v if isinstance(v, list) else float(f"{v:.5g}") for k, v in r.items()}

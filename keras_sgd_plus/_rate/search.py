@@ -36,6 +36,7 @@ MOST_VISITS = 60_000
 _PER_DECADE = 2  # candidates
 _MARGIN = 3  # candidates that have to be worse, on each side of the best one
 _APART = 2  # steps of the grid, beyond which candidates that are alike are no answer
+_HARM = 0.01  # part of the loss by which a rate may be worse, where nothing is learned
 _CONSTANT = 1 / 3  # part of the rate for a falling one that suits a constant one
 
 
@@ -52,7 +53,8 @@ class FoundLearningRate:
         standard_errors: Array of shape `(candidates,)`, those of `losses`.
         num_examples: Array of ints of shape `(candidates,)`: visited by each.
         is_sure: Bool. False where candidates more than a factor of 10 apart could not
-            be told from the best one, or where the best one is a limit of the search.
+            be told from the best one (the rate is then the largest with which the loss
+            is at most 1 % above the lowest), or where that is a limit of the search.
         seconds: Float, that the search took.
     """
 
@@ -68,7 +70,7 @@ class FoundLearningRate:
     seconds: float
 
     def __str__(self) -> str:
-        doubt = "" if self.is_sure else " Not sure: other rates did as well."
+        doubt = "" if self.is_sure else " Not sure: other rates did about as well."
         return (
             f"Found learning_rate={self.learning_rate:.3g} for a rate that falls to "
             f"zero (LinearDecay), {self.constant_learning_rate:.3g} for a constant "
@@ -257,6 +259,20 @@ class _Grid:
         self.widen(num_examples)
         self.narrow(num_examples)
 
+    def chosen(self) -> Trial | None:
+        """The best one; None where no loss was finite.
+
+        Where candidates far apart are alike, nothing was learned yet, as on a plateau,
+        and the lowest rates lose least, for they make no noise. Then it is the largest
+        one that does no harm.
+        """
+        best = best_of(self.trials.values())
+        if best is None or self.is_sure:
+            return best
+        harmless = (1 + _HARM) * best.score
+        found = [t for t in self.all.values() if t.score <= harmless]
+        return max(found, key=lambda t: t.rate, default=best)
+
     def widen(self, num_examples: int) -> None:
         """Goes on until the best one has `_MARGIN` worse ones on both sides.
 
@@ -401,7 +417,7 @@ class _Progress:
 
 def _result(grid: _Grid, seconds: float) -> FoundLearningRate:
     trials = [grid.all[place] for place in sorted(grid.all)]
-    best = best_of(grid.trials.values())
+    best = grid.chosen()
     if best is None:
         raise ValueError(
             "Some learning rate must give losses that are finite. Received: NaN or "

@@ -364,6 +364,24 @@ def test_it_looks_longer_where_rates_are_alike() -> None:
     assert (found.losses == 0).all()
     assert (found.num_examples == 400).all()  # all that there are
     assert not found.is_sure and "Not sure" in str(found)
+    assert found.learning_rate == found.rates.max()  # none does harm
+
+
+def test_where_nothing_is_learned_the_largest_rate_without_harm_is_taken() -> None:
+    """Labels without a pattern: steps make noise, and the lowest rate loses least."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2_000, 6)).astype("float32")
+    y = np.tile(np.arange(3, dtype="int32"), 700)[:2_000]
+    zeros = keras.initializers.Zeros()
+    model = keras.Sequential([layers.Dense(3, kernel_initializer=zeros)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(SGDPlus(seed=4), loss)
+    found = _find(model, x, y, lowest=1e-6, highest=1.0, num_examples=1_000)
+    assert not found.is_sure
+    best = np.nanmin(found.losses)
+    place = list(found.rates).index(found.learning_rate)
+    assert found.losses[place] <= 1.01 * best < found.losses[place + 1]
+    assert found.learning_rate > 10 * found.rates[np.nanargmin(found.losses)]
 
 
 def test_nothing_is_warned_of() -> None:
