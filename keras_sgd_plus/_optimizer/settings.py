@@ -357,6 +357,11 @@ def check_together(optimizer: Optimizer) -> None:
         parts.refuse_with_fraction(optimizer)
     if optimizer.examples_per_update is not None:
         replicas.check()
+    elif optimizer.is_auto:
+        raise ValueError(
+            'SGDPlus("auto") must update per example. Received: examples_per_update='
+            "None. Set examples_per_update to 1 or more, or give SGDPlus a number."
+        )
     elif optimizer.nonfinite != "propagate":
         raise ValueError(
             '`nonfinite` must be "propagate" with examples_per_update=None. Received: '
@@ -391,6 +396,10 @@ class Setting:
 
 def assign_learning_rate(optimizer: Optimizer, value: object) -> None:
     """Keras's setter of `learning_rate`, after a check."""
+    if isinstance(value, str) and value == AUTO:
+        optimizer.is_auto = optimizer.waits_for_rate = True
+        check_together(optimizer)
+        return
     checked("learning_rate", value, is_live=True)
     optimizer.is_auto = optimizer.waits_for_rate = False
     of_keras: Any = keras.optimizers.SGD.learning_rate

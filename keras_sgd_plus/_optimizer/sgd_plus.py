@@ -239,10 +239,10 @@ class SGDPlus(keras.optimizers.SGD, ours.PerExampleOptimizer):
         if is_auto:
             given = {**given, "learning_rate": 0.01}
         super().__init__(**settings.of_sgd(given), name=name)
+        self.is_auto = self.waits_for_rate = is_auto
         for argument in settings.OWN:
             setattr(self, argument, given[argument])
         self._derived_seed = self.seed if seed is None else None
-        self.is_auto = self.waits_for_rate = is_auto
         hooks.install()
         if examples_per_update is not None and jit_compile is not False:
             xla.raise_small_loop_threshold()

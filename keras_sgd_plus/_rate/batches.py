@@ -48,7 +48,8 @@ class Batches:
         self._rows: Any = None
         if keras_trainer.are_arrays(data):
             self._data = data
-            count = _length(data) if num_rows is None else num_rows
+            count = _length(data)
+            count = count if num_rows is None else num_rows
             self._rows = np.arange(count)
             if seed is not None:
                 self._rows = np.random.default_rng(seed).permutation(count)
@@ -104,8 +105,19 @@ class Batches:
 
 
 def _length(data: Parts) -> int:
-    leaves = [a for a in keras.tree.flatten(data) if a is not None]
-    return int(leaves[0].shape[0])
+    found = [
+        (name, int(array.shape[0]))
+        for name, part in zip(("x", "y", "sample_weight"), data, strict=True)
+        for array in keras.tree.flatten(part)
+        if array is not None
+    ]
+    if len({length for _, length in found}) > 1:
+        shown = ", ".join(f"{name} of {length}" for name, length in found)
+        raise ValueError(
+            "x, y and sample_weight must have the same number of examples. Received: "
+            f"{shown}. Give every example its target (and weight)."
+        )
+    return found[0][1] if found else 0
 
 
 def _take(data: Parts, rows: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import keras
@@ -24,7 +24,7 @@ from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model
 from keras_sgd_plus._rate import search
-from keras_sgd_plus._rate.linear_decay import LinearDecay
+from keras_sgd_plus._rate.linear_decay import SETTERS, LinearDecay
 from keras_sgd_plus._rule.ours import per_example
 
 
@@ -91,10 +91,10 @@ def find_learning_rate(
         A `FoundLearningRate`.
 
     Raises:
-        TypeError: `model` whose optimizer is no `SGDPlus` that updates per example;
-            `class_weight` that is no dict; `lowest` or `highest` that is no number;
-            `set_rate` that is no bool; `batch_size`, `num_examples` or `seed` that is
-            no int.
+        TypeError: `model` that is no model, or whose optimizer is no `SGDPlus` that
+            updates per example; `class_weight` that is no dict; `lowest` or `highest`
+            that is no number; `set_rate` that is no bool; `batch_size`, `num_examples`
+            or `seed` that is no int.
         ValueError: a schedule as the learning rate; `x` that can be read only once, or
             has too few examples for 64 updates; `x`, `y` and `sample_weight` of unequal
             lengths; losses that are finite with no rate; `batch_size`, `lowest`,
@@ -213,19 +213,44 @@ def around_fit(
         yield arguments
         return
     callbacks = _listed(arguments.get("callbacks"))
+    _refuse_others(callbacks)
+    if any(isinstance(c, ExactResume) for c in callbacks):
+        _refuse_reshuffled(arguments.get("x"))
     decays = any(isinstance(c, LinearDecay) for c in callbacks)
     added = [] if decays else [LinearDecay()]
     optimizer.waits_for_rate = False
     try:
         if not any(map(_resumes, callbacks)):
-            found = _find(model, arguments)
+            verbose = arguments.get("verbose", "auto")
+            found = search.find(model, **_of_fit(arguments), verbose=verbose)
             optimizer.learning_rate.assign(found.learning_rate)
         yield {**arguments, "callbacks": [*callbacks, *added]}
     finally:
         optimizer.waits_for_rate = optimizer.is_auto
 
 
-def _find(model: Model, arguments: Mapping[str, Any]) -> search.FoundLearningRate:
+def _refuse_others(callbacks: Iterable[object]) -> None:
+    others = [type(c).__name__ for c in callbacks if isinstance(c, SETTERS)]
+    if others:
+        raise ValueError(
+            'SGDPlus("auto") must be alone in setting the learning rate, which it '
+            f"lets fall to zero. Received: {' and '.join(others)} among the callbacks. "
+            "Leave it out, or give SGDPlus a number."
+        )
+
+
+def _refuse_reshuffled(data: object) -> None:
+    # The search would move its order on, and a run that is resumed does not search.
+    if keras_trainer.shuffles_differently(data):
+        raise ValueError(
+            'With SGDPlus("auto") and ExactResume the data must come in the same order '
+            "in each pass. Received: a tf.data.Dataset that is shuffled anew in each. "
+            "Use shuffle(..., seed=1, reshuffle_each_iteration=False), or SeededArrays."
+        )
+
+
+def _of_fit(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    # The data of a `fit`, as `search.find` takes them.
     x, y = arguments.get("x"), arguments.get("y")
     weights = arguments.get("sample_weight")
     num_rows, split = None, arguments.get("validation_split")
@@ -233,14 +258,12 @@ def _find(model: Model, arguments: Mapping[str, Any]) -> search.FoundLearningRat
         if keras_trainer.are_arrays((x, y, weights)):
             length = keras.tree.flatten(x)[0].shape[0]
             num_rows = math.floor(length * (1 - split))  # as Keras splits them
-    return search.find(
-        model,
-        (x, y, weights),
-        batch_size=arguments.get("batch_size"),
-        class_weight=arguments.get("class_weight"),
-        num_rows=num_rows,
-        verbose=arguments.get("verbose", "auto"),
-    )
+    return {
+        "data": (x, y, weights),
+        "batch_size": arguments.get("batch_size"),
+        "class_weight": arguments.get("class_weight"),
+        "num_rows": num_rows,
+    }
 
 
 def _listed(callbacks: Any) -> list[Any]:
@@ -267,7 +290,7 @@ def _advise(optimizer: Any, arguments: Mapping[str, Any]) -> None:
     ):
         return
     callbacks = _listed(arguments.get("callbacks"))
-    if any(isinstance(c, LinearDecay) for c in callbacks):
+    if any(isinstance(c, (LinearDecay, *SETTERS)) for c in callbacks):
         return
     notices.once(
         optimizer,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,7 +24,7 @@ from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_optimizer
 from keras_sgd_plus._rule.ours import unwrap
 
-_OTHERS = (
+SETTERS = (
     keras.callbacks.LearningRateScheduler,
     keras.callbacks.ReduceLROnPlateau,
 )
@@ -35,7 +36,7 @@ class LinearDecay(fits.ComesFirst, keras.callbacks.Callback):
     Use it whenever the number of epochs is known: a rate that begins high finds its way
     fast, and one that ends at zero leaves no noise in the weights. With
     `find_learning_rate` nobody has to choose a number. It works with every Keras
-    optimizer.
+    optimizer that has one learning rate.
 
     Batch `b` of the `N` that `fit` makes from `start_epoch` on is trained with
 
@@ -102,7 +103,6 @@ class LinearDecay(fits.ComesFirst, keras.callbacks.Callback):
         if num_batches is not None:
             check_positive("num_batches", num_batches)
         self.num_batches = num_batches
-        self._base: float | None = None  # while a batch is trained on
         self._epoch = self._steps = self._total = 0
         self._last: float | None = None
         install_fit()
@@ -132,7 +132,8 @@ class LinearDecay(fits.ComesFirst, keras.callbacks.Callback):
             )
         self._steps = _checked_steps(self.num_batches, params.get("steps"))
         self._total = (epochs - self.start_epoch) * self._steps
-        self._base = self._last = None
+        self._last = None
+        self._put_back()  # after an error in a `fit` that was called before any wrap
         if self._total == 1:
             warnings.warn(
                 "LinearDecay should have more than one batch to fall over. Received: "
@@ -155,7 +156,8 @@ class LinearDecay(fits.ComesFirst, keras.callbacks.Callback):
         base = float(rate.numpy())
         reached = (self._epoch - self.start_epoch) * self._steps + batch
         part = min(max(reached, 0), self._total) / self._total
-        self._base, self._last = base, base + (self.to - base) * part
+        self._last = base + (self.to - base) * part
+        _bases[self._optimizer()] = base
         rate.assign(self._last)
 
     def on_train_batch_end(
@@ -171,13 +173,20 @@ class LinearDecay(fits.ComesFirst, keras.callbacks.Callback):
             logs["learning_rate"] = self._last
 
     def _put_back(self) -> None:
-        if self._base is not None:
-            self._rate_variable().assign(self._base)
-            self._base = None
+        base = _bases.pop(self._optimizer(), None)
+        if base is not None:
+            self._rate_variable().assign(base)
+
+    def _optimizer(self) -> Any:
+        model: Any = self.model
+        return unwrap(model.optimizer)
 
     def _rate_variable(self) -> Any:
-        model: Any = self.model
-        return unwrap(model.optimizer).learning_rate
+        return self._optimizer().learning_rate
+
+
+# Optimizer -> its base rate, while a batch is trained on.
+_bases: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 
 
 def _checked_to(value: Any) -> float:
@@ -230,7 +239,7 @@ def _check_alone(
     others = [
         type(c).__name__
         for c in callbacks
-        if c is not own and isinstance(c, (*_OTHERS, LinearDecay))
+        if c is not own and isinstance(c, (*SETTERS, LinearDecay))
     ]
     if others:
         raise ValueError(

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._advice import notices
-from keras_sgd_plus._batch import step
+from keras_sgd_plus._batch import checks, step
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_model, keras_optimizer
@@ -116,7 +116,7 @@ class _Kept:
         self._put_back_ledgers = bad_examples.kept(unwrap(model.optimizer))
         self._values: dict[int, tuple[Any, tf.Tensor]] = {}
         self._stops = model.stop_training
-        self._random: Any = None
+        self.note_generators()
 
     def add_all(self) -> None:
         """Keeps the values of all variables of a model that is built."""
@@ -128,6 +128,10 @@ class _Kept:
         self.add([*running_sums.carried(inner), bad_examples.place_of(inner)])
         shared = keras_optimizer.global_seed_state()
         self.add([] if shared is None else [shared])
+        self.note_generators()
+
+    def note_generators(self) -> None:
+        """Notes the states of the generators of Python and NumPy."""
         self._random = random.getstate()
         self._numpy = np.random.get_state()
 
@@ -144,9 +148,12 @@ class _Kept:
             variable.assign(value)
         self._put_back_ledgers()
         self._model.stop_training = self._stops
-        if self._random is not None:
-            random.setstate(self._random)
-            np.random.set_state(self._numpy)
+        self.put_back_generators()
+
+    def put_back_generators(self) -> None:
+        """Gives these generators the states that were noted last."""
+        random.setstate(self._random)
+        np.random.set_state(self._numpy)
 
 
 class _Trainer:
@@ -163,10 +170,29 @@ class _Trainer:
         self._kept, self._batches = kept, batches
         self._optimizer = unwrap(model.optimizer)
         self.visits = 0
-        first = batches.first(1)[0]
-        self._build(examples.unpack(first))
+        self.error: FloatingPointError | None = None  # the last one
+        first = batches.first(1)
+        if not first:
+            raise ValueError(
+                "find_learning_rate needs examples. Received: data without a batch. "
+                "Look at how the data set is made."
+            )
+        kept.put_back_generators()  # which reading the data may have used
+        checks.check_batched(model, first[0])
+        checks.check_kinds(model, first[0])
+        self._build(examples.unpack(first[0]))
         kept.add_all()
+        self._check_weights()
         model.make_train_function()
+
+    def _check_weights(self) -> None:
+        for variable in self._model.trainable_variables:
+            if not bool(tf.reduce_all(tf.math.is_finite(variable.value))):
+                raise ValueError(
+                    "find_learning_rate needs a model with finite weights. Received: "
+                    f"{variable.path} with NaN or infinities, which an earlier "
+                    "training may have left. Make the model anew."
+                )
 
     def _build(self, batch: Any) -> None:
         # As the first step of `fit` does it: the weights are those that it would make.
@@ -180,17 +206,26 @@ class _Trainer:
             keras_model.trace_once(self._model, specs)
             keras_model.build(self._model, self._model.optimizer, specs)
 
-    def check(self, num_examples: int) -> None:
-        """Raises ValueError where the data are too few to tell rates apart."""
-        updates = self.available(num_examples) // self._optimizer.examples_per_update
-        if updates < MIN_UPDATES:
-            raise ValueError(
-                f"find_learning_rate needs examples for {MIN_UPDATES} updates or more. "
-                f"Received: {self.available(num_examples)} examples, for {updates} "
-                f"updates with examples_per_update="
-                f"{self._optimizer.examples_per_update}. Give more examples, or give "
-                "SGDPlus a number."
-            )
+    def enough(self, num_examples: int) -> int:
+        """The examples that a candidate visits: more where groups of them are large.
+
+        Raises:
+            ValueError: the data are too few to tell rates apart.
+        """
+        size = self._optimizer.examples_per_update
+        num_examples = max(num_examples, MIN_UPDATES * size)
+        # The last batch may go beyond: whole ones are taken.
+        while self.available(num_examples) < MIN_UPDATES * size:
+            if self.available(2 * num_examples) == self.available(num_examples):
+                found = self.available(num_examples)
+                raise ValueError(
+                    f"find_learning_rate needs examples for {MIN_UPDATES} updates or "
+                    f"more. Received: {found} examples, for {found // size} updates "
+                    f"with examples_per_update={size}. Give more examples, or choose "
+                    "the rate by yourself: SGDPlus(0.01)."
+                )
+            num_examples *= 2
+        return num_examples
 
     def available(self, num_examples: int) -> int:
         """The examples in the batches of a run."""
@@ -212,13 +247,20 @@ class _Trainer:
             for _ in range(0, len(batches), model.steps_per_execution):
                 try:
                     model.train_function(iterator)
-                except FloatingPointError:  # under nonfinite="raise"
-                    is_finite = False
+                except FloatingPointError as error:  # under nonfinite="raise"
+                    is_finite, self.error = False, error
                 windows = running_sums.windows_of_losses(optimizer)
                 is_finite &= all(math.isfinite(w.squares) for w in windows)
                 if not is_finite:
                     break
         self.visits += sum(sizes)
+        if is_finite and not notices.is_engaged(optimizer):
+            raise ValueError(
+                "find_learning_rate needs a model whose train_step updates per "
+                "example. Received: one that calls apply_gradients, or makes no "
+                "update. Return self.optimizer.train_step(self, data), or "
+                "super().train_step(data), from train_step."
+            )
         means = tuple(w.mean if w.count else math.nan for w in windows)
         count = sum(w.count for w in windows)
         return Trial(rate, means if is_finite else None, count, sum(sizes))
@@ -237,6 +279,11 @@ class _Grid:
         self.trials: dict[int, Trial] = {}  # that are still candidates
         self.all: dict[int, Trial] = {}  # the last one at each place
         self.is_sure = True
+
+    @property
+    def error(self) -> FloatingPointError | None:
+        """The last error of nonfinite="raise"."""
+        return self._trainer.error
 
     def run(self, places: Iterable[int], num_examples: int) -> None:
         """Tries the candidates at these places."""
@@ -304,10 +351,14 @@ class _Grid:
             places = sorted(p for p, t in self.trials.items() if t in found)
             if not places or places[-1] - places[0] <= _APART:
                 return
-            before, num_examples = num_examples, 2 * num_examples
-            cost = len(places) * num_examples
-            has_more = self._trainer.available(num_examples) > before
-            if not has_more or self._trainer.visits + cost > MOST_VISITS:
+            before = self._trainer.available(num_examples)
+            while self._trainer.available(num_examples) < 2 * before:
+                num_examples *= 2
+                if num_examples > MOST_VISITS:
+                    break
+            new = self._trainer.available(num_examples)
+            cost = len(places) * new
+            if new == before or self._trainer.visits + cost > MOST_VISITS:
                 self.is_sure = False
                 return
             self.trials = {}
@@ -355,9 +406,8 @@ def find(
         draws = seed if order == "random" else None
         batches = Batches(model, data, batch_size, class_weight, draws, num_rows)
         trainer = _Trainer(model, kept, batches)
-        trainer.check(num_examples)
         grid = _Grid(trainer, bar.show)
-        grid.search(lowest, highest, num_examples)
+        grid.search(lowest, highest, trainer.enough(num_examples))
     finally:
         kept.put_back()
         optimizer.learning_rate.assign(rate)
@@ -369,7 +419,12 @@ def find(
     return found
 
 
-def _checked_optimizer(model: Model) -> Any:
+def _checked_optimizer(model: Any) -> Any:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a keras.Model. Received: a "
+            f"{type(model).__name__}. Write find_learning_rate(model, x, y)."
+        )
     owner = unwrap(getattr(model, "optimizer", None))
     optimizer = per_example(owner)
     if optimizer is None:
@@ -425,7 +480,7 @@ def _result(grid: _Grid, seconds: float) -> FoundLearningRate:
             f"{trials[-1].rate:.1g}. Look for NaN in x and y, for labels out of range, "
             'and for inputs that are not scaled; SGDPlus(nonfinite="skip") leaves bad '
             "examples out."
-        )
+        ) from grid.error
     # Those that visited as many examples can be compared.
     sizes = {t.num_examples for t in trials}
     groups = [[t for t in trials if t.num_examples == n] for n in sizes]

@@ -58,22 +58,22 @@ def test_the_loop_is_what_is_computed() -> None:
     np.testing.assert_allclose(layer.get_weights()[0][:, 0], names["w"], rtol=1e-12)
 
 
-def test_the_change_of_two_lines_trains_per_example() -> None:
+def test_the_change_trains_per_example(capsys: pytest.CaptureFixture) -> None:
     (diff,) = re.findall(r"```diff\n(.*?)```", README, flags=re.DOTALL)
     lines = {sign: _lines(diff, sign) for sign in "-+"}
-    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    x = np.random.default_rng(0).normal(size=(96, 3)).astype("float32")
     updates = {}
     for sign, code in lines.items():
         model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-        exec(code, {"keras": keras, "model": model})
-        model.fit(x, x[:, :1], batch_size=4, verbose=0)
+        exec(code, {"keras": keras, "model": model, "x": x, "y": x[:, :1]})
         updates[sign] = int(model.optimizer.iterations)
-    assert updates == {"-": 2, "+": 8}
+    assert updates == {"-": 10 * 96 // 32, "+": 10 * 96}
+    assert "Found learning_rate=" in capsys.readouterr().out
 
 
 def _lines(diff: str, sign: str) -> str:
     lines = [line[1:] for line in diff.splitlines() if line.startswith(sign)]
-    assert len(lines) == {"-": 1, "+": 2}[sign]
+    assert len(lines) == {"-": 2, "+": 3}[sign]
     return "\n".join(lines)
 
 

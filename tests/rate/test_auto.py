@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import (
@@ -74,6 +75,7 @@ def test_it_is_the_search_and_the_decay(engagements: list[str]) -> None:
     assert len(engagements) == 2  # one trace each
 
 
+@pytest.mark.matrix
 def test_each_fit_searches_anew_from_where_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -88,6 +90,7 @@ def test_each_fit_searches_anew_from_where_it_is(
     assert capsys.readouterr().out.count("Found learning_rate=") == 2
 
 
+@pytest.mark.matrix
 def test_own_decay_and_held_out_examples() -> None:
     """A `LinearDecay` of the user stays; examples for validation are not looked at."""
     x, y = _data()
@@ -130,16 +133,36 @@ def test_an_assigned_rate_ends_it() -> None:
     model.train_on_batch(x[:10], y[:10])
 
 
-@pytest.mark.parametrize("stop", [(0, 1), (1, 0), (2, 3)], ids=str)
-def test_a_resumed_run_does_not_search_again(
-    stop: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    x, y = _data()
+def _arrays() -> dict[str, Any]:
+    return {"x": SeededArrays(*_data(), batch_size=80, seed=1)}
 
+
+def _shuffled(anew: bool = False) -> dict[str, Any]:
+    data = tf.data.Dataset.from_tensor_slices(_data())
+    data = data.shuffle(EXAMPLES, seed=1, reshuffle_each_iteration=anew)
+    return {"x": data.batch(80).repeat(), "steps_per_epoch": 4}
+
+
+@pytest.mark.parametrize(
+    ("stop", "data"),
+    [
+        ((1, 0), _arrays),
+        pytest.param((0, 1), _shuffled, marks=pytest.mark.matrix),
+        pytest.param((2, 3), _shuffled, marks=pytest.mark.matrix),
+        pytest.param((0, 1), _arrays, marks=pytest.mark.matrix),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_resumed_run_does_not_search_again(
+    stop: tuple[int, int],
+    data: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def train(directory: Path, *more: Any) -> list[np.ndarray]:
         model = _model(SGDPlus("auto", momentum=0.5, seed=3))
         model.fit(
-            SeededArrays(x, y, batch_size=80, seed=1),
+            **data(),
             epochs=3,
             shuffle=False,
             verbose=2,
@@ -155,6 +178,12 @@ def test_a_resumed_run_does_not_search_again(
     assert "Found" not in capsys.readouterr().out
 
 
+def test_data_that_come_in_another_order_are_refused(tmp_path: Path) -> None:
+    model = _model(SGDPlus("auto"))
+    with pytest.raises(ValueError, match="must come in the same order"):
+        model.fit(**_shuffled(anew=True), callbacks=[ExactResume(tmp_path)])
+
+
 def _by_hand(model: Any, x: Any, y: Any) -> None:
     model.optimizer.train_step(model, (x, y))
 
@@ -164,21 +193,51 @@ def _gradients(model: Any, x: Any, y: Any) -> None:
     model.optimizer.apply_gradients([(v.value * 0, v) for v in variables])
 
 
-@pytest.mark.parametrize(
-    "train",
-    [lambda model, x, y: model.train_on_batch(x, y), _by_hand, _gradients],
-    ids=["train_on_batch", "train_step", "apply_gradients"],
-)
-def test_steps_outside_fit_are_refused(train: Any) -> None:
+def _on_batch(model: Any, x: Any, y: Any) -> None:
+    model.train_on_batch(x, y)
+
+
+def test_steps_outside_fit_are_refused() -> None:
     x, y = _data()
     model = _model(SGDPlus("auto"))
-    with pytest.raises(ValueError, match="Call find_learning_rate"):
-        train(model, x[:10], y[:10])
+    ways = (_on_batch, _by_hand, _gradients)
+    for train in ways:
+        with pytest.raises(ValueError, match="Call find_learning_rate"):
+            train(model, x[:10], y[:10])
     model.fit(x, y, 160, verbose=0)
-    with pytest.raises(ValueError, match="Call find_learning_rate"):
-        train(model, x[:10], y[:10])
+    for train in ways:
+        with pytest.raises(ValueError, match="Call find_learning_rate"):
+            train(model, x[:10], y[:10])
     find_learning_rate(model, x, y, batch_size=160, verbose=0)
-    train(model, x[:10], y[:10])
+    for train in ways:
+        train(model, x[:10], y[:10])
+
+
+def test_it_can_be_switched_on_again() -> None:
+    x, y = _data()
+    model = _model(SGDPlus(0.02, seed=3))
+    model.optimizer.learning_rate = "auto"
+    history = model.fit(x, y, 160, epochs=2, verbose=0)
+    assert "learning_rate" in history.history
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        keras.callbacks.ReduceLROnPlateau("loss"),
+        keras.callbacks.LearningRateScheduler(lambda epoch: 0.1),
+    ],
+    ids=lambda other: type(other).__name__,
+)
+def test_other_callbacks_that_set_the_rate_are_refused(other: Any) -> None:
+    x, y = _data()
+    with pytest.raises(ValueError, match="must be alone in setting the learning rate"):
+        _model(SGDPlus("auto")).fit(x, y, callbacks=[other])
+
+
+def test_one_update_per_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="must update per example"):
+        SGDPlus("auto", examples_per_update=None)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from keras_sgd_plus import (
     find_learning_rate,
 )
 from tests.support.internals import keras_optimizer, running_sums, search
+from tests.support.tiers import matrix, tiered_keys
 
 EXAMPLES, BATCH = 600, 200
 LINE = (1e-3, 0.1)  # candidates at 0.001, 0.0032, 0.01, 0.032 and 0.1
@@ -49,6 +50,12 @@ def _model(optimizer: Any = None, *inner: Any, **options: Any) -> Any:
         **options,
     )
     return model
+
+
+@functools.cache
+def _shared() -> Any:
+    """One model for all tests that do not train it: each search puts it back."""
+    return _model(SGDPlus(seed=4), layers.Dense(8, "tanh"))
 
 
 def _find(model: Any, *data: Any, **options: Any) -> FoundLearningRate:
@@ -106,7 +113,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", tiered_keys(SETTINGS, "momentum", "skip", "scaled"))
 def test_everything_is_put_back(name: str, engagements: list[str]) -> None:
     model = _trained(_model(SETTINGS[name]()))
     before, traces = _state(model), len(engagements)
@@ -133,7 +140,7 @@ def _losses(model: Any, optimizer: Any, rate: float) -> np.ndarray:
     return np.array(losses)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", [0.9, *matrix(0.0)])
 def test_losses_are_those_of_keras_before_each_update(momentum: float) -> None:
     optimizer = SGDPlus(momentum=momentum, order="given", seed=4)
     model = _model(optimizer, layers.Dense(8, "tanh"))
@@ -163,16 +170,16 @@ def test_the_lowest_loss_is_found_and_set() -> None:
 
 
 def test_the_same_each_time() -> None:
-    first, second = (_find(_model(SGDPlus(seed=4))) for _ in range(2))
+    first, second = _find(_shared()), _find(_shared())
     np.testing.assert_array_equal(first.losses, second.losses)
-    other = _find(_model(SGDPlus(seed=4)), seed=5, num_examples=100)
+    other = _find(_shared(), seed=5, num_examples=BATCH)
     assert (other.losses != second.losses).any()
 
 
 def test_examples_are_drawn_at_random_unless_asked_for_in_order() -> None:
     """y is sorted by class: the first hundred examples are of one class."""
-    drawn = _find(_model(SGDPlus(seed=4)), num_examples=BATCH)
-    given = _find(_model(SGDPlus(seed=4)), num_examples=BATCH, order="given")
+    drawn = _find(_shared(), num_examples=BATCH)
+    given = _find(_shared(), num_examples=BATCH, order="given")
     assert np.nanmin(given.losses) < 0.3 < np.nanmin(drawn.losses)
 
 
@@ -180,8 +187,7 @@ def test_examples_are_drawn_at_random_unless_asked_for_in_order() -> None:
 def test_it_goes_on_beyond_the_range(edge: str) -> None:
     x, y = _data()
     lowest, highest = (1e-5, 1e-4) if edge == "above" else (10.0, 100.0)
-    model = _model(SGDPlus(seed=4), layers.Dense(8, "tanh"))
-    found = _find(model, x, y, lowest=lowest, highest=highest)
+    found = _find(_shared(), x, y, lowest=lowest, highest=highest)
     place = int(np.nanargmin(found.losses))
     assert 0 < place < len(found.rates) - 1
     assert found.learning_rate == found.rates[place]
@@ -192,6 +198,7 @@ def test_it_goes_on_beyond_the_range(edge: str) -> None:
         assert found.rates[-1] == 100 and found.learning_rate < 10
 
 
+@pytest.mark.matrix
 def test_a_rate_that_is_best_among_dead_ones_is_no_answer() -> None:
     """With targets of thousands every rate of the usual range kills the network."""
     rng = np.random.default_rng(0)
@@ -254,7 +261,13 @@ def _dataset() -> tf.data.Dataset:
 
 @pytest.mark.parametrize(
     "make",
-    [_dataset, lambda: SeededArrays(*_data(), batch_size=BATCH, seed=3)],
+    [
+        _dataset,
+        pytest.param(
+            lambda: SeededArrays(*_data(), batch_size=BATCH, seed=3),
+            marks=pytest.mark.matrix,
+        ),
+    ],
     ids=["dataset", "PyDataset"],
 )
 def test_data_sets(make: Callable[[], Any], engagements: list[str]) -> None:
@@ -274,10 +287,10 @@ def test_data_sets(make: Callable[[], Any], engagements: list[str]) -> None:
 
 def test_a_shuffled_data_set_is_the_same_for_all_candidates() -> None:
     data = tf.data.Dataset.from_tensor_slices(_data()).shuffle(EXAMPLES).batch(BATCH)
-    found = _find(_model(SGDPlus(seed=4)), data)
+    found = _find(_shared(), data)
     # With the same examples, the losses of one rate and the next are close.
     assert (found.num_examples == EXAMPLES).all()
-    again = _find(_model(SGDPlus(seed=4)), data)
+    again = _find(_shared(), data)
     assert (found.losses != again.losses).any()  # it was read anew
 
 
@@ -291,6 +304,7 @@ def test_half_precision_with_loss_scaling() -> None:
     assert rate == np.float32(found.learning_rate)
 
 
+@pytest.mark.matrix
 def test_what_is_not_finite_is_left_out() -> None:
     model = _model(SGDPlus(seed=4), layers.Dense(8, "relu"))
     x, _ = _data()
@@ -301,7 +315,7 @@ def test_what_is_not_finite_is_left_out() -> None:
     assert np.isfinite(found.losses[found.rates == found.learning_rate]).all()
 
 
-@pytest.mark.parametrize("nonfinite", ["propagate", "skip", "raise"])
+@pytest.mark.parametrize("nonfinite", ["raise", *matrix("propagate", "skip")])
 def test_no_rate_is_an_error_that_costs_nothing(nonfinite: Any) -> None:
     x, y = _data()
     model = _model(SGDPlus(0.05, nonfinite=nonfinite, seed=4), layers.Dense(8, "tanh"))
@@ -342,6 +356,7 @@ def test_an_interrupt_puts_everything_back(monkeypatch: pytest.MonkeyPatch) -> N
     _assert_same(before, _state(model))
 
 
+@pytest.mark.matrix
 def test_a_variable_that_nobody_tracks_is_put_back() -> None:
     hidden = keras.Variable(0.0, trainable=False)
 
@@ -367,6 +382,7 @@ def test_it_looks_longer_where_rates_are_alike() -> None:
     assert found.learning_rate == found.rates.max()  # none does harm
 
 
+@pytest.mark.matrix
 def test_where_nothing_is_learned_the_largest_rate_without_harm_is_taken() -> None:
     """Labels without a pattern: steps make noise, and the lowest rate loses least."""
     rng = np.random.default_rng(0)
@@ -384,6 +400,7 @@ def test_where_nothing_is_learned_the_largest_rate_without_harm_is_taken() -> No
     assert found.learning_rate > 10 * found.rates[np.nanargmin(found.losses)]
 
 
+@pytest.mark.matrix
 def test_nothing_is_warned_of() -> None:
     model = _model(SGDPlus(max_loss_fraction=0.5, examples_per_update=3, seed=4))
     model.compile(
@@ -411,20 +428,83 @@ def test_a_fit_without_decay_is_told_which_rate_suits_it() -> None:
         model.fit(x, y, **arguments)
 
 
+def test_large_groups_visit_more_examples() -> None:
+    x, y = _data()
+    model = _model(SGDPlus(examples_per_update=8, seed=4), layers.Dense(8, "tanh"))
+    found = _find(model, x, y, num_examples=BATCH)
+    assert (found.num_examples == EXAMPLES).all()  # 64 * 8 are the least
+
+
+def test_generators_that_reading_uses_are_put_back() -> None:
+    class Augmented(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Any:
+            x, y = _data()
+            rows = slice(index * BATCH, index * BATCH + BATCH)
+            return x[rows] + np.random.normal() + random.random(), y[rows]
+
+    before = _state(_shared())
+    _find(_shared(), Augmented(), set_rate=False)
+    _assert_same(before, _state(_shared()))
+
+
+class Bypassing(keras.Sequential):
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(loss, variables), variables, strict=True)
+        )
+        return {"loss": loss}
+
+
+def test_a_train_step_without_our_updates() -> None:
+    model = Bypassing([layers.Dense(1)])
+    model.compile(SGDPlus(seed=4), "mse")
+    with pytest.raises(ValueError, match="updates per example. Received: one that"):
+        _find(model, np.ones((200, 6)), np.ones((200, 1)))
+
+
+def test_weights_that_are_nan() -> None:
+    x, y = _data()
+    model = _model(SGDPlus(seed=4))
+    model.build((None, 6))
+    model.layers[0].bias.assign(np.full(8, np.nan))
+    with pytest.raises(ValueError, match="needs a model with finite weights"):
+        _find(model, x, y)
+
+
+def test_data_without_a_batch() -> None:
+    with pytest.raises(ValueError, match="Received: data without a batch"):
+        _find(_shared(), _dataset().take(0))
+
+
+def test_a_bad_example_is_named() -> None:
+    x, y = _data()
+    model = _model(SGDPlus(nonfinite="raise", seed=4), layers.Dense(8, "tanh"))
+    with pytest.raises(ValueError, match="Some learning rate") as caught:
+        _find(model, np.full_like(x, np.nan), y)
+    assert isinstance(caught.value.__cause__, FloatingPointError)
+
+
 def test_the_line_says_both_rates(capsys: pytest.CaptureFixture[str]) -> None:
-    found = _find(_model(SGDPlus(seed=4)), verbose=2)
+    found = _find(_shared(), verbose=2)
     line = capsys.readouterr().out
     assert line == f"{found}\n"
     assert f"learning_rate={found.learning_rate:.3g} " in line
     assert f"{found.constant_learning_rate:.3g} for a constant one" in line
-    _find(_model(SGDPlus(seed=4)), verbose=1)
+    _find(_shared(), verbose=1)
     assert "rate" in capsys.readouterr().out
-    _find(_model(SGDPlus(seed=4)), verbose=0)
+    _find(_shared(), verbose=0)
     assert capsys.readouterr().out == ""
 
 
 def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _find(_model(SGDPlus(seed=4)))
+    found = _find(_shared())
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"plot\(\) needs matplotlib"):
         found.plot()
@@ -433,7 +513,7 @@ def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plot() -> None:
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
-    found = _find(_model(SGDPlus(seed=4)))
+    found = _find(_shared())
     ax = found.plot()
     drawn = [line for line in ax.lines if len(line.get_xdata()) == len(found.rates)]
     np.testing.assert_array_equal(drawn[0].get_ydata(), found.losses)
@@ -475,6 +555,9 @@ def _strategy_model() -> Any:
             ValueError,
             "examples for 64 updates",
         ),
+        (lambda: np.ones(3), {}, TypeError, "`model` must be a keras.Model"),
+        (_model, {"y": np.ones(10)}, ValueError, "the same number of examples"),
+        (_shared, {"x": np.ones((200, 6)), "y": None}, ValueError, "`y` must be given"),
         (_model, {"batch_size": 0}, ValueError, "`batch_size` must be an int >= 1"),
         (_model, {"num_examples": 1.5}, TypeError, "`num_examples` must be an int"),
         (_model, {"lowest": "low"}, TypeError, "`lowest` must be a number"),

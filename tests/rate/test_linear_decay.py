@@ -18,6 +18,7 @@ from keras_sgd_plus import (
     SeededArrays,
     SGDPlus,
 )
+from tests.support.tiers import matrix
 from tests.support.twins import Interrupt, Interrupted, dense_data, linear_model
 
 BASE = 0.04
@@ -108,6 +109,19 @@ def test_the_logs_have_the_rate_of_the_last_batch() -> None:
     np.testing.assert_allclose(history.history["learning_rate"], expected, rtol=1e-6)
 
 
+def test_a_rate_that_an_unwrapped_fit_has_left_is_put_back() -> None:
+    """`fit` of Adam is looked up before the first callback wraps it."""
+    decay = LinearDecay()
+    model = _model(keras.optimizers.Adam(BASE))
+    decay.set_model(model)
+    decay.set_params({"epochs": 2, "steps": 3})
+    decay.on_train_begin()
+    decay.on_epoch_begin(1)
+    decay.on_train_batch_begin(2)  # and an error ends the run
+    found = _rates(LinearDecay(), model)
+    np.testing.assert_allclose(found.inside, _line(6), rtol=1e-6)
+
+
 def test_the_base_rate_is_back_after_an_error() -> None:
     x, y = dense_data(12)
     model = _model()
@@ -128,7 +142,7 @@ def test_a_checkpoint_has_the_base_rate(place: str, tmp_path: Path) -> None:
     assert float(loaded.optimizer.learning_rate.numpy()) == np.float32(BASE)
 
 
-@pytest.mark.parametrize("stop", [(0, 1), (1, 0)], ids=str)
+@pytest.mark.parametrize("stop", [(0, 1), *matrix((1, 0))], ids=str)
 def test_a_resumed_run_has_the_same_bits(stop: tuple[int, int], tmp_path: Path) -> None:
     x, y = dense_data(12)
 
