@@ -19,6 +19,7 @@ from keras_sgd_plus import (
     SeededArrays,
     SGDPlus,
 )
+from tests.support.tiers import tiered_keys
 from tests.support.twins import Interrupt, Interrupted, dense_data, linear_model
 
 X, Y = dense_data(20)
@@ -55,7 +56,7 @@ def kept(callback: Any) -> dict[str, Any]:
     return {name: np.array(getattr(callback, name)) for name in names}
 
 
-@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("how", tiered_keys(COPIES, "deep"))
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_copy_is_alike_and_works(kind: str, how: str, tmp_path: Path) -> None:
     original, made = MAKERS[kind](tmp_path), COPIES[how]

@@ -11,7 +11,7 @@ import pytest
 
 from keras_sgd_plus import ExampleLog, SeededArrays, SGDPlus
 from tests.support.messages import caught_by
-from tests.support.tiers import tiered_keys, tiered_rows
+from tests.support.tiers import matrix, tiered_keys, tiered_rows
 
 N, SIZE, BAD = 22, 4, 13
 X = np.random.default_rng(0).normal(size=(N, 3)).astype("float32")
@@ -87,7 +87,7 @@ DEFAULT = (
 
 
 @pytest.mark.parametrize("action, hook", tiered_rows(PLACES, *DEFAULT, unpack=True))
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [True, *matrix(False)])
 def test_a_log_has_the_records_of_its_fit(
     action: Any, hook: str, first: bool, engagements: list[str]
 ) -> None:
@@ -164,7 +164,7 @@ NUMBERS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("rows, said", tiered_rows(NUMBERS, *NUMBERS, unpack=True))
+@pytest.mark.parametrize("rows, said", tiered_rows(NUMBERS, "half", unpack=True))
 def test_an_id_is_named_as_it_was_given(rows: np.ndarray, said: str) -> None:
     if rows.dtype.kind == "f":
         x: Any = np.stack([rows, np.zeros(2)], 1).astype(rows.dtype)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_sgd_plus import SGDPlus
 from tests.support.messages import caught_by
-from tests.support.tiers import matrix
+from tests.support.tiers import matrix, tiered_keys
 
 FALL = "The loss should fall while a new optimizer trains"
 N = 3_000
@@ -182,7 +182,7 @@ SILENT: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", SILENT)
+@pytest.mark.parametrize("name", tiered_keys(SILENT, "learns", "few_updates"))
 def test_silent(name: str) -> None:
     make, y, arguments = SILENT[name]
     assert fit(make(), y=y, epochs=2, **arguments) == []
@@ -211,7 +211,7 @@ def test_silent_about_bad_examples_that_are_skipped() -> None:
     assert [FALL in str(w.message) for w in caught] == [False]
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.001])
+@pytest.mark.parametrize("rate", [0.01, *matrix(0.001)])
 def test_silent_at_the_optimum_for_many_seeds(rate: float) -> None:
     """The two means are alike; one of 40 such pairs is two standard errors apart."""
     model, said = compiled(linear(), rate), 0
@@ -247,7 +247,7 @@ RATES = {
 }
 
 
-@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("name", tiered_keys(RATES, "linear"))
 def test_the_rate_that_is_suggested_trains(name: str) -> None:
     make, y, loss, given = RATES[name]
     plus = dict(given)
