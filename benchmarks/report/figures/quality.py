@@ -202,7 +202,8 @@ def search(results: dict[str, Found]) -> None:
             errors = [each[arm]["error"] for each in results[name]["seeds"].values()]
             colour = BLUE if arm == FOUND else GREY
             below.plot(errors, [place] * len(errors), "o", color=colour, alpha=0.6)
-        below.set(xscale="log", xlabel="test error")
+        below.set(xlabel="test error")
+        below.locator_params(axis="x", nbins=4)
         below.set_yticks(range(len(arms)), arms if not column else [""] * len(arms))
         below.invert_yaxis()
     rows[0][0].set_ylabel("loss before each update")
