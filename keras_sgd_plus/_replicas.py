@@ -156,7 +156,8 @@ class Shard(NamedTuple):
     changed: dict[int, Tensor]  # values by position
     num_examples: int | Tensor  # () int32
     logs: Structure | None  # None where the metrics give them
-    note: Tensor | None  # (columns,) int64, for all replicas: of bad groups, its first
+    # Gives (columns,) int64, for all replicas; the first is the count of bad groups.
+    note: Callable[[], Tensor] | None
     ends_training: bool  # whether a bad group of any replica undoes the batch
     smallest: Collection[Variable]  # that get the smallest value of the replicas
     commit: Callable[[dict[int, Tensor]], None]  # writes what one replica has changed
@@ -328,7 +329,7 @@ class _Several(Replicas):
             i for i in changed if i not in compared and not _is_local(variables[i])
         ]
         size = tf.cast(shard.num_examples, tf.int64)
-        note = tf.zeros((0,), tf.int64) if shard.note is None else shard.note
+        note = tf.zeros((0,), tf.int64) if shard.note is None else shard.note()
         first = self._row(tf.concat([[size], note], 0))
         changes = [
             _change(changed[i], shard.start.get(i, before[i]), size) for i in shared

@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -175,7 +176,7 @@ def _commit(done: _Attempt, num_examples: int | Tensor) -> Logs:
         changed=walked.changed,
         num_examples=num_examples,
         logs=walked.logs if context.keeps_logs else None,
-        note=None if ledger is None else ledger.note(walked.skips),
+        note=None if ledger is None else functools.partial(ledger.note, walked.skips),
         ends_training=context.raises,
         smallest=(outer.step_counter, outer.dynamic_scale) if is_scaled else (),
         commit=context.carry.commit,

@@ -246,7 +246,7 @@ class AverageWeights(fits.ComesFirst, keras.callbacks.Callback):
         self._averages = averages_in(run)
         run.at_end.callback(self._forget_run)
         params: Any = self.params
-        _check_reached(self.start_epoch, params["epochs"])
+        check_reached(self.start_epoch, params["epochs"])
 
     def _forget_run(self) -> None:
         # Keras calls no `on_train_end` where `fit` ends by an error or an interrupt.
@@ -321,7 +321,8 @@ def _checked_start(value: object) -> int | None:
     return value
 
 
-def _check_reached(epoch: int | None, epochs: int) -> None:
+def check_reached(epoch: int | None, epochs: int) -> None:
+    """Raises ValueError for a `start_epoch` that is none of the epochs of `fit`."""
     if epoch is not None and epoch >= epochs:
         raise ValueError(
             "`start_epoch` must be an epoch of fit, which counts them from 0. "

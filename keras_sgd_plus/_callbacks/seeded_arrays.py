@@ -113,7 +113,7 @@ class SeededArrays(keras.utils.PyDataset, KnownRows):
         self.batch_size, self.seed = batch_size, _checked_seed(seed)
         named = {"x": x, "y": y, "sample_weight": sample_weight}
         parts = [arrays_of(name, part) for name, part in named.items()]
-        self.num_examples = _num_examples(parts)
+        self.num_examples = num_examples_of(parts)
         while len(parts) > 1 and parts[-1] is None:
             parts.pop()
         self._parts = tuple(parts)
@@ -180,10 +180,10 @@ def _checked_seed(value: object) -> Any:
     return settings.checked("seed", value)
 
 
-def _num_examples(parts: Sequence[Any]) -> int:
-    # In x, y and sample_weight, which must agree.
+def num_examples_of(parts: Sequence[Any]) -> int:
+    """The number of examples in x, y and sample_weight; ValueError if they disagree."""
     named = examples.named_leaves(tuple(parts))
-    lengths = [len(a) if a.ndim else 0 for _, a in named]
+    lengths = [int(a.shape[0]) if len(a.shape) else 0 for _, a in named]
     if not lengths or 0 in lengths or len(set(lengths)) > 1:
         wrong = next((i for i, n in enumerate(lengths) if n != lengths[0]), 0)
         some = [named[i] for i in sorted({0, wrong}) if named]

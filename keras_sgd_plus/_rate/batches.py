@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sgd_plus._callbacks.seeded_arrays import num_examples_of
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model, Parts, Structure
@@ -45,16 +46,15 @@ class Batches:
         self._batch_size = batch_size or keras_trainer.BATCH_SIZE
         self._batches: list[Structure] = []
         self._sizes: list[int] = []
-        self._rows: Any = None
         if keras_trainer.are_arrays(data):
             self._data = data
-            count = _length(data)
-            count = count if num_rows is None else num_rows
+            length = num_examples_of(data)
+            count = length if num_rows is None else num_rows
             self._rows = np.arange(count)
+            # Whether the size of a batch is known depends on the number of examples.
+            whole = data if count == length else _take(data, self._rows)
             if seed is not None:
                 self._rows = np.random.default_rng(seed).permutation(count)
-            # Whether the size of a batch is known depends on the number of examples.
-            whole = _take(data, slice(0, count))
             self._spec = self._pipeline(whole).element_spec
             self._source = self._of_arrays()
         else:
@@ -104,35 +104,13 @@ class Batches:
             start += self._batch_size
 
 
-def _length(data: Parts) -> int:
-    found = [
-        (name, int(array.shape[0]))
-        for name, part in zip(("x", "y", "sample_weight"), data, strict=True)
-        for array in keras.tree.flatten(part)
-        if array is not None
-    ]
-    if len({length for _, length in found}) > 1:
-        shown = ", ".join(f"{name} of {length}" for name, length in found)
-        raise ValueError(
-            "x, y and sample_weight must have the same number of examples. Received: "
-            f"{shown}. Give every example its target (and weight)."
-        )
-    return found[0][1] if found else 0
-
-
-def _take(data: Parts, rows: Any) -> Any:
+def _take(data: Parts, positions: np.ndarray) -> Any:
     # Examples of arrays of any kind that Keras takes.
     def take(array: Any) -> Any:
         if array is None:
             return None
         if hasattr(array, "iloc"):
-            return array.iloc[rows]
-        if isinstance(rows, slice):
-            if len(range(*rows.indices(int(array.shape[0])))) == array.shape[0]:
-                return array
-            positions = np.arange(rows.stop)
-        else:
-            positions = rows
+            return array.iloc[positions]
         if isinstance(array, (tf.Tensor, tf.RaggedTensor, tf.Variable)):
             return tf.gather(array, positions)
         if isinstance(array, tf.SparseTensor):

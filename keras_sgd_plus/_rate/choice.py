@@ -4,7 +4,7 @@ Every candidate begins with the same weights, and visits the same examples once,
 same order. The loss of an example before its own update is then an honest test loss
 (progressive validation; Blum, Kalai and Langford, 1999,
 https://doi.org/10.1145/307400.307439). The mean of these losses is the score of a
-candidate: who learns fast has lost little. Scores of the last examples alone, and
+candidate: one that learns fast loses little. Scores of the last examples alone, and
 candidates between those of the grid, were tried on the tasks of development of
 `benchmarks/quality/search_tasks.py`; neither was better.
 

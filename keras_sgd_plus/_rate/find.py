@@ -2,8 +2,8 @@
 
 That is the search before Keras's own `fit`, on the data of that `fit`, and a
 `LinearDecay` among its callbacks; nothing else. A run that `ExactResume` takes up again
-has its rate in the save, and does not search. Who has searched by hand and then trains
-with a constant rate is told which one suits.
+has its rate in the save, and does not search. A `fit` without decay after a search by
+hand gives a warning: the rate that was set suits a fall, and the warning names another.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def find_learning_rate(
         lowest: Float, of the candidates, which are half a decade apart. The search goes
             on below it until three lower ones are worse than the best, down to 1e-9.
             Defaults to `0.0001`.
-        highest: Float; the same upwards, up to 1e3. Defaults to `1.0`.
+        highest: Float, of the candidates. The search goes on upwards in the same way,
+            up to 1e3. Defaults to `1.0`.
         num_examples: Int. Each candidate visits so many, in whole batches, one at
             least, and no example twice. Where candidates cannot be told apart, the
             search goes on with these alone on more examples, up to 60,000 visits in
@@ -118,10 +119,10 @@ def find_learning_rate(
     ```
 
     Notes:
-        - Put back are weights, optimizer state, metrics, seeds of layers and of
-          `keras.random`, the generators of Python and NumPy. Not so a `tf.Variable`
-          that the model does not track, kernels of `tf.random` with a state of their
-          own, and the shuffles of a `tf.data.Dataset`, which go on.
+        - The search puts back weights, optimizer state, metrics, seeds of layers and of
+          `keras.random`, and the generators of Python and NumPy. It does not put back a
+          `tf.Variable` that the model does not track, the state of `tf.random`'s own
+          kernels, and the shuffles of a `tf.data.Dataset`.
         - A model that is not built gets the weights that `fit` would have given it.
         - A rate for a falling rate is too high for a constant one: for that take
           `found.constant_learning_rate`.
@@ -133,7 +134,7 @@ def find_learning_rate(
           compared on a part of the data
     """
     _check_arguments(locals())
-    found = search.find(
+    found = search.run_search(
         model,
         (x, y, sample_weight),
         batch_size=batch_size,
@@ -222,7 +223,7 @@ def around_fit(
     try:
         if not any(map(_resumes, callbacks)):
             verbose = arguments.get("verbose", "auto")
-            found = search.find(model, **_of_fit(arguments), verbose=verbose)
+            found = search.run_search(model, **_of_fit(arguments), verbose=verbose)
             optimizer.learning_rate.assign(found.learning_rate)
         yield {**arguments, "callbacks": [*callbacks, *added]}
     finally:
@@ -250,7 +251,7 @@ def _refuse_reshuffled(data: object) -> None:
 
 
 def _of_fit(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    # The data of a `fit`, as `search.find` takes them.
+    # The data of a `fit`, as `search.run_search` takes them.
     x, y = arguments.get("x"), arguments.get("y")
     weights = arguments.get("sample_weight")
     num_rows, split = None, arguments.get("validation_split")

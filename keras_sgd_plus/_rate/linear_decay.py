@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 
+from keras_sgd_plus._callbacks.average_weights import check_reached
 from keras_sgd_plus._callbacks.seeded_arrays import check_positive
 from keras_sgd_plus._fit import fits
 from keras_sgd_plus._fit.hooks import install_fit
@@ -124,12 +125,7 @@ class LinearDecay(fits.ComesFirst, keras.callbacks.Callback):
                 "without it. Write keras.callbacks.CallbackList(callbacks, model=model,"
                 " epochs=n, steps=batches_of_an_epoch)."
             )
-        if self.start_epoch >= epochs:
-            raise ValueError(
-                "`start_epoch` must be an epoch of fit, which counts them from 0. "
-                f"Received: start_epoch={self.start_epoch} and fit(epochs={epochs}). "
-                f"Use {epochs - 1} or less."
-            )
+        check_reached(self.start_epoch, epochs)
         self._steps = _checked_steps(self.num_batches, params.get("steps"))
         self._total = (epochs - self.start_epoch) * self._steps
         self._last = None

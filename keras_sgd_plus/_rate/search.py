@@ -365,7 +365,7 @@ class _Grid:
             self.run(places, num_examples)
 
 
-def find(
+def run_search(
     model: Model,
     data: Parts,
     *,
