@@ -76,6 +76,15 @@ def test_it_is_the_search_and_the_decay(engagements: list[str]) -> None:
 
 
 @pytest.mark.matrix
+def test_inside_a_loss_scale_optimizer() -> None:
+    x, y = _data()
+    auto = keras.optimizers.LossScaleOptimizer(SGDPlus("auto", seed=3))
+    history = _model(auto).fit(x, y, batch_size=160, epochs=2, verbose=0)
+    rates = history.history["learning_rate"]
+    np.testing.assert_allclose(rates[1], rates[0] / 3, rtol=1e-6)  # 3/4, then 1/4
+
+
+@pytest.mark.matrix
 def test_each_fit_searches_anew_from_where_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

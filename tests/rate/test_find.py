@@ -285,6 +285,39 @@ def test_data_sets(make: Callable[[], Any], engagements: list[str]) -> None:
         np.testing.assert_array_equal(found.losses, arrays.losses)
 
 
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    "options", [{"steps_per_execution": 3}, {"jit_compile": True}], ids=str
+)
+def test_ways_to_compile_change_nothing(options: dict[str, Any]) -> None:
+    plain = _find(_model(SGDPlus(seed=4)))
+    found = _find(_model(SGDPlus(seed=4), **options))
+    np.testing.assert_allclose(found.losses, plain.losses, rtol=1e-5)
+
+
+@pytest.mark.matrix
+def test_an_eager_model() -> None:
+    losses = []
+    for eager in (False, True):
+        keras.utils.set_random_seed(1)  # layers are made before `_model` does so
+        inner = layers.Dense(8, "tanh")
+        model = _model(SGDPlus(seed=4), inner, run_eagerly=eager)
+        losses.append(_find(model, num_examples=BATCH, lowest=0.01).losses[:3])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_pandas_and_a_data_set_without_end() -> None:
+    pandas = pytest.importorskip("pandas")
+    plain = _find(_model(SGDPlus(seed=4)))
+    x, y = _data()
+    frames = pandas.DataFrame(x), pandas.Series(y)
+    np.testing.assert_allclose(
+        _find(_model(SGDPlus(seed=4)), *frames).losses, plain.losses, 1e-6
+    )
+    found = _find(_model(SGDPlus(seed=4)), _dataset().repeat(), num_examples=EXAMPLES)
+    assert (found.num_examples == EXAMPLES).all()
+
+
 def test_a_shuffled_data_set_is_the_same_for_all_candidates() -> None:
     data = tf.data.Dataset.from_tensor_slices(_data()).shuffle(EXAMPLES).batch(BATCH)
     found = _find(_shared(), data)
