@@ -90,6 +90,10 @@ class Batches:
         )
         return iter(data)
 
+    def close(self) -> None:
+        """Ends the threads that read ahead: they may use generators of the user's."""
+        self._source = iter(())
+
     def _pipeline(self, data: Parts) -> tf.data.Dataset[Any]:
         return keras_trainer.pipeline(
             self._model, data, self._batch_size, self._class_weight

@@ -7,6 +7,7 @@ best, is told in `choice`; how the data are read, in `batches`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -405,9 +406,10 @@ def run_search(
     try:
         draws = seed if order == "random" else None
         batches = Batches(model, data, batch_size, class_weight, draws, num_rows)
-        trainer = _Trainer(model, kept, batches)
-        grid = _Grid(trainer, bar.show)
-        grid.search(lowest, highest, trainer.enough(num_examples))
+        with contextlib.closing(batches):
+            trainer = _Trainer(model, kept, batches)
+            grid = _Grid(trainer, bar.show)
+            grid.search(lowest, highest, trainer.enough(num_examples))
     finally:
         kept.put_back()
         optimizer.learning_rate.assign(rate)
