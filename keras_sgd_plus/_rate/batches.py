@@ -8,6 +8,7 @@ the train function is traced and compiled as `fit` alone would do it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,10 +59,13 @@ class Batches:
             self._spec = self._pipeline(whole).element_spec
             self._source = self._of_arrays()
         else:
-            _refuse_read_once(data[0])
-            pipeline = self._pipeline(_first_pass(data))
+            x: Any = data[0]
+            _refuse_read_once(x)
+            if is_python := isinstance(x, keras.utils.PyDataset):
+                x = _FirstPass(x)
+            pipeline = self._pipeline((x, *data[1:]))
             self._spec = pipeline.element_spec
-            self._source = iter(pipeline)
+            self._source = self._of_items(x) if is_python else iter(pipeline)
 
     def first(self, num_examples: int) -> list[Structure]:
         """The first whole batches, with `num_examples` or as many as there are.
@@ -98,6 +102,13 @@ class Batches:
         return keras_trainer.pipeline(
             self._model, data, self._batch_size, self._class_weight
         )
+
+    def _of_items(self, dataset: keras.utils.PyDataset) -> Iterator[Structure]:
+        # One by one, in this thread: another would read ahead, and use generators of
+        # Python or NumPy while they are put back.
+        last: Any = dataset.num_batches  # None: without end
+        for index in itertools.count() if last is None else range(last):
+            yield from self._pipeline((_OneBatch(dataset[index]), None, None))
 
     def _of_arrays(self) -> Iterator[Structure]:
         # Few batches at a time: examples may be large.
@@ -148,8 +159,13 @@ class _FirstPass(keras.utils.PyDataset):
         return self._dataset[index]
 
 
-def _first_pass(data: Parts) -> Parts:
-    x, y, sample_weight = data
-    if isinstance(x, keras.utils.PyDataset):
-        x = _FirstPass(x)
-    return x, y, sample_weight
+class _OneBatch(keras.utils.PyDataset):
+    def __init__(self, batch: Any) -> None:
+        super().__init__()
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self._batch
