@@ -416,6 +416,17 @@ def test_it_looks_longer_where_rates_are_alike() -> None:
 
 
 @pytest.mark.matrix
+def test_it_ends_after_60_000_visits_where_rates_stay_alike() -> None:
+    data = tf.data.Dataset.from_tensors((np.zeros((1_000, 6)), np.zeros((1_000, 3))))
+    model = _model(SGDPlus(seed=4), layers.Dense(8, "tanh", use_bias=False))
+    model.compile(SGDPlus(seed=4), "mse")
+    found = _find(model, data.repeat())
+    visits = int(found.num_examples.sum())
+    assert 30_000 < visits <= 60_000
+    assert not found.is_sure
+
+
+@pytest.mark.matrix
 def test_where_nothing_is_learned_the_largest_rate_without_harm_is_taken() -> None:
     """Labels without a pattern: steps make noise, and the lowest rate loses least."""
     rng = np.random.default_rng(0)
