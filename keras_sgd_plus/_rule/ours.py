@@ -84,7 +84,7 @@ def refuse_waiting(optimizer: Optimizer) -> None:
             'SGDPlus("auto") must find its learning rate in fit, on the data of that '
             "fit. Received: a step outside it (train_on_batch, or a loop by hand). "
             "Call find_learning_rate(model, x, y) before the loop, or give SGDPlus a "
-            "number."
+            "number as `learning_rate`."
         )
 
 
