@@ -175,6 +175,7 @@ ORDERS = list(itertools.permutations(("averages", "checkpoint", "stopping")))
 _DEFAULT = ("checkpoint", "stopping", "averages")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "order", [_DEFAULT, *matrix(*(o for o in ORDERS if o != _DEFAULT))], ids="-".join
 )
@@ -404,6 +405,7 @@ def test_frozen_weights_stay(kind: str) -> None:
     assert_close(trainable(model), oracle(seen.batches)[-1])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("policy", ["mixed_float16", *matrix("bfloat16")])
 def test_low_precision(policy: str) -> None:
     """Averages have float32 at least, and rounded ones never come back to them."""

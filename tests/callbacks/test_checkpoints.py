@@ -70,6 +70,7 @@ def uninterrupted() -> tuple[Seen, list[list[np.ndarray]]]:
     return seen, seeds
 
 
+@pytest.mark.matrix
 def test_checkpoint_of_the_model(
     tmp_path: Path, uninterrupted: Any, engagements: list[str]
 ) -> None:
@@ -94,6 +95,7 @@ def test_checkpoint_of_the_model(
     assert set(engagements) == {model.name}  # a loaded model keeps its name
 
 
+@pytest.mark.matrix
 def test_checkpoint_of_weights_by_batches(
     tmp_path: Path, uninterrupted: Any, engagements: list[str]
 ) -> None:
@@ -133,6 +135,7 @@ def _interrupted(folder: Path, where: tuple[int, int], **kwargs: Any) -> None:
         )
 
 
+@pytest.mark.matrix
 def test_backup_and_restore(
     tmp_path: Path, uninterrupted: Any, engagements: list[str]
 ) -> None:

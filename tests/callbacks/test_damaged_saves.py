@@ -93,7 +93,7 @@ def resumed(directory: Path) -> tuple[Any, list[str]]:
 
 @pytest.mark.parametrize(
     "damage, named, number",
-    tiered_rows(DAMAGES, "lost_index", "flipped_data", "empty_list", unpack=True),
+    tiered_rows(DAMAGES, "flipped_data", unpack=True),
 )
 def test_the_newest_complete_save_is_taken(
     damage: Callable[[Path], Any],
@@ -161,6 +161,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.matrix
 def test_a_full_disc(tmp_path: Path, whole: list[np.ndarray]) -> None:
     """The run ends with an error that says so; saves before it stay."""
     interrupted(tmp_path)

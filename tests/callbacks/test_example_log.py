@@ -148,6 +148,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore:Every batch of an epoch but the last")
 @pytest.mark.parametrize("name", tiered_keys(SETTINGS, "groups"))
 def test_settings(name: str) -> None:
@@ -176,6 +177,7 @@ def _weights() -> np.ndarray:
     return np.random.default_rng(1).uniform(0.2, 3, N).astype("float32")
 
 
+@pytest.mark.matrix
 def test_weights_of_examples() -> None:
     log, weights = everything(), _weights()
     recorded(DENSE, log, sample_weight=weights)
@@ -257,6 +259,7 @@ def test_rows_by_an_id(kind: str) -> None:
     assert_kept(log, kept(case, log.visited, SGD))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("dtype", ["float32", *matrix("float64", "int64")])
 def test_rows_by_a_column(dtype: str) -> None:
     """The last column has the rows, which the model drops; everything is shuffled."""
@@ -325,6 +328,7 @@ def test_an_error_leaves_the_finished_epochs() -> None:
     assert again.loss.shape == (2, N)
 
 
+@pytest.mark.matrix
 def test_train_on_batch() -> None:
     log = everything()
     model = DENSE.compiled(SGDPlus(**SGD, seed=4, jit_compile=False))

@@ -36,6 +36,7 @@ ORDERS: dict[str, Order] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("in_files", [False, *matrix(True)], ids=["memory", "files"])
 @pytest.mark.parametrize("order", tiered_rows(ORDERS, "resume_first"))
 def test_the_records_are_those_of_an_uninterrupted_run(

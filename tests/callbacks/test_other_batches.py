@@ -79,13 +79,12 @@ def compiled(rate: float = 0.0, **settings: Any) -> Any:
 
 PLACES = {f"{a}-{h}": (ACTIONS[a], h) for a in ACTIONS for h in HOOKS}
 DEFAULT = (
-    "train_on_batch-on_train_batch_end",
     "nested_fit-on_train_batch_begin",
-    "train_step-on_epoch_begin",
     "reset_metrics-on_train_batch_end",
 )
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("action, hook", tiered_rows(PLACES, *DEFAULT, unpack=True))
 @pytest.mark.parametrize("first", [True, *matrix(False)])
 def test_a_log_has_the_records_of_its_fit(

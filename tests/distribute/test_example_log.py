@@ -121,6 +121,7 @@ def _assert_visited(log: ExampleLog, parts: Rows, group: int = 1) -> None:
             before += sum(sizes)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("source", tiered_keys(SOURCES, "shuffled_by_id"))
 def test_each_replica_as_by_hand(source: str) -> None:
     case, log, parts = _trained(source, jit_compile=False)

@@ -216,6 +216,7 @@ def _linear(rate: float) -> Any:
     return keras.Sequential([keras.Input((1,)), *dropout, layers.Dense(1)])
 
 
+@pytest.mark.matrix
 def test_none_is_stock_synchronous_sgd() -> None:
     x, y = dense_data(30)
     models = []

@@ -45,6 +45,7 @@ def test_logs_of_each_batch_are_of_all_replicas() -> None:
         assert history[name] == pytest.approx([value], rel=1e-5)
 
 
+@pytest.mark.matrix
 def test_own_logs_are_averaged_by_examples() -> None:
     class Logs(keras.Model):
         def __init__(self) -> None:

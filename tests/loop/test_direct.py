@@ -112,7 +112,7 @@ ROWS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     ("layer", "options"),
-    tiered_rows(ROWS, "twice", "assigned_by_keras", "run_eagerly", unpack=True),
+    tiered_rows(ROWS, "twice", unpack=True),
 )
 def test_layer_equals_keras(
     layer: type[layers.Layer], options: dict[str, Any], engagements: list[str]
@@ -142,6 +142,7 @@ def _restored(path: Path, trainable: bool) -> Callable[[], Any]:
     return make
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("trainable", [True, *matrix(False)])
 def test_restored_functions_equal_keras(
     trainable: bool, engagements: list[str], tmp_path: Path

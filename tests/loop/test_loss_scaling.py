@@ -51,6 +51,7 @@ def test_overflow_in_mixed_precision(engagements: list[str]) -> None:
     _assert_skipped(pair, engagements)
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore:The loss should be finite")  # it overflows
 def test_dynamic_growth_of_the_loss_scale(engagements: list[str]) -> None:
     """In float32 the counter, the scale and the weights are exact."""

@@ -172,6 +172,7 @@ class AddsLosses(layers.Layer):
         return x
 
 
+@pytest.mark.matrix
 def test_added_losses_and_regularizers(engagements: list[str]) -> None:
     def make() -> keras.Model:
         l2 = keras.regularizers.L2(0.2)

@@ -13,10 +13,7 @@ from tests.support.zoo import ZOO, Case
 pytestmark = normalises
 
 # One of each kind; the matrix has the others, among them those that compile for long.
-DEFAULT = (
-    *("mlp", "functional", "subclassed", "trainer_and_layer", "lora"),
-    *("dropout", "conv2d_pool", "mlp_float64"),
-)
+DEFAULT = ("mlp", "conv2d_pool")
 
 
 @pytest.mark.parametrize("case", tiered_rows(ZOO, *DEFAULT))

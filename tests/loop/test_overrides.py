@@ -81,6 +81,7 @@ class OwnMetrics(keras.Model):
 OVERRIDES = {c.__name__: c for c in (OwnLoss, OldStyleLoss, ExtraLogs, OwnMetrics)}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("model_class", tiered_rows(OVERRIDES, "OwnLoss", "ExtraLogs"))
 def test_overridden_method(model_class: Any, engagements: list[str]) -> None:
     def make() -> keras.Model:

@@ -52,6 +52,7 @@ def _global_seed_state() -> np.ndarray:
     return np.array(keras_optimizer.global_seed_state().value)
 
 
+@pytest.mark.matrix
 def test_unseeded_random_numbers(engagements: list[str]) -> None:
     """Each example gets a fresh number, the one that Keras draws if XLA compiles it."""
     states: list[np.ndarray] = []
@@ -147,6 +148,7 @@ class RunningLoss(losses.Loss):
         return error / ops.stop_gradient(ops.convert_to_tensor(self.mean))
 
 
+@pytest.mark.matrix
 def test_variable_made_in_loss(engagements: list[str]) -> None:
     """The loop carries a variable that belongs to no model, optimizer or metric."""
     made: list[RunningLoss] = []
@@ -177,6 +179,7 @@ class LossInside(keras.Model):
         return found
 
 
+@pytest.mark.matrix
 def test_variable_made_by_a_loss_in_call(engagements: list[str]) -> None:
     x, y = dense_data(N)
     pair = train_pair(LossInside, x, y)
@@ -222,6 +225,7 @@ class Plain(Compiled):
         return self.hidden(x)
 
 
+@pytest.mark.matrix
 def test_a_function_in_the_model_reads_the_current_weights(
     engagements: list[str],
 ) -> None:
@@ -239,6 +243,7 @@ ASSIGNING = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("make", tiered_rows(ASSIGNING, "echo"))
 def test_assigning_in_call_cuts_the_gradient(
     make: Callable[[], layers.Layer], engagements: list[str]

@@ -81,7 +81,7 @@ def trained(cls: type, size: int, hidden: Any, **settings: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("jit_compile", [False, *matrix(True)])
-@pytest.mark.parametrize("hidden", tiered_rows(LAYERS, *LAYERS))
+@pytest.mark.parametrize("hidden", tiered_rows(LAYERS, "gru"))
 def test_equals_keras(hidden: Any, jit_compile: bool, engagements: list[str]) -> None:
     ours = trained(SGDPlus, 8, hidden, order="given", jit_compile=jit_compile)
     assert engagements

@@ -53,6 +53,7 @@ SPARSE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("sgd", tiered_rows(SPARSE, "momentum", "clipnorm"))
 def test_sparse_gradient(sgd: dict[str, Any], engagements: list[str]) -> None:
     pair = train_pair(_embedding_model, *_ids(), sgd={"learning_rate": 0.03, **sgd})
@@ -60,6 +61,7 @@ def test_sparse_gradient(sgd: dict[str, Any], engagements: list[str]) -> None:
     assert_engaged(pair, engagements, N)
 
 
+@pytest.mark.matrix
 def test_exclusion_from_weight_decay(engagements: list[str]) -> None:
     def story(run: Run, exclude: bool = True) -> None:
         optimizer = run.optimizer(weight_decay=0.5)
@@ -213,6 +215,7 @@ def test_without_trainable_weights(engagements: list[str]) -> None:
     assert engagements
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
 def test_an_optimizer_that_knows_more_variables_than_the_model(nonfinite: str) -> None:
     """As after `model.pop()`; Keras trains the variables that are left."""

@@ -71,9 +71,10 @@ def _short_product(model: Any) -> Any:
     return model.hidden(model.features) * model.out(model.row)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "compute",
-    [_messages, _loss_of_constants, *matrix(_adjacency, _looked_up, _short_product)],
+    [_messages, *matrix(_loss_of_constants, _adjacency, _looked_up, _short_product)],
     ids=lambda compute: compute.__name__.strip("_"),
 )
 def test_layers_on_constants_equal_keras(

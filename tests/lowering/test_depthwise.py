@@ -203,6 +203,7 @@ def _network() -> Any:
     )
 
 
+@pytest.mark.matrix
 def test_training_equals_sgd(engagements: list[str]) -> None:
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")

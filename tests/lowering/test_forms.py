@@ -18,7 +18,7 @@ from tests.support.internals import (
     reductions,
     tracing,
 )
-from tests.support.tiers import matrix, tiered_keys
+from tests.support.tiers import matrix, matrix_rows, tiered_keys
 from tests.support.versions import KERAS
 
 # Keras puts a 3D convolution with channels first into a function of its own.
@@ -133,12 +133,14 @@ def test_convolution_in_groups_equals_the_native_form(name: str, channels: int) 
     [
         ((6, 6), 2, "valid", "channels_last", True),
         ((6, 6), 2, "same", "channels_last", True),
-        ((7, 5), 2, "valid", "channels_last", True),
         ((7, 5), 2, "same", "channels_last", False),
-        ((6, 9), (2, 3), "valid", "channels_last", True),
-        ((6, 6), 3, "valid", "channels_first", True),
-        ((9,), 3, "valid", "channels_last", True),
         ((4, 4, 5), 2, "valid", "channels_last", True),
+        *matrix_rows(
+            ((7, 5), 2, "valid", "channels_last", True),
+            ((6, 9), (2, 3), "valid", "channels_last", True),
+            ((6, 6), 3, "valid", "channels_first", True),
+            ((9,), 3, "valid", "channels_last", True),
+        ),
     ],
     ids=str,
 )

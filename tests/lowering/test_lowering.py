@@ -24,6 +24,7 @@ def _installed() -> None:
     SGDPlus()
 
 
+@pytest.mark.matrix
 def test_only_the_thread_that_traces_a_loop_is_lowered() -> None:
     seen = []
 

@@ -115,6 +115,7 @@ def test_gradients_equal_the_native_form(
     _assert_equal(ours, _results(case, _relu, case == "cube"))
 
 
+@pytest.mark.matrix
 def test_gradients_of_gradients_equal_those_of_products(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

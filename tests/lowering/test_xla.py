@@ -176,6 +176,7 @@ def test_a_batch_of_unknown_length(takes: str, expected: bool) -> None:
     outer.get_concrete_function(tf.TensorSpec((None, 2)), tf.TensorSpec((), tf.int32))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("layer", "tried"), [("dense", False), ("lambda", True)])
 def test_only_the_unknown_is_tried(
     layer: str, tried: bool, monkeypatch: pytest.MonkeyPatch

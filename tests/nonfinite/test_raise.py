@@ -57,7 +57,7 @@ WAYS: dict[str, tuple[dict[str, Any], Callable[[Any, Any, Any], Any]]] = {
 
 
 @pytest.mark.parametrize("cause", ["loss", *matrix("gradient")])
-@pytest.mark.parametrize("way", tiered_keys(WAYS, "fit", "eagerly", "train_step"))
+@pytest.mark.parametrize("way", tiered_keys(WAYS, "fit"))
 def test_raise_stops_before_it(way: str, cause: str, engagements: list[str]) -> None:
     settings, train = WAYS[way]
     x, y = data(cause)
@@ -82,6 +82,7 @@ def test_raise_stops_before_it(way: str, cause: str, engagements: list[str]) -> 
     assert int(plus.iterations) == 5 + NUM_EXAMPLES
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("k", [*matrix(4), 3])
 def test_raise_in_groups(k: int) -> None:
     x, y = dense_data(NUM_EXAMPLES)
@@ -95,6 +96,7 @@ def test_raise_in_groups(k: int) -> None:
     assert all(np.isfinite(w).all() for w in model.get_weights())
 
 
+@pytest.mark.matrix
 def test_a_fault_before_the_rest_leaves_the_rest() -> None:
     x, y = dense_data(7)
     x[0] = np.nan
@@ -117,6 +119,7 @@ def test_raise_names_the_batch_of_the_epoch() -> None:
         model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
 
 
+@pytest.mark.matrix
 def test_what_was_skipped_before_is_not_raised_later() -> None:
     x, y = data()
     model = compiled(dense, SGDPlus(0.02, nonfinite="skip"))

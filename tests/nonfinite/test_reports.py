@@ -28,6 +28,7 @@ def test_positions_are_those_handed_over_in_any_order() -> None:
     assert sorted(found) == [(i,) for i in BAD] and found != sorted(found)
 
 
+@pytest.mark.matrix
 def test_labels_out_of_range_are_found() -> None:
     x, _ = dense_data(NUM_EXAMPLES)
     y = np.arange(NUM_EXAMPLES) % 2
@@ -58,6 +59,7 @@ def test_warns_once_per_fit_and_forgets_the_last() -> None:
     assert model.optimizer.skipped_examples() == []
 
 
+@pytest.mark.matrix
 def test_more_than_are_remembered_are_counted() -> None:
     x = np.full((1_500, 5), np.nan, "float32")
     model = compiled(dense, SGDPlus(0.02, nonfinite="skip"))
@@ -94,6 +96,7 @@ class Logging(keras.Model):
         return {"largest": keras.ops.max(keras.ops.abs(x))}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("k", [1, 2])
 def test_own_logs_are_those_of_the_last_that_counted(k: int) -> None:
     x = np.array([[1], [2], [np.nan]], "float32")

@@ -45,6 +45,7 @@ def _skipped(model: Any, *data: Any, **kwargs: Any) -> str:
 SAY: dict[str, Callable[..., str]] = {"raise": _raised, "skip": _skipped}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("epochs", [*matrix(1), 3])
 @pytest.mark.parametrize("nonfinite", SAY)
 def test_row_of_seeded_arrays(nonfinite: str, epochs: int) -> None:
@@ -59,6 +60,7 @@ def test_row_of_seeded_arrays(nonfinite: str, epochs: int) -> None:
     assert place != BAD
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("epoch", [*matrix(0, 2), 1])
 def test_row_of_seeded_arrays_in_any_epoch(epoch: int) -> None:
     data = SeededArrays(CLEAN.copy(), Y, batch_size=BATCH_SIZE, seed=6)

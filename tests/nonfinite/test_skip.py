@@ -79,7 +79,7 @@ CASES: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
 }
 
 
-DEFAULT = ("plain", "momentum", "gradient")
+DEFAULT = ("momentum",)
 
 
 @pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
@@ -125,6 +125,7 @@ def test_propagate_is_the_default_and_ruins(jit_compile: Any) -> None:
     assert "skipped" not in history and model.optimizer.skipped_examples() == []
 
 
+@pytest.mark.matrix
 def test_average_starts_at_the_first_applied_update() -> None:
     x, y = data()
     plus = SGDPlus(

@@ -28,6 +28,7 @@ def _data() -> tuple[Any, Any]:
     return x, x.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.matrix
 @_READS_THEM
 def test_training_goes_on_as_version_0_1_0_went_on() -> None:
     model: Any = keras.models.load_model(FILES / "model.keras")
@@ -71,6 +72,7 @@ def _is_continued(model: Any) -> None:
         np.testing.assert_allclose(value, stored[name], rtol=1e-5, atol=1e-4 * moved)
 
 
+@pytest.mark.matrix
 @_READS_THEM
 def test_a_model_of_0_2_0_trains_on() -> None:
     _is_continued(keras.models.load_model(FILES_0_2_0 / "model.keras"))

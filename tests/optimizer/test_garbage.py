@@ -136,7 +136,7 @@ def names(error: Exception, name: str) -> bool:
 
 
 # Each has a kind of its own: a number, a flag, a name, a count, a number beside a flag.
-DEFAULT = ("momentum", "nesterov", "order", "examples_per_update", "ema_momentum")
+DEFAULT = ("momentum", "order", "examples_per_update")
 
 
 @pytest.mark.parametrize("name", tiered_keys(ARGUMENTS, *DEFAULT))

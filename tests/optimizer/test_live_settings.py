@@ -124,6 +124,7 @@ def test_a_change_takes_effect(name: str, engagements: list[str]) -> None:
             )
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "way", [*matrix(_between_fits), _inside_a_fit, *matrix(_between_steps)]
 )
@@ -152,6 +153,7 @@ def test_from_per_batch_to_per_example_and_back(engagements: list[str]) -> None:
     assert len(engagements) == 2
 
 
+@pytest.mark.matrix
 def test_a_change_traces_once(engagements: list[str]) -> None:
     """And not at all where the setting has been so before."""
     model = _model(jit_compile="auto")

@@ -25,7 +25,7 @@ from tests.support.saved import (
     fit,
     state_of,
 )
-from tests.support.tiers import tiered_keys
+from tests.support.tiers import matrix_rows, tiered_keys
 from tests.support.twins import dense_data, linear_model
 
 STATE_OF_LINEAR = 2  # kernel and bias: with momentum, a velocity each
@@ -147,7 +147,7 @@ def sgd_throughout() -> list[np.ndarray]:
 @pytest.mark.parametrize("transfer", TRANSFERS.values(), ids=list(TRANSFERS))
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(SGD, SGDPlus), (SGDPlus, SGD), (SGDPlus, SGDPlus)],
+    [(SGD, SGDPlus), *matrix_rows((SGDPlus, SGD), (SGDPlus, SGDPlus))],
     ids=["sgd_to_plus", "plus_to_sgd", "plus_to_plus"],
 )
 def test_state_moves_and_training_goes_on(
@@ -199,9 +199,8 @@ def _sgd_throughout(name: str) -> list[np.ndarray]:
     return state_of(model)
 
 
-@pytest.mark.parametrize(
-    "name", tiered_keys(MIGRATED, "momentum", "nesterov_and_averages")
-)
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", tiered_keys(MIGRATED, "nesterov_and_averages"))
 @pytest.mark.parametrize(
     ("before", "after"), [(SGD, SGDPlus), (SGDPlus, SGD)], ids=["to_plus", "back"]
 )

@@ -108,6 +108,7 @@ EXPECTED: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", tiered_keys(EXPECTED, "flattened"))
 def test_one_trace_where_a_kernel_is_given_the_data(
     name: str, blocks_used: list[int]
@@ -119,6 +120,7 @@ def test_one_trace_where_a_kernel_is_given_the_data(
     assert blocks_used[0] >= 1
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", ["changing", *matrix("normalized")])
 def test_a_wrong_expectation_is_found(
     name: str, blocks_used: list[int], monkeypatch: pytest.MonkeyPatch
@@ -219,9 +221,7 @@ FALLING_BACK: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", tiered_keys(FALLING_BACK, "gradient_by_inputs", "changing_before")
-)
+@pytest.mark.parametrize("name", tiered_keys(FALLING_BACK, "changing_before"))
 def test_kernels_that_do_not_wait(name: str, blocks_used: list[int]) -> None:
     make, sgd = FALLING_BACK[name]
     pair = train_pair(make, _x(), _y(), sgd={**RATE, **sgd}, our_fit={"batch_size": 50})

@@ -30,6 +30,7 @@ def test_the_size_decides(
     assert block_plan.block_size(*shape, True) == with_momentum
 
 
+@pytest.mark.matrix
 def test_fit_finds_a_kernel_that_is_large_enough(blocks_used: list[int]) -> None:
     model = keras.Sequential(
         [keras.Input((132,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(1)]

@@ -80,7 +80,7 @@ def _branch() -> keras.Model:
         ),
         pytest.param(_constrained, {}, "constraint", marks=pytest.mark.matrix),
         pytest.param(_regularized, {}, "regularizer", marks=pytest.mark.matrix),
-        (_tied, {}, "another way"),
+        pytest.param(_tied, {}, "another way", marks=pytest.mark.matrix),
         pytest.param(_projection, {}, "another way", marks=pytest.mark.matrix),
         pytest.param(_branch, {}, "another way", marks=pytest.mark.matrix),
     ],

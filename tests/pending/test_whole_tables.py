@@ -164,6 +164,7 @@ def _half() -> keras.Model:
     return bag(dtype="bfloat16")
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("default:With momentum or weight decay")
 def test_half_precision_is_whole(tables: list[int]) -> None:
     with pytest.warns(UserWarning, match="bfloat16"):
@@ -171,6 +172,7 @@ def test_half_precision_is_whole(tables: list[int]) -> None:
     assert not tables
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "settings",
     [{"momentum": 0.0}, *matrix({"momentum": 0.9, "examples_per_update": 120})],

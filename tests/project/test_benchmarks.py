@@ -53,6 +53,7 @@ def _rows() -> list[measuring.Row]:
     return measuring.measure(workload, workers, 3, lambda arm: True)
 
 
+@pytest.mark.matrix
 def test_rows_that_are_wrong_or_missing_say_so() -> None:
     rows = {row.arm: row for row in _rows()}
     assert rows[names.LOOP].agrees is True

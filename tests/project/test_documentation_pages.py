@@ -38,7 +38,7 @@ def test_the_modules_that_a_page_names_exist(path: Path) -> None:
 
 
 # The recipes and the callbacks are default tests; the others are rows of the matrix.
-OFTEN = ("averages", "recipes", "records")
+OFTEN = ("averages",)
 SELDOM = tuple(
     path.stem
     for path in sorted(DOCS.glob("*.md"))

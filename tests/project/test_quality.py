@@ -204,6 +204,7 @@ def test_results_are_those_of_the_code(name: str) -> None:
             assert len(values) == len(run)
 
 
+@pytest.mark.matrix
 def test_figures_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The results have a run that diverged and stopped early."""
     matplotlib.use("svg")

@@ -149,6 +149,7 @@ print("CANARY", len(seen) > 0)
 """
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "callbacks", ["[]", *matrix("[ExactResume('named')]", "[ExampleLog(path='named')]")]
 )

@@ -114,6 +114,7 @@ def test_own_decay_and_held_out_examples() -> None:
     _assert_bits(_state(model), _state(twin))
 
 
+@pytest.mark.matrix
 def test_what_it_says_of_itself(tmp_path: Path) -> None:
     x, y = _data()
     optimizer = SGDPlus("auto", momentum=0.5, seed=3)
@@ -132,6 +133,7 @@ def test_what_it_says_of_itself(tmp_path: Path) -> None:
     assert copy.deepcopy(SGDPlus("auto")).get_config()["learning_rate"] == "auto"
 
 
+@pytest.mark.matrix
 def test_an_assigned_rate_ends_it() -> None:
     x, y = _data()
     model = _model(SGDPlus("auto", seed=3))
@@ -152,6 +154,7 @@ def _shuffled(anew: bool = False) -> dict[str, Any]:
     return {"x": data.batch(80).repeat(), "steps_per_epoch": 4}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("stop", "data"),
     [
@@ -222,6 +225,7 @@ def test_steps_outside_fit_are_refused() -> None:
         train(model, x[:10], y[:10])
 
 
+@pytest.mark.matrix
 def test_it_can_be_switched_on_again() -> None:
     x, y = _data()
     model = _model(SGDPlus(0.02, seed=3))

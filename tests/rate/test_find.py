@@ -113,7 +113,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", tiered_keys(SETTINGS, "momentum", "skip", "scaled"))
+@pytest.mark.parametrize("name", tiered_keys(SETTINGS, "momentum"))
 def test_everything_is_put_back(name: str, engagements: list[str]) -> None:
     model = _trained(_model(SETTINGS[name]()))
     before, traces = _state(model), len(engagements)
@@ -159,6 +159,7 @@ def _windows(losses: np.ndarray) -> list[np.ndarray]:
     return [losses[places == w] for w in range(8)]
 
 
+@pytest.mark.matrix
 def test_the_lowest_loss_is_found_and_set() -> None:
     model = _model(SGDPlus(1e-3, seed=4))
     found = _find(model)
@@ -169,6 +170,7 @@ def test_the_lowest_loss_is_found_and_set() -> None:
     assert (found.num_examples == EXAMPLES).all() and found.seconds > 0
 
 
+@pytest.mark.matrix
 def test_the_same_each_time() -> None:
     first, second = _find(_shared()), _find(_shared())
     np.testing.assert_array_equal(first.losses, second.losses)
@@ -176,6 +178,7 @@ def test_the_same_each_time() -> None:
     assert (other.losses != second.losses).any()
 
 
+@pytest.mark.matrix
 def test_examples_are_drawn_at_random_unless_asked_for_in_order() -> None:
     """y is sorted by class: the first hundred examples are of one class."""
     drawn = _find(_shared(), num_examples=BATCH)
@@ -183,6 +186,7 @@ def test_examples_are_drawn_at_random_unless_asked_for_in_order() -> None:
     assert np.nanmin(given.losses) < 0.3 < np.nanmin(drawn.losses)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("edge", ["above", "below"])
 def test_it_goes_on_beyond_the_range(edge: str) -> None:
     x, y = _data()
@@ -213,6 +217,7 @@ def test_a_rate_that_is_best_among_dead_ones_is_no_answer() -> None:
     assert model.evaluate(x, y, verbose=0) < 0.2 * y.var()
 
 
+@pytest.mark.matrix
 def test_an_unbuilt_model_has_the_weights_that_fit_gives() -> None:
     x, y = _data()
     weights = []
@@ -239,6 +244,7 @@ def _three_inputs() -> tuple[Any, Any, Any]:
     return model, {"a": x[:, :4], "b": x[:, 4:], "c": ids}, y
 
 
+@pytest.mark.matrix
 def test_three_inputs_with_weights() -> None:
     keras.utils.set_random_seed(1)
     model, x, y = _three_inputs()
@@ -306,6 +312,7 @@ def test_an_eager_model() -> None:
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+@pytest.mark.matrix
 def test_pandas_and_a_data_set_without_end() -> None:
     pandas = pytest.importorskip("pandas")
     plain = _find(_model(SGDPlus(seed=4)))
@@ -318,6 +325,7 @@ def test_pandas_and_a_data_set_without_end() -> None:
     assert (found.num_examples == EXAMPLES).all()
 
 
+@pytest.mark.matrix
 def test_a_shuffled_data_set_is_the_same_for_all_candidates() -> None:
     data = tf.data.Dataset.from_tensor_slices(_data()).shuffle(EXAMPLES).batch(BATCH)
     found = _find(_shared(), data)
@@ -327,6 +335,7 @@ def test_a_shuffled_data_set_is_the_same_for_all_candidates() -> None:
     assert (found.losses != again.losses).any()  # it was read anew
 
 
+@pytest.mark.matrix
 def test_half_precision_with_loss_scaling() -> None:
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     model = _model(SGDPlus(seed=4))
@@ -348,6 +357,7 @@ def test_what_is_not_finite_is_left_out() -> None:
     assert np.isfinite(found.losses[found.rates == found.learning_rate]).all()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("nonfinite", ["raise", *matrix("propagate", "skip")])
 def test_no_rate_is_an_error_that_costs_nothing(nonfinite: Any) -> None:
     x, y = _data()
@@ -361,6 +371,7 @@ def test_no_rate_is_an_error_that_costs_nothing(nonfinite: Any) -> None:
     assert model.optimizer.skipped_examples() == []
 
 
+@pytest.mark.matrix
 def test_skipped_updates_are_no_losses() -> None:
     """A rate with which some updates are skipped is not compared by the others."""
     x, y = _data()
@@ -403,6 +414,7 @@ def test_a_variable_that_nobody_tracks_is_put_back() -> None:
     assert float(hidden.numpy()) == 0.0
 
 
+@pytest.mark.matrix
 def test_it_looks_longer_where_rates_are_alike() -> None:
     """Every rate loses nothing on zeros."""
     x = np.zeros((400, 6), "float32")
@@ -456,6 +468,7 @@ def test_nothing_is_warned_of() -> None:
         _find(model)
 
 
+@pytest.mark.matrix
 def test_a_fit_without_decay_is_told_which_rate_suits_it() -> None:
     x, y = _data()
     model = _model(SGDPlus(seed=4))
@@ -472,6 +485,7 @@ def test_a_fit_without_decay_is_told_which_rate_suits_it() -> None:
         model.fit(x, y, **arguments)
 
 
+@pytest.mark.matrix
 def test_large_groups_visit_more_examples() -> None:
     x, y = _data()
     model = _model(SGDPlus(examples_per_update=8, seed=4), layers.Dense(8, "tanh"))
@@ -479,6 +493,7 @@ def test_large_groups_visit_more_examples() -> None:
     assert (found.num_examples == EXAMPLES).all()  # 64 * 8 are the least
 
 
+@pytest.mark.matrix
 def test_generators_that_reading_uses_are_put_back() -> None:
     class Augmented(keras.utils.PyDataset):
         def __len__(self) -> int:
@@ -528,6 +543,7 @@ def test_data_without_a_batch() -> None:
         _find(_shared(), _dataset().take(0))
 
 
+@pytest.mark.matrix
 def test_a_bad_example_is_named() -> None:
     x, y = _data()
     model = _model(SGDPlus(nonfinite="raise", seed=4), layers.Dense(8, "tanh"))
@@ -555,6 +571,7 @@ def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
         found.plot()
 
 
+@pytest.mark.matrix
 def test_plot() -> None:
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")

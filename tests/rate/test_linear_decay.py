@@ -18,7 +18,7 @@ from keras_sgd_plus import (
     SeededArrays,
     SGDPlus,
 )
-from tests.support.tiers import matrix
+from tests.support.tiers import matrix, matrix_rows
 from tests.support.twins import Interrupt, Interrupted, dense_data, linear_model
 
 BASE = 0.04
@@ -65,12 +65,14 @@ def _line(num: int, start: int = 0, to: float = 0.0) -> list[float]:
     ("decay", "fit", "expected"),
     [
         (LinearDecay(), {}, _line(6)),
-        (LinearDecay(to=0.01), {}, _line(6, to=0.01)),
         (LinearDecay(start_epoch=1), {"epochs": 3}, [BASE] * 3 + _line(6)),
-        (LinearDecay(), {"initial_epoch": 1, "epochs": 3}, _line(9, 3)),
-        (LinearDecay(num_batches=3), {}, _line(6)),
+        *matrix_rows(
+            (LinearDecay(to=0.01), {}, _line(6, to=0.01)),
+            (LinearDecay(), {"initial_epoch": 1, "epochs": 3}, _line(9, 3)),
+            (LinearDecay(num_batches=3), {}, _line(6)),
+        ),
     ],
-    ids=["to zero", "to another rate", "start_epoch", "initial_epoch", "num_batches"],
+    ids=["to zero", "start_epoch", "to another rate", "initial_epoch", "num_batches"],
 )
 def test_rate_of_each_batch(
     decay: LinearDecay, fit: dict[str, Any], expected: list[float]
@@ -102,6 +104,7 @@ def test_a_second_fit_falls_again() -> None:
         np.testing.assert_allclose(found.inside, _line(6), rtol=1e-6)
 
 
+@pytest.mark.matrix
 def test_the_logs_have_the_rate_of_the_last_batch() -> None:
     x, y = dense_data(12)
     history = _model().fit(x, y, 4, epochs=2, verbose=0, callbacks=[LinearDecay()])
@@ -131,6 +134,7 @@ def test_the_base_rate_is_back_after_an_error() -> None:
     assert float(model.optimizer.learning_rate.numpy()) == np.float32(BASE)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_a_checkpoint_has_the_base_rate(place: str, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
@@ -142,6 +146,7 @@ def test_a_checkpoint_has_the_base_rate(place: str, tmp_path: Path) -> None:
     assert float(loaded.optimizer.learning_rate.numpy()) == np.float32(BASE)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("stop", [(0, 1), *matrix((1, 0))], ids=str)
 def test_a_resumed_run_has_the_same_bits(stop: tuple[int, int], tmp_path: Path) -> None:
     x, y = dense_data(12)

@@ -118,6 +118,7 @@ def _steps_of(shown: type[Any], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("options", tiered_keys(ROWS, "nesterov_decay"))
 def test_tables_in_parts(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also rows whose token comes twice, and decay at a rate that varies."""
@@ -140,6 +141,7 @@ def test_tables_in_parts(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("options", tiered_keys(OPTIONS, "everything"))
 def test_blocks(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Dense kernel that waits in blocks, against the oracle."""
@@ -233,6 +235,7 @@ class _Added(layers.Layer):
         return x
 
 
+@pytest.mark.matrix
 def test_added_losses_count() -> None:
     """An added loss loosens the cap: with 3 times the loss more, 4 times the step."""
     in_float64()
@@ -252,6 +255,7 @@ def test_added_losses_count() -> None:
     assert np.abs(step(added=True)).max() > 0.001
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
 def test_bad_examples_are_skipped_and_not_counted(jit_compile: Any) -> None:
     x, y = dense_data(20)
@@ -288,6 +292,7 @@ def test_an_overflowing_norm_is_a_step_of_zero(jit_compile: Any) -> None:
 # The share of capped updates in the logs.
 
 
+@pytest.mark.matrix
 def test_share_is_of_each_epoch_and_of_training_alone() -> None:
     x, y = dense_data()
     model = _compiled(learning_rate=0.03)
@@ -350,6 +355,7 @@ def test_assigned_without_a_new_trace(engagements: list[str]) -> None:
     assert list(_fit(model)) == ["loss"]
 
 
+@pytest.mark.matrix
 def test_saved_in_configs(tmp_path: Path) -> None:
     model = _compiled(max_loss_fraction=0.5)
     config = model.optimizer.get_config()
@@ -411,6 +417,7 @@ def shifted(y: Any, prediction: Any) -> Any:
     return keras.ops.mean((y - prediction) ** 2, axis=-1) - 100.0
 
 
+@pytest.mark.matrix
 def test_negative_loss_warns_once() -> None:
     model = _compiled(loss=shifted)
     start = model.get_weights()

@@ -146,6 +146,7 @@ def test_linear_model_loses_exactly_its_fraction(phi: float) -> None:
         np.testing.assert_allclose(after, (1 - phi / 2) ** 2 * before, rtol=1e-12)
 
 
+@pytest.mark.matrix
 def test_equals_optax() -> None:
     """`optax.polyak_sgd`: the step is min(f / (c |g|**2), c * (eta / c))."""
     import jax

@@ -135,6 +135,7 @@ def test_clipping_in_half_precision(option: str) -> None:
     assert np.abs(kernel).max() > 1e-6
 
 
+@pytest.mark.matrix
 def test_scaling_keeps_the_kind() -> None:
     """The norm of a scaled gradient is the scaled norm, with no product formed."""
     optimizer = SGDPlus(0.1, loss_scale_factor=4.0, clipnorm=1e9)

@@ -75,6 +75,7 @@ def test_replaced_methods_are_refused(made: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("method", ["apply", "update_step"])
 def test_a_method_replaced_on_a_class_of_keras_is_refused(
     method: str, monkeypatch: pytest.MonkeyPatch

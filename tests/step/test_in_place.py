@@ -45,6 +45,7 @@ def _fastest(call: Callable[[], Any]) -> float:
     return min(seconds)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("step", [*matrix("train_step"), "train_on_batch"])
 def test_a_batch_copies_no_table(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch with values in and out takes longer: it copies the table twice.
@@ -96,6 +97,7 @@ def test_a_view_taken_inside_fit_keeps_its_values() -> None:
     assert np.abs(seen[0][1] - seen[-1][1]).max() > 0
 
 
+@pytest.mark.matrix
 def test_one_replica_trains_like_none() -> None:
     x, y = _data()
     weights = []

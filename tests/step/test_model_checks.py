@@ -22,6 +22,7 @@ from tests.support.messages import (
     fit,
     step,
 )
+from tests.support.tiers import matrix, matrix_rows
 
 
 def _unconnected() -> Any:
@@ -237,7 +238,7 @@ def test_lonely_batch_normalization_warns_once() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [_spatial_norm, lambda: _spatial_norm(OwnNorm), Nested],
+    [_spatial_norm, *matrix(lambda: _spatial_norm(OwnNorm), Nested)],
     ids=["plain", "subclass", "nested"],
 )
 def test_spatial_batch_normalization_warns_once(make: Callable[[], Any]) -> None:
@@ -257,16 +258,20 @@ def test_both_kinds_of_batch_normalization_warn_apart() -> None:
     ("make", "plus"),
     [
         (_frozen(_lonely_norm, "lonely"), {}),
-        (_frozen(_lonely_norm, "lonely"), {"jit_compile": "auto"}),
-        (_frozen(_lonely_norm, "lonely"), {"nonfinite": "skip"}),
-        (_frozen(_spatial_norm, "wide"), {}),
-        (lambda: Nested(for_training=False), {}),
-        (lambda: _lonely_norm(layers.LayerNormalization()), {}),
-        (lambda: _lonely_norm(layers.GroupNormalization(1)), {}),
-        (lambda: _lonely_norm(layers.Normalization(mean=0, variance=1)), {}),
+        *matrix_rows(
+            (_frozen(_lonely_norm, "lonely"), {"jit_compile": "auto"}),
+            (_frozen(_lonely_norm, "lonely"), {"nonfinite": "skip"}),
+            (_frozen(_spatial_norm, "wide"), {}),
+            (lambda: Nested(for_training=False), {}),
+            (lambda: _lonely_norm(layers.LayerNormalization()), {}),
+            (lambda: _lonely_norm(layers.GroupNormalization(1)), {}),
+            (lambda: _lonely_norm(layers.Normalization(mean=0, variance=1)), {}),
+        ),
         (_lonely_norm, {"examples_per_update": 3}),
-        (_spatial_norm, {"examples_per_update": 3}),
-        (_lonely_norm, {"examples_per_update": None}),
+        *matrix_rows(
+            (_spatial_norm, {"examples_per_update": 3}),
+            (_lonely_norm, {"examples_per_update": None}),
+        ),
     ],
     ids=[
         "frozen",

@@ -189,6 +189,7 @@ def _trained(seed: int | None, set_seed: int = 0) -> list[np.ndarray]:
     return model.get_weights()
 
 
+@pytest.mark.matrix
 def test_the_seed_decides() -> None:
     for a, b in zip(_trained(4), _trained(4, set_seed=9), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -203,6 +204,7 @@ def test_set_random_seed_decides_without_a_seed() -> None:
     assert any((a != b).any() for a, b in pairs)
 
 
+@pytest.mark.matrix
 def test_resumed_at_a_batch_boundary_equals_uninterrupted(tmp_path: Any) -> None:
     x, y = dense_data(32)
     keras.utils.set_random_seed(0)

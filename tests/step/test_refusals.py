@@ -119,7 +119,7 @@ ROWS: dict[str, tuple[Callable[[], Any], Any, str, str]] = {
 
 @pytest.mark.parametrize(
     ("make", "x", "reason", "fix"),
-    tiered_rows(ROWS, "strings", "layer", "open_loop", unpack=True),
+    tiered_rows(ROWS, "layer", unpack=True),
 )
 def test_says_why_once_and_what_to_write(
     make: Any, x: Any, reason: str, fix: str, engagements: list[str]

@@ -204,6 +204,7 @@ def _sequences(lengths: Any) -> Any:
 MANY = "Pad the examples to a few lengths"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("by_hand", [False, *matrix(True)], ids=["fit", "by_hand"])
 def test_many_signatures_warn_once(by_hand: bool) -> None:
     model = compiled(_any_length(), plus={"jit_compile": "auto"})

@@ -22,7 +22,7 @@ from tests.support.messages import (
     compiled,
     fit,
 )
-from tests.support.tiers import matrix
+from tests.support.tiers import matrix, matrix_rows
 from tests.support.twins import (
     assert_same,
     dense_data,
@@ -102,6 +102,7 @@ def test_without_xla_the_result_is_the_same(
     assert engagements and not any(compiled_runs)
 
 
+@pytest.mark.matrix
 def test_keras_may_own_the_compilation(engagements: list[str]) -> None:
     x, y = dense_data()
     pair = train_pair(dense_model, x, y, our_compile={"jit_compile": True})
@@ -109,6 +110,7 @@ def test_keras_may_own_the_compilation(engagements: list[str]) -> None:
     assert engagements
 
 
+@pytest.mark.matrix
 def test_reshuffled_training_agrees_with_and_without_xla() -> None:
     x, y = dense_data()
     results = []
@@ -166,8 +168,7 @@ def _xla_model(operation: Any, in_loss: bool) -> Any:
     ("operation", "name"),
     [
         (tf_print, "StringFormat"),  # the first of the two that tf.print is made of
-        (tf_numpy_function, "PyFunc"),
-        (tf_strings, "AsString"),
+        *matrix_rows((tf_numpy_function, "PyFunc"), (tf_strings, "AsString")),
     ],
     ids=["print", "numpy_function", "strings"],
 )

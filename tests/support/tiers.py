@@ -13,6 +13,11 @@ def matrix(*values: Any) -> list[Any]:
     return [pytest.param(value, marks=pytest.mark.matrix) for value in values]
 
 
+def matrix_rows(*rows: tuple[Any, ...]) -> list[Any]:
+    """Rows of several parameters that run with `-m matrix` alone."""
+    return [pytest.param(*row, marks=pytest.mark.matrix) for row in rows]
+
+
 def tiered_keys(table: Iterable[str], *default: str) -> list[Any]:
     """The keys of a table as parameters; those in `default` run by default."""
     return [pytest.param(k, marks=m) for k, m in _marked(table, default)]

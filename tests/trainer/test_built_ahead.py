@@ -107,6 +107,7 @@ class OfRagged(keras.Model):
         return self.dense(lengths[:, None] + tf.reduce_sum(x, 1)[:, None])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", [OfSparse, OfRagged])
 def test_a_model_is_built_with_tensors_of_the_kind_that_it_gets(
     kind: type[keras.Model], engagements: list[str]

@@ -200,6 +200,7 @@ def test_bypassed_elsewhere(hold: str, engagements: list[str]) -> None:
     assert engagements == []
 
 
+@pytest.mark.matrix
 def test_no_warning_of_other_optimizers_of_a_model() -> None:
     keep, find, _ = HOLDS["attribute"]
     stock = Pair(SGDPlus(0.01, examples_per_update=None), keep, find)

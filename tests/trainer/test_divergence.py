@@ -100,6 +100,7 @@ class Grown(keras.Model):
         return self.dense(x)
 
 
+@pytest.mark.matrix
 def test_divergence_of_other_models_and_data() -> None:
     plus = {"jit_compile": True}
     (text,) = _fit(X, CLASSES, Grown(False), **plus)

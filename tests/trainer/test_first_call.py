@@ -79,6 +79,7 @@ def test_a_short_first_batch_leaves_no_thread_behind() -> None:
     assert threading.active_count() <= before
 
 
+@pytest.mark.matrix
 def test_does_not_contradict_a_refusal_of_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     # XLA has refused before the wait is explained, on a slow machine, too.
     monkeypatch.setattr(notices, "SECONDS", 1.5)
@@ -94,6 +95,7 @@ def test_does_not_contradict_a_refusal_of_xla(monkeypatch: pytest.MonkeyPatch) -
     assert "XLA compiles it" not in slow and "jit_compile" not in slow
 
 
+@pytest.mark.matrix
 @pytest.mark.usefixtures("_soon")
 def test_trains_where_warnings_are_errors() -> None:
     model = _compiled()

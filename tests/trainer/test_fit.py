@@ -47,9 +47,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-DEFAULT = ("steps_per_execution", "run_eagerly", "loop_without_xla", "model_with_xla")
+DEFAULT = ("steps_per_execution", "loop_without_xla")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("arguments", tiered_rows(ARGUMENTS, *DEFAULT))
 def test_argument(arguments: dict[str, Any], engagements: list[str]) -> None:
     x, y = dense_data(N)
@@ -160,6 +161,7 @@ class HalvesRate(keras.callbacks.Callback):
             optimizer.learning_rate = float(optimizer.learning_rate) * 0.5
 
 
+@pytest.mark.matrix
 def test_learning_rate_set_between_batches(engagements: list[str]) -> None:
     x, y = dense_data(21)
     ours, theirs = HalvesRate(1), HalvesRate(7)

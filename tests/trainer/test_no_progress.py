@@ -98,6 +98,7 @@ def test_what_it_says_is_what_was_seen() -> None:
     assert last - first > 2 * error**0.5
 
 
+@pytest.mark.matrix
 def test_data_that_cannot_be_looked_at() -> None:
     keras.utils.set_random_seed(0)
     data = tf.data.Dataset.from_tensor_slices((X, COUNTS)).batch(100)
@@ -106,6 +107,7 @@ def test_data_that_cannot_be_looked_at() -> None:
     assert "(1) the rate is per example" in text and "try learning_rate=0.0003" in text
 
 
+@pytest.mark.matrix
 def test_whole_epochs_as_batches() -> None:
     """The last of four epochs is the first that is a quarter of all updates."""
     keras.utils.set_random_seed(0)
@@ -211,6 +213,7 @@ def test_silent_about_bad_examples_that_are_skipped() -> None:
     assert [FALL in str(w.message) for w in caught] == [False]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("rate", [0.01, *matrix(0.001)])
 def test_silent_at_the_optimum_for_many_seeds(rate: float) -> None:
     """The two means are alike; one of 40 such pairs is two standard errors apart."""
@@ -247,6 +250,7 @@ RATES = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", tiered_keys(RATES, "linear"))
 def test_the_rate_that_is_suggested_trains(name: str) -> None:
     make, y, loss, given = RATES[name]
@@ -271,6 +275,7 @@ def test_the_rate_that_is_suggested_trains(name: str) -> None:
     assert end < min(start, constant) * 0.9 if loss == "mse" else end < start
 
 
+@pytest.mark.matrix
 def test_losses_that_no_float_holds() -> None:
     """In float64 they pass 1e200, whose square Python does not hold."""
     keras.config.set_floatx("float64")

@@ -60,7 +60,7 @@ CHANGED: dict[str, tuple[Any, int, str | None, bool, int]] = {
 }
 
 
-BY_DEFAULT = ("dense_int4", "dense_int8_lora", "sequence_int8_lora")
+BY_DEFAULT = ("dense_int8_lora",)
 
 
 @pytest.mark.parametrize("case", tiered_rows(CHANGED, *BY_DEFAULT))
@@ -92,6 +92,7 @@ def test_quantized_and_lora(case: Any, engagements: list[str]) -> None:
     assert all(np.any(v.numpy()) for v in adapters)  # one of the two started at zero
 
 
+@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")
 def test_quantized_between_fits(engagements: list[str]) -> None:
     """After a trained layer is quantized, its bias trains on, its kernel does not."""

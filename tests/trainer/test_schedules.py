@@ -83,13 +83,14 @@ def _fit(model: Any, **kwargs: Any) -> list[str]:
     return caught_by(lambda: model.fit(X, Y, **arguments), LONGER)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", SHORT)
 def test_length(name: str) -> None:
     make, updates, _ = SHORT[name]
     assert notices.schedule_length(make()).updates == pytest.approx(updates)
 
 
-@pytest.mark.parametrize("name", tiered_keys(SHORT, "cosine", "warmed", "piecewise"))
+@pytest.mark.parametrize("name", tiered_keys(SHORT, "cosine"))
 def test_short_schedule_warns(name: str) -> None:
     make, _, meant = SHORT[name]
     epochs = 2 if name == "cosine" else 1
@@ -106,6 +107,7 @@ def test_other_rates_are_silent(name: str) -> None:
     assert _fit(_compiled(ENDLESS[name]())) == []
 
 
+@pytest.mark.matrix
 def test_short_schedule_warns_once_at_the_end_of_the_first_epoch() -> None:
     model = _compiled(SHORT["cosine"][0]())
     during: list[int] = []
@@ -128,6 +130,7 @@ def test_short_schedule_warns_once_at_the_end_of_the_first_epoch() -> None:
     assert f"of the {N} updates of the first epoch" in str(caught[0].message)
 
 
+@pytest.mark.matrix
 def test_short_schedule_counts_what_the_optimizer_counts() -> None:
     (text,) = _fit(_compiled(SHORT["cosine"][0](), examples_per_update=2))
     assert "one per 2 examples. It ended after 10 of the 12 updates" in text

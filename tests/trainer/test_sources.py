@@ -68,12 +68,10 @@ SOURCES: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
 
 # step/test_refusals.py has that warning.
 WITHOUT_XLA = pytest.mark.filterwarnings("ignore:XLA cannot compile:UserWarning")
-DEFAULT = (
-    *("numpy", "tf_tensor", "tf_data", "tf_data_rank_only"),
-    *("generator", "py_dataset"),
-)
+DEFAULT = ("tf_data", "generator")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("source", tiered_rows(SOURCES, *DEFAULT))
 def test_source(source: Any, engagements: list[str]) -> None:
     x, y = dense_data(N)
@@ -92,6 +90,7 @@ def test_pandas(engagements: list[str]) -> None:
     assert_engaged(pair, engagements, N)
 
 
+@pytest.mark.matrix
 def test_dataset_with_weights_over_two_epochs(engagements: list[str]) -> None:
     x, y = dense_data(N)
     weights = RNG(0).uniform(0.5, 2.0, N).astype("float32")
@@ -137,6 +136,7 @@ def test_labels(loss: str, encode: Any, engagements: list[str]) -> None:
     assert_engaged(pair, engagements, N)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "as_declared", [True, *matrix(False)], ids=["declared", "cast"]
 )
@@ -157,6 +157,7 @@ def test_dtype(dtype: str, as_declared: bool, engagements: list[str]) -> None:
     assert_engaged(pair, engagements, N)
 
 
+@pytest.mark.matrix
 @WITHOUT_XLA
 def test_strings(engagements: list[str]) -> None:
     words = ["red", "green", "blue", "black"]
@@ -216,6 +217,7 @@ def test_ragged(engagements: list[str]) -> None:
     assert_engaged(pair, engagements, N)
 
 
+@pytest.mark.matrix
 @WITHOUT_XLA
 @pytest.mark.parametrize("source", ["tf_data", *matrix("tensor")])
 def test_sparse(source: str, engagements: list[str]) -> None:

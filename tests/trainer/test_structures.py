@@ -61,9 +61,7 @@ def _pick_in(columns: Any) -> dict[str, tuple[Callable[[], keras.Model], Any]]:
 INPUTS = _pick_in(columns(3))
 
 
-@pytest.mark.parametrize(
-    "make, x", tiered_rows(INPUTS, "dict", "list", "nested", unpack=True)
-)
+@pytest.mark.parametrize("make, x", tiered_rows(INPUTS, "nested", unpack=True))
 def test_input_structure(make: Any, x: Any, engagements: list[str]) -> None:
     pair = train_pair(make, x, target(keras.tree.flatten(x)))
     assert_same(pair)
@@ -143,6 +141,7 @@ OUTPUTS: dict[str, tuple[bool, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("as_dict, compile", tiered_rows(OUTPUTS, "dict", unpack=True))
 def test_several_outputs(
     as_dict: bool, compile: dict[str, Any], engagements: list[str]
@@ -177,6 +176,7 @@ NESTED_LOSSES = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("loss", tiered_rows(NESTED_LOSSES, "loss_each"))
 def test_nested_outputs(loss: Any, engagements: list[str]) -> None:
     def make() -> keras.Model:
@@ -209,6 +209,7 @@ def _without_targets() -> keras.Model:
     return keras.Model(x, Reconstruction()(x))
 
 
+@pytest.mark.matrix
 def test_no_targets(engagements: list[str]) -> None:
     (x,) = columns(1)
     pair = train_pair(_without_targets, x, compile={"loss": None})

@@ -29,15 +29,17 @@ from tests.support.tiers import matrix
 pytestmark = keras_warns
 
 GRAPH = [
-    Row(outputs="list1", y="tensor", mode="graph", data="arrays"),
-    Row("nested", outputs="list1", y="tensor", mode="graph", data="arrays"),
-    Row("caller", outputs="tuple1", y="tensor", mode="graph", metrics="flat"),
-    Row("subclass", "dict2", "dict2", loss="dict", metrics="dict", mode="graph"),
+    *matrix(
+        Row(outputs="list1", y="tensor", mode="graph", data="arrays"),
+        Row("nested", outputs="list1", y="tensor", mode="graph", data="arrays"),
+        Row("caller", outputs="tuple1", y="tensor", mode="graph", metrics="flat"),
+        Row("subclass", "dict2", "dict2", loss="dict", metrics="dict", mode="graph"),
+    ),
     Row(outputs="list1", y="tensor", mode="xla", data="arrays", metrics="list"),
 ]
 UNDER_A_STRATEGY = [
-    Row(outputs="list1", y="tensor", mode="one_device", metrics="flat"),
     *matrix(
+        Row(outputs="list1", y="tensor", mode="one_device", metrics="flat"),
         Row("subclass", "list1", "tuple1", "list", mode="one_device", data="arrays"),
         Row(outputs="dict2", loss="dict", mode="one_device", weights="each"),
         Row("nested", "dict1", "list2", loss="list", mode="one_device"),
@@ -47,7 +49,7 @@ UNDER_A_STRATEGY = [
 ]
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.id) for row in GRAPH])
+@pytest.mark.parametrize("row", GRAPH, ids=lambda row: row.id)
 def test_row(row: Row, engagements: list[str]) -> None:
     assert check(row, engagements, (1, 4), saves=True)
 
