@@ -122,7 +122,7 @@ def _assert_visited(log: ExampleLog, parts: Rows, group: int = 1) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("source", tiered_keys(SOURCES, "shuffled_by_id"))
+@pytest.mark.parametrize("source", tiered_keys(SOURCES))
 def test_each_replica_as_by_hand(source: str) -> None:
     case, log, parts = _trained(source, jit_compile=False)
     _assert_visited(log, parts)

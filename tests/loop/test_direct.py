@@ -14,7 +14,7 @@ from keras import layers
 
 from keras_sgd_plus import SGDPlus
 from tests.support.messages import assert_refused
-from tests.support.tiers import matrix, tiered_rows
+from tests.support.tiers import tiered_rows
 from tests.support.twins import (
     assert_engaged,
     assert_same,
@@ -143,7 +143,7 @@ def _restored(path: Path, trainable: bool) -> Callable[[], Any]:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("trainable", [True, *matrix(False)])
+@pytest.mark.parametrize("trainable", [True, False])
 def test_restored_functions_equal_keras(
     trainable: bool, engagements: list[str], tmp_path: Path
 ) -> None:

@@ -82,7 +82,7 @@ OVERRIDES = {c.__name__: c for c in (OwnLoss, OldStyleLoss, ExtraLogs, OwnMetric
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("model_class", tiered_rows(OVERRIDES, "OwnLoss", "ExtraLogs"))
+@pytest.mark.parametrize("model_class", tiered_rows(OVERRIDES))
 def test_overridden_method(model_class: Any, engagements: list[str]) -> None:
     def make() -> keras.Model:
         x = keras.Input((5,))

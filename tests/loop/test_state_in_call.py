@@ -244,7 +244,7 @@ ASSIGNING = {
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("make", tiered_rows(ASSIGNING, "echo"))
+@pytest.mark.parametrize("make", tiered_rows(ASSIGNING))
 def test_assigning_in_call_cuts_the_gradient(
     make: Callable[[], layers.Layer], engagements: list[str]
 ) -> None:

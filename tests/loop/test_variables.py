@@ -54,7 +54,7 @@ SPARSE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("sgd", tiered_rows(SPARSE, "momentum", "clipnorm"))
+@pytest.mark.parametrize("sgd", tiered_rows(SPARSE))
 def test_sparse_gradient(sgd: dict[str, Any], engagements: list[str]) -> None:
     pair = train_pair(_embedding_model, *_ids(), sgd={"learning_rate": 0.03, **sgd})
     assert_same(pair)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tests.support.tiers import matrix
 from tests.support.twins import assert_engaged, assert_same, train_pair
 
 NODES = 12  # of the graph; an example is the number of one
@@ -74,7 +73,7 @@ def _short_product(model: Any) -> Any:
 @pytest.mark.matrix
 @pytest.mark.parametrize(
     "compute",
-    [_messages, *matrix(_loss_of_constants, _adjacency, _looked_up, _short_product)],
+    [_messages, _loss_of_constants, _adjacency, _looked_up, _short_product],
     ids=lambda compute: compute.__name__.strip("_"),
 )
 def test_layers_on_constants_equal_keras(

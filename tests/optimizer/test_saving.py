@@ -200,7 +200,7 @@ def _sgd_throughout(name: str) -> list[np.ndarray]:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", tiered_keys(MIGRATED, "nesterov_and_averages"))
+@pytest.mark.parametrize("name", tiered_keys(MIGRATED))
 @pytest.mark.parametrize(
     ("before", "after"), [(SGD, SGDPlus), (SGDPlus, SGD)], ids=["to_plus", "back"]
 )

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support.internals import Scope, block_plan
-from tests.support.tiers import matrix, tiered_keys
+from tests.support.tiers import tiered_keys
 from tests.support.twins import assert_same, train_pair
 
 INPUTS, UNITS = 32, 64
@@ -109,7 +109,7 @@ EXPECTED: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", tiered_keys(EXPECTED, "flattened"))
+@pytest.mark.parametrize("name", tiered_keys(EXPECTED))
 def test_one_trace_where_a_kernel_is_given_the_data(
     name: str, blocks_used: list[int]
 ) -> None:
@@ -121,7 +121,7 @@ def test_one_trace_where_a_kernel_is_given_the_data(
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", ["changing", *matrix("normalized")])
+@pytest.mark.parametrize("name", ["changing", "normalized"])
 def test_a_wrong_expectation_is_found(
     name: str, blocks_used: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

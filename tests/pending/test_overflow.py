@@ -157,7 +157,7 @@ NORMS = {
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("sgd", tiered_rows(NORMS, "global_clipnorm"))
+@pytest.mark.parametrize("sgd", tiered_rows(NORMS))
 def test_norms_of_products(sgd: dict[str, Any], engagements: list[str]) -> None:
     x = filled(1e25, 7, x=X[:20, :8])
     pair = train_pair(saturating(8, 70), x, Y[:20], sgd=sgd)

@@ -27,7 +27,7 @@ from tests.support.tables import (
     labels,
     two,
 )
-from tests.support.tiers import matrix, tiered_keys
+from tests.support.tiers import tiered_keys
 from tests.support.twins import assert_engaged, train_pair
 
 
@@ -132,7 +132,10 @@ def test_equals_keras(name: str, tables: list[int], engagements: list[str]) -> N
     "name",
     [
         "nesterov",
-        *matrix("all", "schedule and decay", "two tables", "momentum is a"),
+        "all",
+        "schedule and decay",
+        "two tables",
+        "momentum is a",
     ],
 )
 @pytest.mark.matrix

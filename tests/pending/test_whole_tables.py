@@ -26,7 +26,6 @@ from tests.support.tables import (
     ids,
     labels,
 )
-from tests.support.tiers import matrix
 
 
 def _train(
@@ -175,7 +174,7 @@ def test_half_precision_is_whole(tables: list[int]) -> None:
 @pytest.mark.matrix
 @pytest.mark.parametrize(
     "settings",
-    [{"momentum": 0.0}, *matrix({"momentum": 0.9, "examples_per_update": 120})],
+    [{"momentum": 0.0}, {"momentum": 0.9, "examples_per_update": 120}],
 )
 def test_not_where_it_does_not_help(settings: Any, tables: list[int]) -> None:
     """Without momentum idle rows do not move; large groups touch most rows."""

@@ -18,7 +18,7 @@ from keras_sgd_plus import (
     SeededArrays,
     SGDPlus,
 )
-from tests.support.tiers import matrix, matrix_rows
+from tests.support.tiers import matrix_rows
 from tests.support.twins import Interrupt, Interrupted, dense_data, linear_model
 
 BASE = 0.04
@@ -147,7 +147,7 @@ def test_a_checkpoint_has_the_base_rate(place: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("stop", [(0, 1), *matrix((1, 0))], ids=str)
+@pytest.mark.parametrize("stop", [(0, 1), (1, 0)], ids=str)
 def test_a_resumed_run_has_the_same_bits(stop: tuple[int, int], tmp_path: Path) -> None:
     x, y = dense_data(12)
 

@@ -119,7 +119,7 @@ def _steps_of(shown: type[Any], monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("options", tiered_keys(ROWS, "nesterov_decay"))
+@pytest.mark.parametrize("options", tiered_keys(ROWS))
 def test_tables_in_parts(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also rows whose token comes twice, and decay at a rate that varies."""
     in_float64()
@@ -142,7 +142,7 @@ def test_tables_in_parts(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("options", tiered_keys(OPTIONS, "everything"))
+@pytest.mark.parametrize("options", tiered_keys(OPTIONS))
 def test_blocks(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Dense kernel that waits in blocks, against the oracle."""
     in_float64()
@@ -166,7 +166,7 @@ def test_blocks(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(v.numpy(), array, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("options", tiered_keys(OPTIONS, "momentum"))
+@pytest.mark.parametrize("options", tiered_keys(OPTIONS))
 @pytest.mark.matrix
 def test_replicas(options: str) -> None:
     in_float64()
@@ -256,7 +256,7 @@ def test_added_losses_count() -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("jit_compile", ["auto", *matrix(False)])
+@pytest.mark.parametrize("jit_compile", ["auto", False])
 def test_bad_examples_are_skipped_and_not_counted(jit_compile: Any) -> None:
     x, y = dense_data(20)
     good = [i for i in range(20) if i not in (4, 11)]

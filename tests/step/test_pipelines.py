@@ -101,7 +101,7 @@ def test_records_of_batches_of_no_rows() -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("how", tiered_rows(HOW, "xla"))
+@pytest.mark.parametrize("how", tiered_rows(HOW))
 def test_one_weight_for_a_batch(how: dict[str, Any], engagements: list[str]) -> None:
     """Each example has it, as Keras broadcasts it; metrics have it, too."""
     weights = np.repeat(np.float32([0.5, 2.0, 0.0, 3.0]), 6)

@@ -47,11 +47,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-DEFAULT = ("steps_per_execution", "loop_without_xla")
-
-
 @pytest.mark.matrix
-@pytest.mark.parametrize("arguments", tiered_rows(ARGUMENTS, *DEFAULT))
+@pytest.mark.parametrize("arguments", tiered_rows(ARGUMENTS))
 def test_argument(arguments: dict[str, Any], engagements: list[str]) -> None:
     x, y = dense_data(N)
     pair = train_pair(dense_model, x, y, compile={"metrics": ["mae"]}, **arguments)

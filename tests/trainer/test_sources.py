@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from tests.support.columns import CROSSENTROPY, RNG, N, columns, target
-from tests.support.tiers import matrix, tiered_rows
+from tests.support.tiers import tiered_rows
 from tests.support.twins import assert_engaged, assert_same, dense_data, train_pair
 
 
@@ -68,11 +68,10 @@ SOURCES: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
 
 # step/test_refusals.py has that warning.
 WITHOUT_XLA = pytest.mark.filterwarnings("ignore:XLA cannot compile:UserWarning")
-DEFAULT = ("tf_data", "generator")
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("source", tiered_rows(SOURCES, *DEFAULT))
+@pytest.mark.parametrize("source", tiered_rows(SOURCES))
 def test_source(source: Any, engagements: list[str]) -> None:
     x, y = dense_data(N)
     mine = source(x, y)
@@ -137,12 +136,8 @@ def test_labels(loss: str, encode: Any, engagements: list[str]) -> None:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(
-    "as_declared", [True, *matrix(False)], ids=["declared", "cast"]
-)
-@pytest.mark.parametrize(
-    "dtype", ["int32", *matrix("int64", "uint8", "bool"), "float16"]
-)
+@pytest.mark.parametrize("as_declared", [True, False], ids=["declared", "cast"])
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool", "float16"])
 def test_dtype(dtype: str, as_declared: bool, engagements: list[str]) -> None:
     """An input declared with the type of the data, and one that Keras casts."""
 
@@ -219,7 +214,7 @@ def test_ragged(engagements: list[str]) -> None:
 
 @pytest.mark.matrix
 @WITHOUT_XLA
-@pytest.mark.parametrize("source", ["tf_data", *matrix("tensor")])
+@pytest.mark.parametrize("source", ["tf_data", "tensor"])
 def test_sparse(source: str, engagements: list[str]) -> None:
     dense = RNG(0).normal(size=(N, 6)).astype("float32")
     dense[RNG(1).random((N, 6)) < 0.6] = 0

@@ -136,13 +136,12 @@ STORIES = {
 }
 
 
-DEFAULT = ("two_fits", "freeze_keeping_optimizer")
 # The others show that XLA compiles the loop anew.
 WITHOUT_XLA = (_freeze_keeping_optimizer, _rate_between_fits, _other_optimizer_and_back)
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("story", tiered_rows(STORIES, *DEFAULT))
+@pytest.mark.parametrize("story", tiered_rows(STORIES))
 def test_story(story: Callable[[Run], None], engagements: list[str]) -> None:
     pair = run_pair(dense_model, story, False if story in WITHOUT_XLA else "auto")
     if story is _lora:  # other variables than before: the change is not comparable

@@ -142,7 +142,7 @@ OUTPUTS: dict[str, tuple[bool, dict[str, Any]]] = {
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("as_dict, compile", tiered_rows(OUTPUTS, "dict", unpack=True))
+@pytest.mark.parametrize("as_dict, compile", tiered_rows(OUTPUTS, unpack=True))
 def test_several_outputs(
     as_dict: bool, compile: dict[str, Any], engagements: list[str]
 ) -> None:
@@ -177,7 +177,7 @@ NESTED_LOSSES = {
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("loss", tiered_rows(NESTED_LOSSES, "loss_each"))
+@pytest.mark.parametrize("loss", tiered_rows(NESTED_LOSSES))
 def test_nested_outputs(loss: Any, engagements: list[str]) -> None:
     def make() -> keras.Model:
         x = keras.Input((3,))
