@@ -4,6 +4,7 @@ from keras_sgd_plus._callbacks.average_weights import AverageWeights
 from keras_sgd_plus._callbacks.exact_resume import ExactResume
 from keras_sgd_plus._callbacks.example_log import ExampleLog
 from keras_sgd_plus._callbacks.seeded_arrays import SeededArrays
+from keras_sgd_plus._compilations import keep_compilations
 from keras_sgd_plus._optimizer.sgd_plus import SGDPlus
 from keras_sgd_plus._rate.find import find_learning_rate
 from keras_sgd_plus._rate.linear_decay import LinearDecay
@@ -22,4 +23,5 @@ __all__ = [
     "SeededArrays",
     "__version__",
     "find_learning_rate",
+    "keep_compilations",
 ]

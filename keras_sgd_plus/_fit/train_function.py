@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgd_plus import _compilations as compilations
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
 from keras_sgd_plus._fit import fits
@@ -89,7 +90,11 @@ class TrainFunction:
         run = fits.of(self._model)
         place = None if run is None else run.take_place()
         with channel.watched(self.optimizer, place, run), lost_workers:
-            return self._called(iterator)
+            try:
+                return self._called(iterator)
+            except tf.errors.OutOfRangeError as error:  # the end of the data, to Keras
+                compilations.check_end(error)
+                raise
 
     def _called(self, iterator: Iterator[Structure]) -> dict[str, Tensor] | None:
         if self._was_called:
@@ -97,6 +102,7 @@ class TrainFunction:
         with notices.watched_first_call(self._model, self.optimizer):
             logs = self._called_first(iterator)
         self._was_called = True
+        compilations.admit()
         return logs
 
     def _called_first(self, iterator: Iterator[Structure]) -> dict[str, Tensor] | None:
@@ -114,7 +120,7 @@ class TrainFunction:
         batches = _Batches(iterator, steps, hands_over)
 
         def call() -> dict[str, Tensor] | None:
-            return batches.given_to(self.of_keras)
+            return compilations.with_room(lambda: batches.given_to(self.of_keras))
 
         def again() -> dict[str, Tensor] | None:
             model.make_train_function(force=True)

@@ -1,7 +1,8 @@
 """Questions about XLA that TensorFlow does not answer in public.
 
 Whether it is going to compile a graph, whether it can, and what it said where it could
-not: the text of its refusal is kept per model. And the one flag that is set.
+not: the text of its refusal is kept per model. And the flags that are set: the size of
+small loops, and a folder for what it compiled.
 
 Read in the sources of TensorFlow 2.17 to 2.21.
 """
@@ -10,13 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.compiler.tf2xla.python import xla as tf2xla
+from tensorflow.compiler.xla.service import hlo_pb2
+from tensorflow.python.eager import context
 from tensorflow.python.ops import control_flow_util
 
 from keras_sgd_plus._private.types import Graph, Model, Operation, Tensor
@@ -253,6 +258,94 @@ def raise_small_loop_threshold() -> None:
     else:
         words.append(_EXTRA_OPTIONS + option)
     os.environ["XLA_FLAGS"] = " ".join(words)
+
+
+# Versions of TensorFlow whose kept compilations were tested.
+_KEEPING = ("2.21.",)
+_programs: Any = hlo_pb2  # the type checker does not see what is made at import
+_FOLDER = "--tf_xla_persistent_cache_directory="
+_DEVICES = "--tf_xla_persistent_cache_device_types="
+
+
+def was_tested_for_keeping() -> bool:
+    """Whether kept compilations were tested with this version of TensorFlow.
+
+    Goes, as do the functions below, when TensorFlow keeps compilations in public.
+    """
+    return tf.__version__.startswith(_KEEPING)
+
+
+def is_told_where_to_keep() -> bool:
+    """Whether the user has named a folder for compilations."""
+    return _FOLDER in os.environ.get("TF_XLA_FLAGS", "")
+
+
+def keep_compilations_in(folder: os.PathLike[str]) -> None:
+    """Lets TensorFlow write what XLA compiles for a CPU to a folder, and read it there.
+
+    TensorFlow reads the variable when it starts, in its first operation.
+    """
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    ours = f'{_FOLDER}"{os.fspath(folder)}" {_DEVICES}CPU'
+    os.environ["TF_XLA_FLAGS"] = f"{flags} {ours}".strip()
+
+
+def has_started() -> bool:
+    """Whether TensorFlow has executed an operation in this process."""
+    found: Any = context.context_safe()
+    return found is not None and found._context_handle is not None
+
+
+def num_threads() -> int | None:
+    """The threads of an operation that the user has set, or None."""
+    found: Any = context.context()
+    return found._intra_op_parallelism_threads
+
+
+def is_whole_compilation(data: bytes) -> bool:
+    """Whether the bytes are an `XlaSerializedCacheEntry` of TensorFlow, to the end.
+
+    It has a key (1), a program in HLO (2) and what it was compiled to (3), each with
+    its length before it (https://protobuf.dev/programming-guides/encoding).
+    """
+    fields: dict[int, bytes] = {}
+    start = 0
+    while start < len(data):
+        tag, start = _varint(data, start)
+        size, start = _varint(data, start)
+        if tag & 7 != 2 or start + size > len(data):
+            return False
+        fields[tag >> 3] = data[start : start + size]
+        start += size
+    if start != len(data) or sorted(fields) != [1, 2, 3] or not fields[3]:
+        return False
+    try:
+        _programs.HloModuleProto.FromString(fields[2])
+    except DecodeError:
+        return False
+    return True
+
+
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    # A number, seven bits per byte, and the place after it.
+    value = 0
+    for i, byte in enumerate(data[start : start + 10]):
+        value |= (byte & 127) << 7 * i
+        if byte < 128:
+            return value, start + i + 1
+    return 0, len(data) + 1  # cut short
+
+
+def is_end_of_data(error: tf.errors.OutOfRangeError) -> bool:
+    """Whether an iterator has raised an OUT_OF_RANGE, and not a compiled function."""
+    found = "End of sequence" in error.message
+    return found or re.search(r"node \S*Iterator", error.message) is not None
+
+
+def reason_of(error: tf.errors.OpError) -> str:
+    """What has happened, without the places in Python where the graph was made."""
+    found = re.search(r"([^\n]+)\n\t \[\[", error.message)
+    return found[1] if found else error.message.splitlines()[0]
 
 
 def _types(op: Operation) -> tuple[tf.DType, ...]:

@@ -1,5 +1,6 @@
 """The parts of the package that tests look into, named in one place."""
 
+from keras_sgd_plus import _compilations as compilations
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
 from keras_sgd_plus._batch import compiled, step, walk_batch
@@ -45,6 +46,7 @@ __all__ = [
     "block_plan",
     "blocks",
     "choice",
+    "compilations",
     "compiled",
     "convolution",
     "exact_resume",
