@@ -22,6 +22,7 @@ import hashlib
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import threading
 import warnings
@@ -147,11 +148,10 @@ def _obstacle() -> str | None:
 
 
 def _key() -> str:
-    from keras_sgd_plus import __version__  # it imports this module
-
+    ours = sys.modules["keras_sgd_plus"].__version__  # which imports this module
     threads = [*map(os.environ.get, ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS"))]
     parts = [
-        *(tf.__version__, tf.version.GIT_VERSION, keras.__version__, __version__),
+        *(tf.__version__, tf.version.GIT_VERSION, keras.__version__, ours),
         *map(os.environ.get, ("XLA_FLAGS", "TF_XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS")),
         *(_processor(), os.cpu_count(), _cores(), *threads, xla.num_threads()),
     ]

@@ -11,7 +11,7 @@ from benchmarks.cost.ablation import Form
 from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import Blocks
 from benchmarks.cost.callbacks import Records
-from benchmarks.cost.firstcall import FirstCalls
+from benchmarks.cost.firstcall import FirstCalls, Restarts
 from benchmarks.cost.options import Options
 from benchmarks.cost.overflow import Overflow
 from benchmarks.cost.profile import Profile
@@ -242,7 +242,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "averages": _kept("averages", cost.averages, Options),
     "capped": _kept("capped", cost.capped, Options),
     "records": _kept("records", cost.records, Records),
-    "firstcall": _kept("firstcall", cost.firstcall, FirstCalls),
+    "firstcall": _kept("firstcall", cost.first_calls, FirstCalls),
+    "kept": _kept("firstcall", cost.restarts, Restarts),
     "applications": _kept("applications", cost.applications, Application),
     "threshold": _kept("threshold", cost.threshold, Thresholds, Order),
     "equality": _kept("equality", equality.equality, Model),

@@ -344,8 +344,8 @@ def is_end_of_data(error: tf.errors.OutOfRangeError) -> bool:
 
 def reason_of(error: tf.errors.OpError) -> str:
     """What has happened, without the places in Python where the graph was made."""
-    found = re.search(r"([^\n]+)\n\t \[\[", error.message)
-    return found[1] if found else error.message.splitlines()[0]
+    before, _, _ = error.message.partition("\n\t [[")
+    return before.splitlines()[-1]
 
 
 def _types(op: Operation) -> tuple[tf.DType, ...]:

@@ -13,7 +13,7 @@ from benchmarks.cost import firstcall as calls
 from benchmarks.cost import overflow as overflow_study
 from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import LENGTHS, Blocks
-from benchmarks.cost.firstcall import FirstCalls
+from benchmarks.cost.firstcall import FirstCalls, Restarts
 from benchmarks.cost.profile import Profile
 from benchmarks.cost.threshold import SETTINGS, Order, Thresholds
 from benchmarks.report.tables import markdown
@@ -142,7 +142,42 @@ def _block_row(found: Blocks) -> list[str]:
     ]
 
 
-def firstcall(findings: Iterable[FirstCalls]) -> Iterator[str]:
+def firstcall(findings: Iterable[Finding]) -> Iterator[str]:
+    """Both tables, as the findings come."""
+    for found in findings:
+        if isinstance(found, FirstCalls):
+            yield from first_calls([found])
+        elif isinstance(found, Restarts):
+            yield from restarts([found])
+
+
+def restarts(findings: Iterable[Restarts]) -> Iterator[str]:
+    """A row per workload: seconds of each process, and what was spared."""
+    rows = (
+        [
+            found.workload,
+            *(f"{found.cpu[a]:.2f} / {found.clock[a]:.2f}" for a in calls.PROCESSES),
+            f"{found.cpu[calls.SECOND] / found.cpu[calls.FIRST]:.2f}",
+            f"{100 * found.spared:.0f} %",
+            "yes" if found.same_bits else "NO",
+        ]
+        for found in findings
+    )
+    heads = [
+        "workload",
+        *calls.PROCESSES,
+        "second / first",
+        "of XLA spared",
+        "same bits",
+    ]
+    yield from markdown.lines(["workload", *calls.PROCESSES, *ratios], rows)
+    yield (
+        "\nSeconds of the first fit of a process on a batch of 64, processor / clock; "
+        f"ratios of the processor's; medians of {calls.RESTARTS}."
+    )
+
+
+def first_calls(findings: Iterable[FirstCalls]) -> Iterator[str]:
     """A row per workload: each arm's seconds, and ours in those of other arms."""
     ratios = [f"times {name}" for name in (calls.SINGLE, calls.JIT)]
     rows = (
