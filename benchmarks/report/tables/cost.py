@@ -163,13 +163,7 @@ def restarts(findings: Iterable[Restarts]) -> Iterator[str]:
         ]
         for found in findings
     )
-    heads = [
-        "workload",
-        *calls.PROCESSES,
-        "second / first",
-        "of XLA spared",
-        "same bits",
-    ]
+    ratios = ["second / first", "of XLA spared", "same bits"]
     yield from markdown.lines(["workload", *calls.PROCESSES, *ratios], rows)
     yield (
         "\nSeconds of the first fit of a process on a batch of 64, processor / clock; "
