@@ -134,7 +134,7 @@ def _checked(folder: Any, max_bytes: Any) -> Path:
 def _obstacle() -> str | None:
     # Why nothing can be kept, as a part of a sentence.
     if fcntl is None:
-        return "this works on Linux and macOS alone"
+        return "this works on Linux and macOS only"
     if not xla.was_tested_for_keeping():
         return f"TensorFlow {tf.__version__} was not tested for it"
     if xla.is_told_where_to_keep():

@@ -206,11 +206,15 @@ def begun(model: Model) -> Run | None:
     """The `fit` that tells callbacks that it begins, or None in a loop by hand.
 
     `model.fit(callbacks=[AverageWeights()])` is looked up before the first callback
-    wraps it. For such a call a `Run` is made now, and nobody is told of its end.
+    wraps it.
     """
     found = None if model in _runs else keras_trainer.fit_in_progress(model)
-    if found is None:
-        return of(model)
+    return of(model) if found is None else _of_unwrapped(model, found)
+
+
+def _of_unwrapped(model: Model, found: keras_trainer.Fit) -> Run:
+    # The run of a `fit` that was not wrapped when it was called. It is made now, and
+    # nobody is told of its end.
     if found.callbacks not in _unwrapped:
         run = Run(model, {"initial_epoch": found.initial_epoch}, False)
         run.callbacks, run.data = _in_order(found.callbacks.callbacks), found.data

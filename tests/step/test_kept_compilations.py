@@ -252,7 +252,7 @@ def test_nothing_is_kept_where_it_was_not_tested(
     with pytest.warns(UserWarning, match=r"not kept: TensorFlow 9\.9\.0 was"):
         keep_compilations(tmp_path)
     monkeypatch.setattr(compilations, "fcntl", None)
-    with pytest.warns(UserWarning, match="on Linux and macOS alone"):
+    with pytest.warns(UserWarning, match="on Linux and macOS only"):
         keep_compilations(tmp_path)
     assert os.environ.get("TF_XLA_FLAGS") == before
     assert not list(tmp_path.iterdir())
