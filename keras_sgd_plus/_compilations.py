@@ -25,6 +25,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ with contextlib.suppress(ImportError):  # Windows has none
 
 _MAX_BYTES = 500_000_000
 _ROOM = 64_000_000  # free bytes of a place to which a process moves
+_ABANDONED = 3600  # seconds after which nobody works on a file
 _SUFFIX = ".pb"  # of TensorFlow's files; it renames those that are complete
 _Result = TypeVar("_Result")
 
@@ -210,7 +212,11 @@ class _Kept:
         self._turn = threading.Lock()
 
     def _remove_dead(self) -> None:
-        # Private folders of processes that were killed.
+        # What processes have left that were killed.
+        for left in self._store.glob(".*-*"):
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > _ABANDONED:
+                    _remove(left)
         for folder in self._store.glob("process-*"):
             with contextlib.suppress(OSError):
                 lock = os.open(folder / "lock", os.O_RDWR)
@@ -325,6 +331,13 @@ def check_end(error: tf.errors.OutOfRangeError) -> None:
             "compilation, or bytes that are missing, make room on the disc, or train "
             "without keep_compilations and without a folder in TF_XLA_FLAGS."
         ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _link(path: Path, new: Path) -> None:

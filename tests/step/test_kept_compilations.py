@@ -106,7 +106,8 @@ def test_a_damaged_file_is_compiled_anew(
 def test_where_the_folder_takes_nothing_it_goes_on_elsewhere(
     tmp_path: Path, plain: dict[str, Any]
 ) -> None:
-    assert run(str(tmp_path), "unwritable") == plain
+    flags = "--tf_xla_max_cluster_size=100"  # of the user, which stay
+    assert run(str(tmp_path), "unwritable", TF_XLA_FLAGS=flags) == plain
     assert admitted(tmp_path)  # from elsewhere
 
 
@@ -203,6 +204,22 @@ def test_a_file_that_ends_early_is_not_admitted(size: int, tmp_path: Path) -> No
     (found.folder / "b.pb123.tmp").write_bytes(entry())  # TensorFlow writes it now
     found.close()
     assert not admitted(tmp_path)
+
+
+def test_what_killed_processes_have_left_goes(tmp_path: Path) -> None:
+    store = tmp_path / "key"
+    for name in (".making-old", ".making-new", "process-dead"):
+        (store / name).mkdir(parents=True)
+        (store / name / "lock").touch()
+    for name in (".new-old", ".new-new"):
+        (store / name).touch()
+    for name in (".making-old", ".new-old"):
+        os.utime(store / name, (1, 1))
+    alive = kept(tmp_path)
+    kept(tmp_path).close()
+    names = {path.name for path in store.iterdir()}
+    assert names == {".making-new", ".new-new", alive.folder.parent.name}
+    alive.close()
 
 
 def test_the_oldest_files_go(tmp_path: Path) -> None:
