@@ -9,7 +9,8 @@ is copied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -120,6 +121,30 @@ def padded_size(model: Model, num_examples: int | Tensor) -> int | Tensor:
     return tf.cast(size, tf.int32)
 
 
+# Per model, (3,) int64: the first group to be visited; the one behind the last, 0 for
+# all; the number of updates before the batch, from 1 on, 0 for that of now.
+_part: PerObject[Any] = PerObject(lambda: private_tensorflow.variable((3,)))
+
+
+@contextlib.contextmanager
+def part_of_batches(model: Model, first: int, end: int, before: int) -> Iterator[None]:
+    """Batches that are trained on while this is open are visited in part.
+
+    Parts that follow each other visit what the whole batch would, in the same order.
+
+    Args:
+        model: in training.
+        first: number of the first group to be visited.
+        end: number of the group behind the last; 0: batches are visited whole.
+        before: updates of the optimizer before the batch.
+    """
+    _part[model].assign([first, end, before + 1 if end else 0])
+    try:
+        yield
+    finally:
+        _part[model].assign([0, 0, 0])
+
+
 class _Batch(NamedTuple):
     # A batch and the order of its visits.
     leaves: Sequence[Any]
@@ -195,7 +220,11 @@ def _order(context: Context, num_examples: int | Tensor) -> Tensor | None:
     if context.optimizer.order != "reshuffle":
         return None
     seed = context.replicas.seed(context.optimizer.seed, 63)
-    return visiting_order(seed, context.variables.iterations.value, num_examples)
+    now = tf.cast(context.variables.iterations.value, tf.int64)
+    if not replicas.is_open():
+        before = _part[context.model][2]
+        now = tf.where(before > 0, before - 1, now)
+    return visiting_order(seed, now, num_examples)
 
 
 def _full_groups(
@@ -224,10 +253,14 @@ def _full_groups(
         values: Values,
         is_compiled: bool,
         num_examples: Tensor,
+        part: Tensor,
         skip_all: Tensor,
         numbers: Tensor,
         *tensors: Tensor,
     ) -> WalkTrace:
+        first, end, _ = tf.unstack(tf.cast(part, tf.int32))
+        num_groups = num_examples // context.group_size
+        end = tf.where(end > 0, tf.minimum(end, num_groups), num_groups)
         split = len(memory_leaves)
         kept = tf.nest.pack_sequence_as(memory, list(tensors[:split]))
         tensors = tensors[split:]
@@ -238,7 +271,7 @@ def _full_groups(
             values,
             padded,
             orders[0] if orders else None,
-            num_examples,
+            (first, end),
             specs,
             is_compiled,
             skip_all if looks else None,
@@ -248,8 +281,12 @@ def _full_groups(
 
     flag = skip_all if looks else tf.constant(False)
     now = rule.numbers_of(context.optimizer)
+    # The replicas of a process would read what none of them may write.
+    whole = replicas.is_open()
+    part = tf.zeros((3,), tf.int64) if whole else _part[context.model].read_value()
     arguments = [
         tf.convert_to_tensor(num_examples),
+        part,
         flag,
         now,
         *memory_leaves,

@@ -108,7 +108,7 @@ def walk(
     values: Values,
     leaves: Sequence[Tensor],
     order: Tensor | None,
-    num_examples: tf.Tensor,
+    groups: tuple[Tensor, Tensor],
     specs: Specs,
     compiled: bool,
     skip_all: Tensor | None = None,
@@ -122,14 +122,14 @@ def walk(
         leaves: tensors of the batch, `(num_examples or more, ...)`.
         order: positions to visit, `(num_examples or more,)` int32, or None for the
             order in which the examples were handed over.
-        num_examples: () int32. A tensor bound costs nothing and spares a compilation
-            per batch size.
+        groups: () int32 each, the number of the first group, and of the one behind the
+            last. Tensors cost nothing and spare a compilation per batch size.
         specs: as `first_specs` returns them; zeros are the logs of no group at all.
         compiled: whether XLA compiles the loop, and forms that suit it are used.
         skip_all: () bool, whether to change nothing, since a group that came before
             ended training; None under nonfinite="propagate".
     """
-    num_groups = num_examples // context.group_size
+    first, num_groups = groups
     most_groups = examples.count(leaves[0]) // context.group_size
     lowered = _lowered(compiled)
     one = tf.cast(
@@ -159,7 +159,7 @@ def walk(
     _, values, logs, skips, records, fence, lazy = tf.while_loop(
         cond_fn,
         body_fn,
-        (tf.constant(0), *before),
+        (first, *before),
         parallel_iterations=1,
     )
     if in_blocks:

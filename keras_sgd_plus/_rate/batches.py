@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -20,6 +20,22 @@ from keras_sgd_plus._callbacks.seeded_arrays import num_examples_of
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model, Parts, Structure
+
+
+class Part(NamedTuple):
+    """A part of a batch: groups from `first` to the one before `end`, 0 for all.
+
+    Attributes:
+        batch: the whole one.
+        first: number of a group.
+        end: number of a group, or 0.
+        window: to which the losses of these groups belong.
+    """
+
+    batch: Structure
+    first: int
+    end: int
+    window: int
 
 
 class Batches:
@@ -43,7 +59,8 @@ class Batches:
         seed: int | None = None,
         num_rows: int | None = None,
     ) -> None:
-        self._model, self._class_weight = model, class_weight
+        self._model: Any = model
+        self._class_weight = class_weight
         self._batch_size = batch_size or keras_trainer.BATCH_SIZE
         self._batches: list[Structure] = []
         self._sizes: list[int] = []
@@ -93,6 +110,34 @@ class Batches:
             lambda: iter(batches), output_signature=self._spec
         )
         return iter(data)
+
+    def parts(
+        self, batches: list[Structure], group_size: int, windows: int
+    ) -> list[Part]:
+        """The first batches, in parts that end where a window ends.
+
+        Batches are whole where a call of the train function takes several, or a
+        batch has a shorter group.
+
+        Args:
+            batches: the first ones.
+            group_size: examples per update.
+            windows: of equal numbers of updates, as far as they can be.
+        """
+        sizes = self.sizes(batches)
+        updates = [-(-size // group_size) for size in sizes]
+        total, start = sum(updates), 0
+        ends = [-(-w * total // windows) for w in range(1, windows)]
+        found: list[Part] = []
+        for batch, size, count in zip(batches, sizes, updates, strict=True):
+            is_cut = self._model.steps_per_execution == 1 and size % group_size == 0
+            inside = {end - start for end in ends if start < end < start + count}
+            places = [0, *(sorted(inside) if is_cut else []), count]
+            for first, end in itertools.pairwise(places):
+                window = (start + first) * windows // total
+                found.append(Part(batch, first, end if is_cut else 0, window))
+            start += count
+        return found
 
     def close(self) -> None:
         """Ends the threads that read ahead: they may use generators of the user's."""

@@ -89,6 +89,8 @@ def alike(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _error(values: np.ndarray) -> float:
-    # The standard error of their mean.
+    # The standard error of their mean; NaN of one.
     known = values[~np.isnan(values)]
+    if len(known) < 2:
+        return math.nan
     return float(known.std(ddof=1) / math.sqrt(len(known)))

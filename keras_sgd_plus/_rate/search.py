@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus._advice import notices
-from keras_sgd_plus._batch import checks, step
+from keras_sgd_plus._batch import checks, step, walk_batch
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._optimizer import settings
 from keras_sgd_plus._private import keras_model, keras_optimizer
@@ -34,6 +34,7 @@ from keras_sgd_plus._rule.ours import per_example, unwrap
 MIN_UPDATES = 64
 LIMITS = (1e-9, 1e3)
 MOST_VISITS = 60_000
+_WINDOWS = 8  # of a candidate's losses
 _PER_DECADE = 2  # candidates
 _MARGIN = 3  # candidates that have to be worse, on each side of the best one
 _APART = 2  # steps of the grid, beyond which candidates that are alike are no answer
@@ -215,6 +216,10 @@ class _Trainer:
         """
         size = self._optimizer.examples_per_update
         num_examples = max(num_examples, MIN_UPDATES * size)
+        # A call of several batches is one window, and one says nothing of chance.
+        per_call = self._model.steps_per_execution
+        if per_call > 1:
+            num_examples = max(num_examples, 4 * per_call * self.available(1))
         # The last batch may go beyond: whole ones are taken.
         while self.available(num_examples) < MIN_UPDATES * size:
             if self.available(2 * num_examples) == self.available(num_examples):
@@ -236,25 +241,30 @@ class _Trainer:
         """Trains with one candidate."""
         model, optimizer = self._model, self._optimizer
         batches = self._batches.first(num_examples)
-        sizes = self._batches.sizes(batches)
-        updates = sum(-(-n // optimizer.examples_per_update) for n in sizes)
+        group_size = optimizer.examples_per_update
+        parts = self._batches.parts(batches, group_size, _WINDOWS)
         self._kept.put_back()
         model.reset_metrics()
         optimizer.learning_rate.assign(rate)
-        running_sums.reset_losses(optimizer, updates)
-        iterator = self._batches.again(batches)
-        is_finite, windows = True, []
+        running_sums.reset_losses(optimizer)
+        iterator = self._batches.again([part.batch for part in parts])
+        is_finite, windows, before = True, [running_sums.NONE] * _WINDOWS, 0
         with notices.without_watching(model), step.observed(self._kept.add):
-            for _ in range(0, len(batches), model.steps_per_execution):
+            for part in parts[:: model.steps_per_execution]:
+                if not part.first:  # a batch begins
+                    before = int(keras_optimizer.raw_iterations(optimizer).numpy())
                 try:
-                    model.train_function(iterator)
+                    with walk_batch.part_of_batches(model, *part[1:3], before):
+                        model.train_function(iterator)
                 except FloatingPointError as error:  # under nonfinite="raise"
                     is_finite, self.error = False, error
-                windows = running_sums.windows_of_losses(optimizer)
-                is_finite &= all(math.isfinite(w.squares) for w in windows)
+                losses, _ = running_sums.take_losses(optimizer)
+                windows[part.window] = windows[part.window].plus(losses)
+                is_finite &= math.isfinite(losses.squares)
                 if not is_finite:
                     break
-        self.visits += sum(sizes)
+        visited = sum(self._batches.sizes(batches))
+        self.visits += visited
         if is_finite and not notices.is_engaged(optimizer):
             raise ValueError(
                 "find_learning_rate needs a model whose train_step updates per "
@@ -262,9 +272,10 @@ class _Trainer:
                 "update. Return self.optimizer.train_step(self, data), or "
                 "super().train_step(data), from train_step."
             )
-        means = tuple(w.mean if w.count else math.nan for w in windows)
+        longest = max(w.count for w in windows)
+        means = tuple(w.mean if 2 * w.count > longest else math.nan for w in windows)
         count = sum(w.count for w in windows)
-        return Trial(rate, means if is_finite else None, count, sum(sizes))
+        return Trial(rate, means if is_finite else None, count, visited)
 
 
 class _Grid:

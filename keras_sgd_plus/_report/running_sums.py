@@ -2,9 +2,9 @@
 
 The sums of losses, of the latest updates and of the first ones, tell whether a model
 learns: Python reads them before some batches of `fit`, and when an epoch ends. The
-search for a learning rate has the latest ones in windows of equal length. The
-counts of capped steps give the share of them in the logs, since metrics were last
-reset. Both are none of the optimizer's variables: nothing here is saved with it.
+search for a learning rate takes them, too. The counts of capped steps give the share of
+them in the logs, since metrics were last reset. Both are none of the optimizer's
+variables: nothing here is saved with it.
 """
 
 from __future__ import annotations
@@ -28,20 +28,16 @@ from keras_sgd_plus._private.types import (
 from keras_sgd_plus._rule.part import Condition
 
 FIRST = 100  # updates whose losses are summed apart
-WINDOWS = 8  # of the latest updates, which begin when losses are last reset
-# Rows of the sums of losses: the first updates; the windows; and the inverse of the
-# length of a window, 0 where all is one, with the number of updates since the reset.
-_ROWS = 1 + WINDOWS + 1
 
 
-def _zeros(shape: tuple[int, ...], dtype: str, name: str) -> Variable:
+def _zeros(size: int, dtype: str, name: str) -> Variable:
     with private_tensorflow.plain_variables():  # each replica would have one of its own
-        zeros = tf.zeros(shape, dtype)
+        zeros = tf.zeros((size,), dtype)
         return keras.Variable(zeros, dtype=dtype, trainable=False, name=name)
 
 
-_losses: PerObject[Any] = PerObject(lambda: _zeros((_ROWS, 3), "float64", "progress"))
-_capped: PerObject[Any] = PerObject(lambda: _zeros((3,), "int64", "capped"))
+_losses: PerObject[Any] = PerObject(lambda: _zeros(6, "float64", "progress"))
+_capped: PerObject[Any] = PerObject(lambda: _zeros(3, "int64", "capped"))
 
 
 class Losses(NamedTuple):
@@ -60,6 +56,10 @@ class Losses(NamedTuple):
     def variance(self) -> float:
         """Their variance, at least 0 in spite of rounding."""
         return max(0.0, self.squares / self.count - self.mean * self.mean)
+
+    def plus(self, other: Losses) -> Losses:
+        """Those of these updates and of others."""
+        return Losses(*(a + b for a, b in zip(self, other, strict=True)))
 
     def is_above(self, other: Losses) -> bool:
         """Whether the mean is above another by more than two standard errors.
@@ -88,7 +88,9 @@ def losses_of(optimizer: Optimizer) -> Variable | None:
 def with_loss(
     before: Tensor, loss: Tensor, iterations: Tensor, applies: Tensor | None
 ) -> Tensor:
-    """The sums after one more update.
+    """The sums, (6,) float64, after one more update.
+
+    A model of few weights is updated within 25 ns, so each number here counts.
 
     Args:
         before: the sums before it.
@@ -97,21 +99,14 @@ def with_loss(
         applies: () bool, whether the update is made, or None where each one is.
     """
     loss = tf.reduce_mean(tf.cast(loss, before.dtype))
-    inverse, seen = before[-1, 0], before[-1, 1]
-    window = tf.minimum(tf.cast(seen * inverse, tf.int32), WINDOWS - 1)
-    rows = tf.range(_ROWS)
-    is_added = tf.equal(rows, window + 1)
-    is_added |= tf.equal(rows, 0) & (iterations < FIRST)
-    if applies is not None:
-        is_added &= applies
-    columns = tf.stack([tf.ones_like(loss), loss, loss * loss])
+    columns = [tf.ones_like(loss), loss, loss * loss]
     # Zero times NaN is NaN, so there is a choice and no product.
-    new = tf.where(is_added[:, None], columns, tf.zeros_like(columns))
-    return before + new + _ONE_SEEN
-
-
-_ONE_SEEN = np.zeros((_ROWS, 3))
-_ONE_SEEN[-1, 1] = 1
+    is_first = iterations < FIRST
+    first = [tf.where(is_first, each, tf.zeros_like(each)) for each in columns]
+    new = tf.stack([*columns, *first])
+    if applies is not None:
+        new = tf.where(applies, new, tf.zeros_like(new))
+    return before + new
 
 
 def take_losses(optimizer: Optimizer) -> tuple[Losses, Losses]:
@@ -124,28 +119,15 @@ def take_losses(optimizer: Optimizer) -> tuple[Losses, Losses]:
     if found is None:
         return NONE, NONE
     values = np.asarray(found.numpy())
-    windows = values[1:-1].sum(axis=0).tolist()
-    found.assign(np.concatenate([values[:1], np.zeros((WINDOWS, 3)), values[-1:]]))
-    return Losses(*windows), Losses(*values[0].tolist())
+    found.assign(np.concatenate([np.zeros(3), values[3:]]))
+    latest, first = values[:3].tolist(), values[3:].tolist()
+    return Losses(*latest), Losses(*first)
 
 
-def reset_losses(optimizer: Optimizer, num_updates: int | None = None) -> None:
-    """Begins anew.
-
-    Args:
-        optimizer: the SGDPlus.
-        num_updates: that follow, and are told in `WINDOWS` windows; None: in one.
-    """
-    if optimizer in _losses or num_updates is not None:
-        zeros = np.zeros((_ROWS, 3))
-        zeros[-1, 0] = 0 if num_updates is None else WINDOWS / num_updates
-        _losses[optimizer].assign(zeros)
-
-
-def windows_of_losses(optimizer: Optimizer) -> list[Losses]:
-    """The losses in each of the windows since the reset."""
-    values = np.asarray(_losses[optimizer].numpy())
-    return [Losses(*row) for row in values[1:-1].tolist()]
+def reset_losses(optimizer: Optimizer) -> None:
+    """Begins anew."""
+    if optimizer in _losses:
+        _losses[optimizer].assign(tf.zeros((6,), tf.float64))
 
 
 def capped_of(optimizer: Optimizer) -> Variable | None:

@@ -39,6 +39,12 @@ def test_differences_are_taken_window_by_window() -> None:
     assert choice.alike([best, a_little_worse, same]) == [best, same]
 
 
+def test_one_window_says_nothing_of_chance() -> None:
+    a, b = _trial(0.1, 1.0), _trial(0.2, 1.1)
+    assert choice.alike([a, b]) == [a]
+    assert math.isnan(a.error)
+
+
 def test_windows_without_an_update_count_for_nothing() -> None:
     nothing = math.nan
     a = _trial(0.1, 1, 1, nothing, 2, 3, 2)
