@@ -150,6 +150,19 @@ class _Batch(NamedTuple):
     leaves: Sequence[Any]
     order: Tensor | None  # (num_examples,) int32, or None
     num_examples: int | Tensor  # an int or () int32
+    part: Tensor  # (3,) int64, of `part_of_batches`
+
+
+def _part_of(model: Model) -> Tensor:
+    if replicas.is_open():  # they would share what none of them may write
+        return tf.zeros((3,), tf.int64)
+    return _part[model].read_value()
+
+
+def _groups(part: Tensor, num_groups: Tensor) -> tuple[Tensor, Tensor]:
+    # () int32 each: the first one that is visited, and the one behind the last.
+    first, end, _ = tf.unstack(tf.cast(part, tf.int32))
+    return first, tf.where(end > 0, tf.minimum(end, num_groups), num_groups)
 
 
 def walk_batch(
@@ -176,7 +189,9 @@ def walk_batch(
     specs = first_specs(context, leaves)
     use_xla = compiled.wants_xla(context.optimizer.jit_compile, context.model, leaves)
     _warn(context, use_xla, num_examples)
-    batch = _Batch(leaves, _order(context, num_examples), num_examples)
+    part = _part_of(context.model)
+    order = _order(context, num_examples, part)
+    batch = _Batch(leaves, order, num_examples, part)
     size = context.group_size
     rest = num_examples % size
     is_whole = size == 1 or (isinstance(rest, int) and not rest)
@@ -216,14 +231,12 @@ def _warn_of_statistics(context: Context, result: Walked) -> None:
         notices.once(context.model, topic, text)
 
 
-def _order(context: Context, num_examples: int | Tensor) -> Tensor | None:
+def _order(context: Context, num_examples: int | Tensor, part: Tensor) -> Tensor | None:
     if context.optimizer.order != "reshuffle":
         return None
     seed = context.replicas.seed(context.optimizer.seed, 63)
     now = tf.cast(context.variables.iterations.value, tf.int64)
-    if not replicas.is_open():
-        before = _part[context.model][2]
-        now = tf.where(before > 0, before - 1, now)
+    now = tf.where(part[2] > 0, part[2] - 1, now)
     return visiting_order(seed, now, num_examples)
 
 
@@ -235,7 +248,7 @@ def _full_groups(
     specs: Specs,
     how: How,
 ) -> tuple[Walked, How]:
-    leaves, order, num_examples = batch
+    leaves, order, num_examples, part = batch
     tensors = [*leaves, *([] if order is None else [order])]
     # If Keras compiles the whole step, it does so for each batch size.
     if how.use_xla and not context.model.jit_compile:
@@ -258,9 +271,6 @@ def _full_groups(
         numbers: Tensor,
         *tensors: Tensor,
     ) -> WalkTrace:
-        first, end, _ = tf.unstack(tf.cast(part, tf.int32))
-        num_groups = num_examples // context.group_size
-        end = tf.where(end > 0, tf.minimum(end, num_groups), num_groups)
         split = len(memory_leaves)
         kept = tf.nest.pack_sequence_as(memory, list(tensors[:split]))
         tensors = tensors[split:]
@@ -271,7 +281,7 @@ def _full_groups(
             values,
             padded,
             orders[0] if orders else None,
-            (first, end),
+            _groups(part, num_examples // context.group_size),
             specs,
             is_compiled,
             skip_all if looks else None,
@@ -281,17 +291,8 @@ def _full_groups(
 
     flag = skip_all if looks else tf.constant(False)
     now = rule.numbers_of(context.optimizer)
-    # The replicas of a process would read what none of them may write.
-    whole = replicas.is_open()
-    part = tf.zeros((3,), tf.int64) if whole else _part[context.model].read_value()
-    arguments = [
-        tf.convert_to_tensor(num_examples),
-        part,
-        flag,
-        now,
-        *memory_leaves,
-        *tensors,
-    ]
+    count = tf.convert_to_tensor(num_examples)
+    arguments = [count, part, flag, now, *memory_leaves, *tensors]
     return compiled.run(
         full_groups, context.carry, dict(start), arguments, how, context.model
     )
