@@ -1,9 +1,9 @@
 """keep_compilations: what XLA compiled is loaded by the next process.
 
-TensorFlow can write what XLA compiled to a folder, and read it there. It trusts that
-folder: a file that was cut short ends training as if the data had ended, and on a full
-disc the batch fails that was compiled. So each process gets a private folder, with
-links to files that were looked at:
+TensorFlow can write what XLA compiled to a folder, and read it there. It does not check
+these files: one that was cut short looks like the end of the data, and where a file
+cannot be written, the step fails that needed it. So each process gets a private folder,
+with links to files that were looked at:
 
     <folder>/<key>/<name>.<SHA-256>           for all: the name tells the content
     <folder>/<key>/process-<random>/files/    of one process: links to those; new files
@@ -27,9 +27,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -44,7 +43,6 @@ _MAX_BYTES = 500_000_000
 _ROOM = 64_000_000  # free bytes of a place to which a process moves
 _ABANDONED = 3600  # seconds after which nobody works on a file
 _SUFFIX = ".pb"  # of TensorFlow's files; it renames those that are complete
-_Result = TypeVar("_Result")
 
 
 def keep_compilations(
@@ -56,9 +54,10 @@ def keep_compilations(
     that is run again, a notebook that was restarted. All functions of the process that
     XLA compiles for a CPU are kept, those of other libraries too.
 
-    Call it once, after the imports and before TensorFlow computes anything: TensorFlow
-    reads the setting when it starts. What cannot be kept is compiled as ever, and a
-    warning says why.
+    Call it once, after the imports and before TensorFlow lists devices or computes
+    anything: TensorFlow reads the setting when it first looks for devices. What cannot
+    be kept is compiled as ever, and a warning says why. Processes that this one starts
+    keep nothing, unless they call it, too.
 
     Only you should be able to write the folder: what is in it is run as code. Files
     that were damaged are removed. Compilations are told apart by the program, the
@@ -95,11 +94,11 @@ def keep_compilations(
                 "another one."
             )
         return
-    reason = _obstacle()
+    reason = _obstacle(root)
     if reason is None:
         xla.raise_small_loop_threshold()  # a flag is a part of the key
         try:
-            _kept = _Kept(root, _key(), max_bytes)
+            _kept = _Kept(root, max_bytes)
         except OSError as error:
             reason = f"{str(root)!r} cannot be written ({error.strerror})"
         else:
@@ -107,16 +106,15 @@ def keep_compilations(
             atexit.register(_kept.close)
     if reason is not None:
         warnings.warn(
-            f"Compilations are not kept: {reason}. Training works as without "
-            "keep_compilations.",
+            f"keep_compilations did nothing: {reason}. Training works as without it.",
             stacklevel=2,
         )
 
 
 def _checked(folder: Any, max_bytes: Any) -> Path:
     if folder is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(cache) / "keras_sgd_plus"
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = os.path.join(cache, "keras_sgd_plus")
     if not isinstance(folder, str | os.PathLike):
         raise TypeError(
             "`folder` must be a path, or None for the usual place. Received: "
@@ -130,22 +128,29 @@ def _checked(folder: Any, max_bytes: Any) -> Path:
         raise TypeError(text)
     if max_bytes < 1:
         raise ValueError(text)
-    return Path(os.path.abspath(os.fspath(folder)))
+    return Path(os.path.abspath(os.path.expanduser(folder)))
 
 
-def _obstacle() -> str | None:
+def _obstacle(root: Path) -> str | None:
     # Why nothing can be kept, as a part of a sentence.
     if fcntl is None:
-        return "this works on Linux and macOS only"
+        return "it works on Linux and macOS only"
     if not xla.was_tested_for_keeping():
         return f"TensorFlow {tf.__version__} was not tested for it"
+    if (name := xla.flags_in_a_file()) is not None:
+        return f"{name} names a file, to which no flag can be added"
     if xla.is_told_where_to_keep():
-        return "TF_XLA_FLAGS names a folder already"
+        return (
+            "TF_XLA_FLAGS already sets --tf_xla_persistent_cache_directory. Remove "
+            "that flag to use keep_compilations"
+        )
     if xla.has_started():
         return (
-            "TensorFlow has computed something already. Call keep_compilations right "
-            "after the imports"
+            "TensorFlow has looked for devices already, or computed something. Call "
+            "keep_compilations right after the imports"
         )
+    if root.exists() and root.stat().st_uid != os.geteuid():
+        return f"{str(root)!r} belongs to another user, whose code it may hold"
     return None
 
 
@@ -187,42 +192,55 @@ class _Kept:
 
     Args:
         root: the folder that the user named.
-        key: what this process compiles for.
         max_bytes: that all files may take.
     """
 
-    def __init__(self, root: Path, key: str, max_bytes: int) -> None:
+    def __init__(self, root: Path, max_bytes: int) -> None:
         self.root, self._max_bytes = root, max_bytes
-        self._store = root / key
-        self._store.mkdir(parents=True, exist_ok=True)
-        self._remove_dead()
-        making = Path(tempfile.mkdtemp(prefix=".making-", dir=self._store))
-        # The lock is held until the process ends, however it ends.
-        self._lock = os.open(making / "lock", os.O_CREAT | os.O_RDWR)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        (making / "files").mkdir()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._owner, self._turn = os.getpid(), threading.Lock()
         self._known: set[str] = set()
+        self._locks: list[int] = []  # held until the process ends, however it ends
+        self._remove_dead()
+        self._key = _key()
+        self._links = Path(tempfile.mkdtemp(prefix="keras_sgd_plus-"))
+        self._private = [self._links]
+        self.folder = self._links / "now"
+        self._enter(self._key)
+
+    def _enter(self, key: str) -> None:
+        # Gives TensorFlow a private folder below that of a key.
+        self._key, self._store = key, self.root / key
+        self._store.mkdir(mode=0o700, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=".making-", dir=self._store))
+        lock = os.open(making / "lock", os.O_CREAT | os.O_RDWR)
+        self._locks.append(lock)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (making / "files").mkdir()
+        self._known.clear()
         self._link_admitted(making / "files")
-        self._private = making.with_name(f"process-{making.name.split('-', 1)[1]}")
-        making.rename(self._private)
-        self.folder = self._private / "now"
-        self.folder.symlink_to(self._private / "files")
-        self._moved: Path | None = None
-        self._owner = os.getpid()
-        self._turn = threading.Lock()
+        private = making.with_name(f"process-{making.name.split('-', 1)[1]}")
+        making.rename(private)
+        self._private.append(private)
+        self._point_to(private / "files")
+
+    def _point_to(self, files: Path) -> None:
+        new = self._links / "next"
+        new.symlink_to(files)
+        os.replace(new, self.folder)
 
     def _remove_dead(self) -> None:
         # What processes have left that were killed.
-        for left in self._store.glob(".*-*"):
+        for left in self.root.glob("*/.*-*"):
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _ABANDONED:
                     _remove(left)
-        for folder in self._store.glob("process-*"):
+        for folder in self.root.glob("*/process-*"):
             with contextlib.suppress(OSError):
                 lock = os.open(folder / "lock", os.O_RDWR)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
+                    _remove(folder)
                 finally:
                     os.close(lock)
 
@@ -230,15 +248,37 @@ class _Kept:
         for path in self._store.glob(f"*{_SUFFIX}.*"):
             name, _, digest = path.name.rpartition(".")
             with contextlib.suppress(OSError):  # another process may remove it now
-                if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                data = path.read_bytes()
+                if hashlib.sha256(data).hexdigest() != digest:
                     path.unlink()
                 elif name not in self._known:
-                    _link(path, files / name)
+                    _link(path, data, files / name)
                     self._known.add(name)
+
+    def prepare(self) -> None:
+        """Looks, before something is compiled, whether it can be kept, and for what.
+
+        Flags and threads may have been set since. And on a full disc, or where the
+        folder cannot be written any more, new files go elsewhere.
+        """
+        if os.getpid() != self._owner:  # a fork
+            return
+        with self._turn, contextlib.suppress(OSError):
+            if _key() != self._key:
+                self._enter(_key())
+        if _has_room(self.folder):
+            return
+        for place in (tempfile.gettempdir(), "/dev/shm"):
+            with self._turn, contextlib.suppress(OSError):
+                if _has_room(Path(place)):
+                    files = tempfile.mkdtemp(prefix="keras_sgd_plus-", dir=place)
+                    self._private.append(Path(files))
+                    self._point_to(Path(files))
+                    return
 
     def admit(self) -> None:
         """Takes new files over for later processes, and removes the oldest ones."""
-        if os.getpid() != self._owner:  # a fork
+        if os.getpid() != self._owner or _key() != self._key:
             return
         with self._turn:
             new = [p for p in self.folder.glob(f"*{_SUFFIX}")]
@@ -263,53 +303,25 @@ class _Kept:
         for _, size, path in sorted(found):
             if total <= self._max_bytes:
                 return
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             total -= size
 
-    def has_failed(self, error: tf.errors.OpError) -> bool:
-        """Whether an error is one of writing a compilation."""
-        return str(self.folder) in str(error)
-
-    def move(self) -> bool:
-        """Sends TensorFlow to another disc; returns whether one with room was found."""
-        if self._moved is not None:
-            return False
-        for place in (tempfile.gettempdir(), "/dev/shm"):
-            with contextlib.suppress(OSError):
-                if shutil.disk_usage(place).free >= _ROOM:
-                    self._moved = Path(tempfile.mkdtemp(prefix="process-", dir=place))
-                    self.folder.unlink()
-                    self.folder.symlink_to(self._moved)
-                    return True
-        return False
-
     def close(self) -> None:
-        """Admits what is new, and removes the private folder."""
+        """Admits what is new, and removes the private folders."""
         if os.getpid() == self._owner:
             self.admit()
-            for folder in (self._private, self._moved):
-                if folder is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
+            for folder in self._private:
+                _remove(folder)
 
 
 _kept: _Kept | None = None
 
 
-def with_room(call: Callable[[], _Result]) -> _Result:
-    """The result of a call; it is made again elsewhere if a compilation has no room.
-
-    Nothing of a function is run before it is compiled and kept, and one that could not
-    be written is compiled anew.
-
-    Args:
-        call: of a function that XLA compiles.
-    """
-    try:
-        return call()
-    except tf.errors.OpError as error:
-        if _kept is None or not _kept.has_failed(error) or not _kept.move():
-            raise
-    return call()
+def prepare() -> None:
+    """Makes sure that what is compiled next can be kept, if compilations are kept."""
+    if _kept is not None:
+        _kept.prepare()
 
 
 def admit() -> None:
@@ -326,11 +338,20 @@ def check_end(error: tf.errors.OutOfRangeError) -> None:
     """
     if not xla.is_end_of_data(error):
         raise RuntimeError(
-            "Training ended with OUT_OF_RANGE, and not because the data ended. "
-            f"TensorFlow says: {xla.reason_of(error)}. If it names a file of a kept "
-            "compilation, or bytes that are missing, make room on the disc, or train "
-            "without keep_compilations and without a folder in TF_XLA_FLAGS."
+            "Training stopped on an error, and not at the end of the data. TensorFlow "
+            f"says: {xla.reason_of(error)}. It says so where it cannot read or write "
+            "compiled code. Free disc space, and remove the folder of "
+            "keep_compilations, or the one that TF_XLA_FLAGS names."
         ) from error
+
+
+def _has_room(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"1")
+        return shutil.disk_usage(folder).free >= _ROOM
+    except OSError:
+        return False
 
 
 def _remove(path: Path) -> None:
@@ -340,11 +361,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _link(path: Path, new: Path) -> None:
+def _link(path: Path, data: bytes, new: Path) -> None:
     try:
         os.link(path, new)
     except OSError:  # a file system without hard links
-        shutil.copyfile(path, new)
+        _write(new, data)
 
 
 def _write(path: Path, data: bytes) -> None:

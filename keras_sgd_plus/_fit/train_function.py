@@ -99,6 +99,7 @@ class TrainFunction:
     def _called(self, iterator: Iterator[Structure]) -> dict[str, Tensor] | None:
         if self._was_called:
             return self.of_keras(iterator)
+        compilations.prepare()
         with notices.watched_first_call(self._model, self.optimizer):
             logs = self._called_first(iterator)
         self._was_called = True
@@ -120,7 +121,7 @@ class TrainFunction:
         batches = _Batches(iterator, steps, hands_over)
 
         def call() -> dict[str, Tensor] | None:
-            return compilations.with_room(lambda: batches.given_to(self.of_keras))
+            return batches.given_to(self.of_keras)
 
         def again() -> dict[str, Tensor] | None:
             model.make_train_function(force=True)

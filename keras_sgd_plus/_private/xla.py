@@ -261,7 +261,7 @@ def raise_small_loop_threshold() -> None:
 
 
 # Versions of TensorFlow whose kept compilations were tested.
-_KEEPING = ("2.21.",)
+_KEEPING = ("2.21.0",)
 _programs: Any = hlo_pb2  # the type checker does not see what is made at import
 _FOLDER = "--tf_xla_persistent_cache_directory="
 _DEVICES = "--tf_xla_persistent_cache_device_types="
@@ -272,7 +272,7 @@ def was_tested_for_keeping() -> bool:
 
     Goes, as do the functions below, when TensorFlow keeps compilations in public.
     """
-    return tf.__version__.startswith(_KEEPING)
+    return tf.__version__ in _KEEPING
 
 
 def is_told_where_to_keep() -> bool:
@@ -280,20 +280,38 @@ def is_told_where_to_keep() -> bool:
     return _FOLDER in os.environ.get("TF_XLA_FLAGS", "")
 
 
+def flags_in_a_file() -> str | None:
+    """The variable that names a file of flags, or None."""
+    for name in ("TF_XLA_FLAGS", "XLA_FLAGS"):
+        if os.environ.get(name, "").strip()[:1] not in ("", "-"):
+            return name
+    return None
+
+
 def keep_compilations_in(folder: os.PathLike[str]) -> None:
     """Lets TensorFlow write what XLA compiles for a CPU to a folder, and read it there.
 
-    TensorFlow reads the variable when it starts, in its first operation.
+    TensorFlow reads the variable when it first looks for devices. So it is told to, and
+    the variable is put back: processes that this one starts would use the folder.
     """
-    flags = os.environ.get("TF_XLA_FLAGS", "")
+    before = os.environ.get("TF_XLA_FLAGS")
     ours = f'{_FOLDER}"{os.fspath(folder)}" {_DEVICES}CPU'
-    os.environ["TF_XLA_FLAGS"] = f"{flags} {ours}".strip()
+    os.environ["TF_XLA_FLAGS"] = f"{before or ''} {ours}".strip()
+    try:
+        tf.config.list_physical_devices("CPU")
+    finally:
+        if before is None:
+            del os.environ["TF_XLA_FLAGS"]
+        else:
+            os.environ["TF_XLA_FLAGS"] = before
 
 
 def has_started() -> bool:
-    """Whether TensorFlow has executed an operation in this process."""
+    """Whether TensorFlow has listed devices or executed an operation."""
     found: Any = context.context_safe()
-    return found is not None and found._context_handle is not None
+    if found is None:
+        return False
+    return found._physical_devices is not None or found._context_handle is not None
 
 
 def num_threads() -> int | None:

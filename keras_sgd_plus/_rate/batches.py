@@ -116,8 +116,7 @@ class Batches:
     ) -> list[Part]:
         """The first batches, in parts that end where a window ends.
 
-        Batches are whole where a call of the train function takes several, or a
-        batch has a shorter group.
+        Batches that cannot be cut are whole.
 
         Args:
             batches: the first ones.
@@ -130,14 +129,25 @@ class Batches:
         ends = [-(-w * total // windows) for w in range(1, windows)]
         found: list[Part] = []
         for batch, size, count in zip(batches, sizes, updates, strict=True):
-            is_cut = self._model.steps_per_execution == 1 and size % group_size == 0
+            is_cut = self.can_be_cut(size, group_size)
             inside = {end - start for end in ends if start < end < start + count}
             places = [0, *(sorted(inside) if is_cut else []), count]
             for first, end in itertools.pairwise(places):
-                window = (start + first) * windows // total
+                window = min((start + first) * windows // total, windows - 1)
                 found.append(Part(batch, first, end if is_cut else 0, window))
             start += count
         return found
+
+    def can_be_cut(self, size: int, group_size: int) -> bool:
+        """Whether a batch of `size` examples can be visited in parts.
+
+        Not where a call takes several, a shorter group is left over, or a `train_step`
+        of the model's own may train on something else than the batch.
+        """
+        is_stock = keras_trainer.has_stock_train_step(self._model)
+        return (
+            is_stock and self._model.steps_per_execution == 1 and size % group_size == 0
+        )
 
     def close(self) -> None:
         """Ends the threads that read ahead: they may use generators of the user's."""

@@ -35,6 +35,7 @@ MIN_UPDATES = 64
 LIMITS = (1e-9, 1e3)
 MOST_VISITS = 60_000
 _WINDOWS = 8  # of a candidate's losses
+_WHOLE_CALLS, _MOST_FOR_CALLS = 4, 5_000  # of whole batches, and examples in them
 _PER_DECADE = 2  # candidates
 _MARGIN = 3  # candidates that have to be worse, on each side of the best one
 _APART = 2  # steps of the grid, beyond which candidates that are alike are no answer
@@ -216,10 +217,11 @@ class _Trainer:
         """
         size = self._optimizer.examples_per_update
         num_examples = max(num_examples, MIN_UPDATES * size)
-        # A call of several batches is one window, and one says nothing of chance.
-        per_call = self._model.steps_per_execution
-        if per_call > 1:
-            num_examples = max(num_examples, 4 * per_call * self.available(1))
+        # A call with whole batches is one window, and one says nothing of chance.
+        first = self.available(1)
+        if not self._batches.can_be_cut(first, size):
+            calls = _WHOLE_CALLS * self._model.steps_per_execution * first
+            num_examples = max(num_examples, min(calls, _MOST_FOR_CALLS))
         # The last batch may go beyond: whole ones are taken.
         while self.available(num_examples) < MIN_UPDATES * size:
             if self.available(2 * num_examples) == self.available(num_examples):
@@ -358,6 +360,10 @@ class _Grid:
 
     def narrow(self, num_examples: int) -> None:
         """Tries those that are alike on more examples, while they are far apart."""
+        best = best_of(self.trials.values())
+        if best is not None and math.isnan(best.error):  # there is but one window
+            self.is_sure = False
+            return
         while True:
             found = alike(list(self.trials.values()))
             places = sorted(p for p, t in self.trials.items() if t in found)

@@ -301,6 +301,53 @@ def test_ways_to_compile_change_nothing(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(found.losses, plain.losses, rtol=1e-5)
 
 
+class _Doubled(keras.Sequential):
+    """Trains on each batch twice over."""
+
+    def train_step(self, data: Any) -> Any:
+        doubled = tf.nest.map_structure(lambda part: tf.concat([part] * 2, 0), data)
+        return self.optimizer.train_step(self, doubled)
+
+
+@pytest.mark.matrix
+def test_a_train_step_that_changes_the_batch() -> None:
+    x, y = _data()
+    x, y = x[::-1], y[::-1]
+
+    def found(cls: type, data: Any, num_examples: int) -> FoundLearningRate:
+        keras.utils.set_random_seed(1)
+        model = cls([keras.Input((6,)), layers.Dense(3)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(SGDPlus(order="given", seed=4), loss)
+        return _find(model, data, num_examples=num_examples)
+
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(100)
+    twice = batches.map(lambda *b: tuple(tf.concat([part] * 2, 0) for part in b))
+    theirs = found(keras.Sequential, twice, 800)
+    ours = found(_Doubled, batches, 400)
+    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-5)
+
+
+@pytest.mark.matrix
+def test_a_batch_without_examples_at_the_end() -> None:
+    x, y = _data()
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+    empty = tf.data.Dataset.from_tensors((x[:0], y[:0]))
+    model = _model(SGDPlus(seed=4), layers.Dense(8, "tanh"))
+    found = _find(model, batches.concatenate(empty))
+    np.testing.assert_array_equal(found.losses, _find(model, batches).losses)
+
+
+@pytest.mark.matrix
+def test_one_window_is_never_sure() -> None:
+    """Groups of 3 do not divide a batch of 400, which is therefore not cut."""
+    x, y = _data()
+    model = _model(SGDPlus(examples_per_update=3, seed=4), layers.Dense(8, "tanh"))
+    found = _find(model, x[:400], y[:400], batch_size=400)
+    assert not found.is_sure
+    assert np.isnan(found.standard_errors).all()
+
+
 @pytest.mark.matrix
 def test_an_eager_model() -> None:
     losses = []

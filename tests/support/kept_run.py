@@ -29,9 +29,9 @@ def main(folder: str, how: str = "") -> None:
         if folder != "-":
             keep_compilations(folder)
         if how == "unwritable":
-            (link,) = Path(folder).glob("*/process-*/now")
-            link.unlink()
-            link.symlink_to("/proc/self/fdinfo")
+            (files,) = Path(folder).glob("*/process-*/files")
+            files.rmdir()
+            files.symlink_to("/proc/self/fdinfo")
         if how == "full":
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
