@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import subprocess
@@ -25,13 +26,20 @@ def printed_and_said(
     """The lines that a block prints when it runs, and those that its comments promise.
 
     Each `print` must end with a comment, its output. A block on replicas runs in a
-    process of its own, on the devices of a user, not those of the tests.
+    process of its own, on the devices of a user, not those of the tests; one that has
+    to come first, too, and its cache is in the folder.
     """
     script = folder / "block.py"
     script.write_text(block)
-    if "tf.distribute" in block:
-        run = [sys.executable, str(script)]
-        printed = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    if "tf.distribute" in block or "keep_compilations" in block:
+        run = subprocess.run(
+            [sys.executable, "-W", "error::UserWarning:__main__", str(script)],
+            env={**os.environ, "XDG_CACHE_HOME": str(folder)},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        printed = run.stdout
     else:
         runpy.run_path(str(script))
         printed = capsys.readouterr().out
