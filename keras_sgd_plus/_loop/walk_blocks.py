@@ -52,7 +52,7 @@ def block_inputs(
         examples_at: gives the tensors of the examples of some numbers, (j,) int32, in
             the order of visits.
         first: () int32, the number of the block's first example.
-        num_groups: () int32, the examples of the batch.
+        num_groups: () int32, the number of the example behind the last that is visited.
         memory: per kernel, (k, n), to be overwritten; () where it takes none.
     """
     size = context.blocks.size
@@ -129,7 +129,7 @@ def block_body(
 
     Args:
         loop: without weights that wait.
-        num_groups: () int32, in the batch.
+        num_groups: () int32, the number of the group behind the last that is visited.
         skips_bad: whether groups that are not finite are left out.
         turns: gets the facts that each trace of a turn finds.
     """
