@@ -202,11 +202,10 @@ class _Kept:
         self._known: set[str] = set()
         self._locks: list[int] = []  # held until the process ends, however it ends
         self._remove_dead()
-        self._key = _key()
         self._links = Path(tempfile.mkdtemp(prefix="keras_sgd_plus-"))
         self._private = [self._links]
         self.folder = self._links / "now"
-        self._enter(self._key)
+        self._enter(_key())
 
     def _enter(self, key: str) -> None:
         # Gives TensorFlow a private folder below that of a key.
@@ -264,8 +263,8 @@ class _Kept:
         if os.getpid() != self._owner:  # a fork
             return
         with self._turn, contextlib.suppress(OSError):
-            if _key() != self._key:
-                self._enter(_key())
+            if (key := _key()) != self._key:
+                self._enter(key)
         if _has_room(self.folder):
             return
         for place in (tempfile.gettempdir(), "/dev/shm"):
@@ -281,8 +280,8 @@ class _Kept:
         if os.getpid() != self._owner or _key() != self._key:
             return
         with self._turn:
-            new = [p for p in self.folder.glob(f"*{_SUFFIX}")]
-            new = [path for path in new if path.name not in self._known]
+            found = self.folder.glob(f"*{_SUFFIX}")
+            new = [path for path in found if path.name not in self._known]
             for path in new:
                 self._known.add(path.name)
                 with contextlib.suppress(OSError):  # a full disc: it is not kept
