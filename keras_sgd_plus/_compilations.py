@@ -3,7 +3,7 @@
 TensorFlow can write what XLA compiled to a folder, and read it there. It does not check
 these files: one that was cut short looks like the end of the data, and where a file
 cannot be written, the step fails that needed it. So each process gets a private folder,
-with links to files that were looked at:
+with links to files whose SHA-256 was compared:
 
     <folder>/<key>/<name>.<SHA-256>           for all: the name tells the content
     <folder>/<key>/process-<random>/files/    of one process: links to those; new files

@@ -57,7 +57,8 @@ class FoundLearningRate:
         num_examples: Array of ints of shape `(candidates,)`: visited by each.
         is_sure: Bool. False where candidates more than a factor of 10 apart could not
             be told from the best one (the rate is then the largest with which the loss
-            is at most 1 % above the lowest), or where that is a limit of the search.
+            is at most 1 % above the lowest), where that is a limit of the search, or
+            where losses came in one sum, so that their error is not known.
         seconds: Float, that the search took.
     """
 
