@@ -30,6 +30,7 @@ STUDIES = {  # in the room of its question, some with others in one module
     "capped": "cost.options",
     "blocks": "cost",
     "firstcall": "cost",
+    "front": "cost",
     "applications": "cost",
     "replicas": "scaling",
     "embeddings": "scaling",
@@ -42,7 +43,7 @@ STUDIES = {  # in the room of its question, some with others in one module
 KEPT = (  # studies whose findings are stored one by one
     *("equality", "quick", "threshold", "ablation", "profile", "nonfinite"),
     *("clipping", "averages", "records", "capped", "firstcall", "applications"),
-    *("blocks", "overflow", "growth", "on_jax"),
+    *("blocks", "overflow", "growth", "on_jax", "front"),
 )
 REPORTS = {"figures": "report.figures.draw", "readme": "report.readme"}
 

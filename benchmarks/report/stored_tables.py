@@ -12,6 +12,7 @@ from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import Blocks
 from benchmarks.cost.callbacks import Records
 from benchmarks.cost.firstcall import FirstCalls, Restarts
+from benchmarks.cost.front import Front
 from benchmarks.cost.options import Options
 from benchmarks.cost.overflow import Overflow
 from benchmarks.cost.profile import Profile
@@ -240,6 +241,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clipping": _kept("clipping", cost.clipping, Options),
     "overflow": _kept("overflow", cost.overflow, Overflow),
     "averages": _kept("averages", cost.averages, Options),
+    "front": _kept("front", cost.front, Front),
     "capped": _kept("capped", cost.capped, Options),
     "records": _kept("records", cost.records, Records),
     "firstcall": _kept("firstcall", cost.first_calls, FirstCalls),

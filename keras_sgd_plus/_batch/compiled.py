@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
-from keras_sgd_plus._loop import examples
-from keras_sgd_plus._loop.scope import Carry
+from keras_sgd_plus._loop import ahead, examples
+from keras_sgd_plus._loop.context import Context
+from keras_sgd_plus._loop.scope import Carry, TraceAgain
 from keras_sgd_plus._loop.walk import Walked, WalkTrace
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private.types import Layer, Model, Tensor
@@ -27,10 +29,12 @@ class Refusal(NamedTuple):
     Attributes:
         reason: a part of a sentence.
         fix: a sentence.
+        layer: the one that is refused, if that is known.
     """
 
     reason: str
     fix: str
+    layer: Layer | None = None
 
 
 _INPUTS = {
@@ -107,7 +111,12 @@ def of_compiling(model: Model) -> Refusal | None:
 
 def of_error(model: Model, error: str) -> Refusal:
     """The refusal that XLA's text means; XLA gives no other sign."""
-    place = _place(model, error)
+    layer = _layer_of(model, error)
+    return _reason_of(error, layer)._replace(layer=layer)
+
+
+def _reason_of(error: str, layer: Layer | None) -> Refusal:
+    place = "" if layer is None else f" of {_shown_layer(layer)}"
     if "fixed tensor list size" in error:
         return Refusal(_OPEN_LOOP, _OPEN_LOOP_FIX)
     if "different precisions" in error or "mixed precision is disallowed" in error:
@@ -148,8 +157,8 @@ _SIZE_FIX = (
 )
 
 
-def _place(model: Model, error: str) -> str:
-    # " of layer ..." if XLA names a node, whose path has the names of layers.
+def _layer_of(model: Model, error: str) -> Layer | None:
+    # If XLA names a node, whose path has the names of layers.
     node = re.search(r"(?:node `|\{\{node )([^`}]+)", error)
     parts = node[1].split("/") if node else []
     layers = [x for x in keras_model.layers(model) if x is not model]
@@ -159,28 +168,35 @@ def _place(model: Model, error: str) -> str:
         for name in names:
             for layer in layers:
                 if layer.name == name:
-                    return f" of {_shown_layer(layer)}"
-    return ""
+                    return layer
+    return None
 
 
 def _shown_layer(layer: Layer) -> str:
     return f"layer {layer.name!r} ({type(layer).__name__})"
 
 
-def warn_of_refusal(model: Model, refusal: Refusal) -> None:
-    """Warns that a model trains without XLA, and why."""
+def warn_of_refusal(model: Model, refusal: Refusal, why: str | None = None) -> None:
+    """Warns that a model trains without XLA, and why.
+
+    Args:
+        model: the model.
+        refusal: XLA's.
+        why: that part of the model cannot run ahead of the loop, if that was tried.
+    """
     xla.go_without(model)
+    ahead = "" if why is None else f", and cannot run ahead of the loop: {why}"
     text = (
         f"XLA cannot compile the per-example loop of model {model.name!r}: "
-        f"{refusal.reason}. Training goes on without XLA, many times slower, with the "
-        f"same result up to rounding and random draws. {refusal.fix} Or say that this "
-        "is meant with SGDPlus(..., jit_compile=False)."
+        f"{refusal.reason}{ahead}. Training goes on without XLA, many times slower, "
+        f"with the same result up to rounding and random draws. {refusal.fix} Or say "
+        "that this is meant with SGDPlus(..., jit_compile=False)."
     )
     notices.once(model, "xla", text)
 
 
-def wants_xla(jit_compile: bool | str, model: Model, leaves: Sequence[Any]) -> bool:
-    """Whether to compile: not in eager runs, nor models that XLA is known to refuse."""
+def wants_xla(jit_compile: bool | str, model: Model) -> bool:
+    """Whether to compile, if XLA takes the model: not in eager runs."""
     if jit_compile is False or model.run_eagerly or tf.config.functions_run_eagerly():
         return False
     if tf.executing_eagerly():
@@ -191,12 +207,43 @@ def wants_xla(jit_compile: bool | str, model: Model, leaves: Sequence[Any]) -> b
         )
         notices.once(model, "eager replicas", text)
         return False
+    return True
+
+
+def run_ahead_if_refused(
+    context: Context, leaves: Sequence[Any]
+) -> tuple[Context, bool]:
+    """Looks for calls of the model that have to run ahead, where XLA refuses a part.
+
+    Args:
+        context: the update.
+        leaves: the tensors of the batch.
+
+    Returns:
+        The update, which knows those calls; and whether XLA may compile its loop. If
+        not, the user was warned.
+    """
+    model, optimizer = context.model, context.optimizer
     known = of_inputs(leaves)
-    if known is None and jit_compile is not True:
-        known = of_layers(model) or of_compiling(model)
-    if known is not None:
-        warn_of_refusal(model, known)
-    return known is None
+    if known is None:
+        known = of_layers(model)
+    if known is None and optimizer.jit_compile is not True:
+        known = of_compiling(model)
+        if known is not None:  # the whole loop was tried
+            warn_of_refusal(model, known)
+            return context, False
+    if known is None and not context.facts.refused or xla.is_tracing():
+        return context, True
+    why = context.facts.not_ahead.get(id(model))
+    if why is None:
+        try:
+            return replace(context, ahead=context.calls_ahead(leaves)), True
+        except ahead.CannotRunAhead as error:
+            why = str(error)
+    if known is None or of_inputs(leaves) is None and optimizer.jit_compile is True:
+        return context, True  # XLA will say what it refuses
+    warn_of_refusal(model, known, why)
+    return context, False
 
 
 class How(NamedTuple):
@@ -233,26 +280,28 @@ Walk = Callable[..., WalkTrace]
 
 def run(
     walk: Walk,
-    carry: Carry,
+    context: Context,
     earlier: dict[int, Tensor],
     arguments: Sequence[Tensor],
     how: How,
-    model: Model,
 ) -> tuple[Walked, How]:
     """Runs a walk: compiled, as a function of its own, or as it is.
 
     Args:
         walk: a pure function of the carry.
-        carry: the variables.
+        context: the update.
         earlier: values by position in the carry, not yet committed.
         arguments: tensors.
         how: to run it.
-        model: for warnings.
 
     Returns:
         The result, whose `changed` has what is to be committed (nothing in place); and
         how it was run in the end, with nothing left to be probed.
+
+    Raises:
+        TraceAgain: XLA refuses a layer that may be able to run ahead.
     """
+    model, carry = context.model, context.carry
     if how.use_xla:
         compiled = _compile(walk, carry, earlier, arguments, how.in_place)
         found = None
@@ -265,6 +314,10 @@ def run(
             walked, _ = compiled.function(*compiled.arguments)
             return walked, how
         how = how._replace(use_xla=False)
+        new = None if found.layer is None else {id(found.layer): found.layer}
+        tried = context.facts.refused.keys() | context.facts.not_ahead.keys()
+        if new and not new.keys() & tried and not tried & {id(model)}:
+            raise TraceAgain(refused=new)
         warn_of_refusal(model, found)
     values = carry.read()
     for position, value in earlier.items():

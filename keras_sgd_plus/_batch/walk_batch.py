@@ -20,7 +20,7 @@ from keras_sgd_plus._advice import notices
 from keras_sgd_plus._batch import checks, compiled
 from keras_sgd_plus._batch.compiled import How
 from keras_sgd_plus._forms import tracing
-from keras_sgd_plus._loop import examples
+from keras_sgd_plus._loop import calls_ahead, examples
 from keras_sgd_plus._loop.context import Context, Values
 from keras_sgd_plus._loop.walk import (
     Specs,
@@ -186,13 +186,28 @@ def walk_batch(
         for the order in which they were handed over.
     """
     leaves = examples.flat(context.batch)
-    specs = first_specs(context, leaves)
-    use_xla = compiled.wants_xla(context.optimizer.jit_compile, context.model, leaves)
-    _warn(context, use_xla, num_examples)
+    use_xla = compiled.wants_xla(context.optimizer.jit_compile, context.model)
+    if use_xla:
+        context, use_xla = compiled.run_ahead_if_refused(context, leaves)
     part = _part_of(context.model)
     order = _order(context, num_examples, part)
-    batch = _Batch(leaves, order, num_examples, part)
     size = context.group_size
+    if context.ahead is not None:
+        groups = _groups(part, tf.convert_to_tensor(num_examples // size))
+        made = calls_ahead.run(
+            context.ahead,
+            context.batch,
+            leaves,
+            order,
+            num_examples,
+            groups,
+            size,
+            start,
+        )
+        leaves = [*context.ahead.kept(leaves), *made]
+    specs = first_specs(context, leaves)
+    _warn(context, use_xla, num_examples)
+    batch = _Batch(leaves, order, num_examples, part)
     rest = num_examples % size
     is_whole = size == 1 or (isinstance(rest, int) and not rest)
     how = How.of(use_xla, context.optimizer.jit_compile, is_last=is_whole)
@@ -293,9 +308,7 @@ def _full_groups(
     now = rule.numbers_of(context.optimizer)
     count = tf.convert_to_tensor(num_examples)
     arguments = [count, part, flag, now, *memory_leaves, *tensors]
-    return compiled.run(
-        full_groups, context.carry, dict(start), arguments, how, context.model
-    )
+    return compiled.run(full_groups, context, dict(start), arguments, how)
 
 
 def _short_group(
@@ -331,7 +344,5 @@ def _short_group(
     now = rule.numbers_of(context.optimizer)
     arguments = [positions, number, now, *group, *tf.nest.flatten(before)]
     earlier = {**start, **full.changed}
-    done, _ = compiled.run(
-        one_group, context.carry, earlier, arguments, how, context.model
-    )
+    done, _ = compiled.run(one_group, context, earlier, arguments, how)
     return done._replace(changed={**full.changed, **done.changed})

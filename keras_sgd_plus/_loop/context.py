@@ -12,6 +12,8 @@ from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._forms import layout, tracing
 from keras_sgd_plus._lazy.block_plan import BlockPlan, plan_blocks
 from keras_sgd_plus._lazy.tables import Tables, plan_tables
+from keras_sgd_plus._loop.ahead import Ahead, Answers
+from keras_sgd_plus._loop.calls_ahead import find_calls
 from keras_sgd_plus._loop.scope import Carry, Facts, Scope, refuse_direct
 from keras_sgd_plus._private import keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import (
@@ -119,6 +121,8 @@ class Context:
         counts: of `running_sums.capped_of`, in the carry, or None.
         progress: of `running_sums.losses_of`, in the carry, or None.
         replicas: that train together.
+        facts: that earlier traces have found.
+        ahead: calls of the model that run ahead of the loop, or None.
     """
 
     model: Model
@@ -139,6 +143,8 @@ class Context:
     counts: Variable | None
     progress: Variable | None
     replicas: Replicas
+    facts: Facts
+    ahead: Ahead | None = None
 
     @classmethod
     def of(
@@ -208,6 +214,7 @@ class Context:
             counts=running_sums.capped_of(optimizer),
             progress=running_sums.losses_of(optimizer),
             replicas=replicas.current(),
+            facts=facts,
         )
 
     def given(self, numbers: Tensor) -> Context:
@@ -224,6 +231,22 @@ class Context:
     def group_size(self) -> int:
         """Examples per update."""
         return self.optimizer.examples_per_update
+
+    def calls_ahead(self, leaves: Sequence[Any]) -> Ahead:
+        """The calls of the model that can run ahead of its loop, as of `find_calls`."""
+        return find_calls(
+            self.model,
+            self.carry,
+            self.batch,
+            leaves,
+            self.group_size,
+            self.blocks.changing,
+            self.facts.refused.keys(),
+        )
+
+    def answers(self, scope: Scope, group: Sequence[Tensor]) -> Answers:
+        """In place of calls of the model that run ahead, for the tensors of a group."""
+        return Answers(self.ahead, self.batch, scope, group)
 
     @property
     def raises(self) -> bool:

@@ -110,6 +110,15 @@ def count(leaf: Leaf) -> int | Tensor:
     return tf.shape(leaf)[0]
 
 
+def group_positions(i: Tensor, group_size: int, order: Tensor | None) -> Tensor:
+    """(k,) int32: where the examples of group number i are in the batch."""
+    if group_size == 1:  # fewer operations, which are traced and compiled
+        positions = tf.reshape(i, (1,))
+    else:
+        positions = i * group_size + tf.range(group_size, dtype=tf.int32)
+    return positions if order is None else tf.gather(order, positions)
+
+
 def gather_examples(leaf: Leaf, positions: Tensor) -> Any:
     """The examples at `positions`, (k,) int32, with their batch axis.
 

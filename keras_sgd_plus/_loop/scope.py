@@ -25,7 +25,14 @@ import tensorflow as tf
 from keras_sgd_plus._forms import layout
 from keras_sgd_plus._private import keras_model, keras_optimizer
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Graph, Model, Optimizer, Tensor, Variable
+from keras_sgd_plus._private.types import (
+    Graph,
+    Layer,
+    Model,
+    Optimizer,
+    Tensor,
+    Variable,
+)
 from keras_sgd_plus._rule.gradient import OuterGradient, outer
 
 
@@ -39,6 +46,8 @@ class Facts:
         kernels: by id of a kernel, the variables that its layer's inputs depend on, or
             None if it cannot be updated in blocks.
         direct: by id; the model reads them past the scope (`DirectVariables`).
+        refused: by id; layers that XLA was found to refuse.
+        not_ahead: by id of a model, why no part of it can run ahead of the loop.
         was_called: whether the model was called once, to create its variables.
     """
 
@@ -46,6 +55,8 @@ class Facts:
     tables: dict[int, str | None] = field(default_factory=dict)
     kernels: dict[int, list[Variable] | None] = field(default_factory=dict)
     direct: dict[int, Variable] = field(default_factory=dict)
+    refused: dict[int, Layer] = field(default_factory=dict)
+    not_ahead: dict[int, str] = field(default_factory=dict)
     was_called: bool = False
 
     def add(self, found: Mapping[str, Mapping[int, object]]) -> None:

@@ -76,7 +76,8 @@ class Loop:
         lazy: Any,
     ) -> tuple[tuple[Any, ...], Turn]:
         # The loop's carry after group number i.
-        positions = self.positions(i)
+        size = self.context.group_size
+        positions = examples.group_positions(i, size, self.order)
         group = self.group_at(positions)
         with self.forms():
             entered = self.entered
@@ -93,15 +94,6 @@ class Loop:
         done = (result.values, result.logs, skips, records, fence, result.lazy)
         carry = (i + 1, *done)
         return carry, Turn(result.changed, surely_compiles)
-
-    def positions(self, i: Tensor) -> Tensor:
-        """(k,) int32: where the examples of group number i are in the batch."""
-        size = self.context.group_size
-        if size == 1:  # fewer operations, which are traced and compiled
-            positions = tf.reshape(i, (1,))
-        else:
-            positions = i * size + tf.range(size, dtype=tf.int32)
-        return positions if self.order is None else tf.gather(self.order, positions)
 
     def group_at(self, positions: Tensor) -> list[Tensor]:
         """The tensors of the examples at these positions."""

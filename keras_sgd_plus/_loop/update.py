@@ -8,6 +8,7 @@ a `Guard` keeps the old values.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -78,18 +79,17 @@ def update_once(
     """
     if shown is not None:
         values = shown.placed(values)
-    x, y, sample_weight = data = examples.pack(context.batch, list(group))
     transposed = context.transposed if lowered else ()
     scope = Scope(context.carry, values, transposed, context.direct)
+    answers = context.answers(scope, group)
+    x, y, sample_weight = answers.data
 
     def look_up(variable: Variable, indices: Tensor) -> Tensor | None:
         # Rows of tables that wait; None for any other variable.
         if isinstance(shown, ShownTables):
             return shown.look_up(scope, variable, indices)
 
-    def multiply(variable: Variable, inputs: Tensor) -> Tensor | None:
-        # Products with kernels that wait; None for any other variable.
-        return _product(context, scope, values, shown, variable, inputs)
+    multiply = functools.partial(_product, context, scope, values, shown)
 
     def check_shown() -> None:
         misread = {} if shown is None else shown.misread(scope, gradients)
@@ -100,9 +100,12 @@ def update_once(
         context.replicas.alone(),
         private_tensorflow.inlined_functions(),
         scope,
+        answers.open(),
         tracing.answering(look_up, multiply if lowered else None) as looked_up,
     ):
-        found = backward(context, scope, data, examples.count(group[0]), lowered)
+        found = backward(
+            context, scope, answers.data, examples.count(group[0]), lowered
+        )
         trained = [context.carry.index(v) for v in context.carry.trainable]
         scope.direct.check(context.model, trained, scope.read_directly)
         gradients = found.by_index(context)
@@ -121,13 +124,17 @@ def update_once(
         raise TraceAgain(tables=tables)
     if guard is not None:
         new = _chosen(context, guard, new, values, before)
-    if context.keeps_logs:
-        logs = keras.tree.map_structure(tf.convert_to_tensor, logs)
-    else:
-        logs = ()
+    logs = _kept(context, logs)
     new, changed, lazy = _carried(new, values, shown)
+    answers.check([new, logs, lazy, recorded], changed)
     scope.direct.check(context.model, changed, ())
     return UpdateResult(new, logs, guard, changed, lazy, recorded)
+
+
+def _kept(context: Context, logs: Any) -> Logs:
+    if not context.keeps_logs:
+        return ()
+    return keras.tree.map_structure(tf.convert_to_tensor, logs)
 
 
 def _carried(
@@ -306,6 +313,7 @@ def _product(
     variable: Variable,
     inputs: Tensor,
 ) -> Tensor | None:
+    # With a kernel that waits; None for any other variable.
     if not scope.is_here():
         return None
     reads = context.blocks.new_reads(variable, inputs, values)

@@ -99,15 +99,17 @@ def _inputs_of(
         rows = (inputs.shape[0], variable.shape[1])
         return tf.zeros(rows, inputs.dtype)  # leads nowhere here
 
-    x, _, _ = examples.pack(context.batch, list(group))
+    scope = Scope(context.carry, values, context.transposed)
+    answers = context.answers(scope, group)
     with (
         context.replicas.alone(),
         private_tensorflow.inlined_functions(),
-        Scope(context.carry, values, context.transposed),
+        scope,
+        answers.open(),
         tracing.answering(multiply=multiply),
     ):
         try:
-            keras_model.forward(context.model, x)
+            keras_model.forward(context.model, answers.data[0])
         except _Met as met:
             if takes(kernel, met.inputs, examples.count(group[0])):
                 return met.inputs

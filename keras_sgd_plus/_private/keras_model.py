@@ -9,6 +9,9 @@ Read in the sources of Keras 3.13 to 3.15, and of 3.16 before its release.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -303,3 +306,62 @@ def ignored_class(loss: Any) -> int | None:
     Keras 3.16 has no attribute of that name. Goes when all versions have one.
     """
     return getattr(loss, "_fn_kwargs", {}).get("ignore_class")
+
+
+def operations(model: Model) -> list[Layer]:
+    """The model, every layer in it, and operations in the graphs of functional ones.
+
+    Goes when `_flatten_layers` is public and lists operations.
+    """
+    found = layers(model)
+    for layer in tuple(found):
+        graph = graph_of(layer) if isinstance(layer, keras.Model) else None
+        found += [] if graph is None else graph.operations
+    return list({id(x): x for x in found}.values())
+
+
+def has_mask(tensor: Tensor) -> bool:
+    """Whether Keras keeps a mask with a tensor; goes when it can be asked."""
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
+_calls_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def calls_through(
+    operations: Iterable[Layer],
+    through: Callable[[Layer, Callable[..., Any], Any, Any], Any],
+) -> Iterator[None]:
+    """While it is open, this thread makes the calls of some layers by a function.
+
+    Keras calls the attribute `call` of the object, which is one of the class. Goes when
+    Keras has hooks around calls.
+
+    Args:
+        operations: the layers and operations.
+        through: gets the layer, its own `call`, and positional and named arguments.
+    """
+    thread = threading.get_ident()
+
+    def answer(operation: Layer, call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread:
+                return call(*args, **kwargs)
+            return through(operation, call, args, kwargs)
+
+        return called
+
+    with _calls_lock:
+        attributes_of: list[tuple[Any, Layer]] = [(vars(x), x) for x in operations]
+        before = [(found, found.get("call")) for found, _ in attributes_of]
+        try:
+            for attributes, x in attributes_of:
+                attributes["call"] = answer(x, x.call)
+            yield
+        finally:
+            for attributes, own in before:
+                attributes.pop("call", None)
+                if own is not None:
+                    attributes["call"] = own

@@ -37,31 +37,49 @@ class Forever(Turns):
     """A loop whose largest number of turns is not known."""
 
 
+class Beside(layers.Layer):
+    """The inputs, and what another layer makes of them."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def call(self, x: Any) -> Any:
+        return ops.concatenate([x, ops.cast(self.inner(x), x.dtype)])
+
+
 class Totals(layers.Layer):
     """The sums of ragged rows."""
 
     def compute_output_spec(self, x: Any) -> Any:
-        return keras.KerasTensor(x.shape[:1], "int32")
+        return keras.KerasTensor((x.shape[0], x.shape[2]), "float32")
 
     def call(self, x: Any) -> Any:
         return tf.reduce_sum(x, 1)
 
 
-def _looked_up(layer: Callable[[], Any], **spec: Any) -> Any:
-    first = keras.Input(**spec)
-    found = layers.Embedding(9, 2)(layer()(first))
-    return keras.Model(first, layers.Dense(1)(layers.Flatten()(found)))
+class Lengths(layers.Layer):
+    """The lengths of strings, times a trained weight."""
+
+    def build(self, shape: Any) -> None:
+        self.scale = self.add_weight(name="scale")
+
+    def compute_output_spec(self, x: Any) -> Any:
+        return keras.KerasTensor(x.shape, "float32")
+
+    def call(self, x: Any) -> Any:
+        return self.scale * tf.cast(tf.strings.length(x), "float32")
 
 
 def _of_strings() -> Any:
-    lookup = lambda: layers.StringLookup(vocabulary=["a", "b"])  # noqa: E731
-    return _looked_up(lookup, shape=(1,), dtype="string")
+    first = keras.Input((1,), dtype="string")
+    return keras.Model(first, layers.Dense(1)(Lengths()(first)))
 
 
 def _of_ragged() -> Any:
     first = keras.Input((None,), dtype="int32", ragged=True)
-    found = layers.Embedding(20, 2)(Totals()(first))
-    return keras.Model(first, layers.Dense(1)(found))
+    rows = layers.Embedding(20, 2)(first)
+    return keras.Model(first, layers.Dense(1)(Totals()(rows)))
 
 
 def _of_sparse() -> Any:
@@ -95,9 +113,14 @@ ROWS: dict[str, tuple[Callable[[], Any], Any, str, str]] = {
         "dataset.map(lambda x, y: (tf.sparse.to_dense(x), y))",
     ),
     "layer": (
-        lambda: _looked_up(lambda: layers.Hashing(9), shape=(3,), dtype="int32"),
-        lambda: np.ones((N, 3), "int32"),
-        "layer 'hashing' (Hashing) has supports_jit=False",
+        lambda: _on_numbers(
+            lambda: layers.Dense(4),
+            lambda: layers.Reshape((2, 2, 1)),
+            lambda: layers.RandomZoom(0.1),
+            layers.Flatten,
+        ),
+        lambda: NUMBERS,
+        "layer 'random_zoom' (RandomZoom) has supports_jit=False",
         "dataset.map(lambda x, y: (layer(x), y))",
     ),
     "open_loop": (
@@ -108,7 +131,8 @@ ROWS: dict[str, tuple[Callable[[], Any], Any, str, str]] = {
     ),
     "size": (
         lambda: _on_numbers(
-            lambda: layers.Discretization([-1.0, 1.0], output_mode="multi_hot")
+            lambda: layers.Dense(3),
+            lambda: Beside(layers.Discretization([-1.0, 1.0], output_mode="multi_hot")),
         ),
         lambda: NUMBERS,
         "operation DenseBincount of layer 'discretization' (Discretization) has a size",

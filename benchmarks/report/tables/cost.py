@@ -10,6 +10,7 @@ from benchmarks.cost import applications as application_study
 from benchmarks.cost import blocks as block_study
 from benchmarks.cost import callbacks, options
 from benchmarks.cost import firstcall as calls
+from benchmarks.cost import front as front_study
 from benchmarks.cost import overflow as overflow_study
 from benchmarks.cost.applications import Application
 from benchmarks.cost.blocks import LENGTHS, Blocks
@@ -73,6 +74,15 @@ def _options(findings: Iterable[options.Options]) -> Iterator[str]:
 
 
 clipping = capped = nonfinite  # the same table
+
+
+def front(findings: Iterable[front_study.Front]) -> Iterator[str]:
+    """A row per layer."""
+    yield from _options(findings)
+    yield (
+        "\nMicroseconds per example of `fit` in batches of 1,000, medians of "
+        f"{front_study.REPEATS}."
+    )
 
 
 def overflow(findings: Iterable[overflow_study.Overflow]) -> Iterator[str]:

@@ -1,0 +1,402 @@
+"""Finds the calls of a model that can run ahead of its loop, and makes them.
+
+The module `ahead` says what for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_sgd_plus import _replicas as replicas
+from keras_sgd_plus._loop import examples
+from keras_sgd_plus._loop.ahead import (
+    Ahead,
+    Call,
+    CannotRunAhead,
+    Output,
+    ancestors,
+    candidates,
+    runs_ahead,
+    shown,
+    tensors_of,
+)
+from keras_sgd_plus._loop.scope import Carry, Scope, TraceAgain
+from keras_sgd_plus._private import keras_model, keras_optimizer
+from keras_sgd_plus._private import tensorflow as private_tensorflow
+from keras_sgd_plus._private.types import Layer, Model, Parts, Structure, Tensor
+
+
+class _Done(BaseException):
+    # The last call that runs ahead is made; Keras and models catch `Exception`.
+    pass
+
+
+class _Made(NamedTuple):
+    # A call that was made.
+    layer: Layer
+    outputs: Structure
+    seeds: dict[int, Tensor]  # by position, those that are new since the call before
+    promised: Any  # the shape that the layer promises, or None
+
+
+class _Calls:
+    """Makes calls, and notes those that run ahead.
+
+    Args:
+        carry: the variables.
+        scope: open.
+        refused: ids of layers that XLA was found to refuse.
+        most: after so many the trace is left; None: never.
+    """
+
+    def __init__(
+        self,
+        carry: Carry,
+        scope: Scope,
+        refused: Collection[int],
+        most: int | None = None,
+    ) -> None:
+        self.made: list[_Made] = []
+        self.values = scope.values(carry.variables)
+        self._carry, self._scope, self._refused = carry, scope, refused
+        self._most, self._is_inside = most, False
+
+    def through(
+        self, layer: Layer, call: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Makes a call, and notes it if it runs ahead."""
+        if self._is_inside or not runs_ahead(layer, (args, kwargs), self._refused):
+            return call(*args, **kwargs)
+        if not self._scope.is_here():
+            raise CannotRunAhead(f"{shown(layer)} is called inside a loop or branch")
+        self._is_inside, num_losses = True, len(self._scope.losses)
+        try:
+            outputs = call(*args, **kwargs)
+        finally:
+            self._is_inside = False
+        if len(self._scope.losses) > num_losses:
+            raise CannotRunAhead(f"{shown(layer)} adds a loss")
+        values = self._scope.values(self._carry.variables)
+        pairs = enumerate(zip(self.values, values, strict=True))
+        seeds = {i: new for i, (old, new) in pairs if old is not new}
+        self.values = values
+        promised = _promised_shape(layer, args)
+        self.made.append(_Made(layer, outputs, seeds, promised))
+        if len(self.made) == self._most:
+            raise _Done
+        return outputs
+
+
+def _made_calls(
+    model: Model,
+    carry: Carry,
+    values: Sequence[Tensor],
+    data: Parts,
+    refused: Collection[int],
+    most: int | None = None,
+) -> tuple[_Calls, Scope]:
+    # Calls the model on one group, up to the last of the calls that run ahead.
+    scope = Scope(carry, values)
+    calls = _Calls(carry, scope, refused, most)
+    with (
+        replicas.current().alone(),
+        private_tensorflow.inlined_functions(),
+        scope,
+        keras_model.calls_through(candidates(model), calls.through),
+        contextlib.suppress(_Done),
+    ):
+        keras_model.forward(model, data[0])
+    if scope.undeclared:
+        raise TraceAgain(variables=scope.undeclared)
+    return calls, scope
+
+
+def find_calls(
+    model: Model,
+    carry: Carry,
+    batch: Parts,
+    leaves: Sequence[Any],
+    group_size: int,
+    changing: Collection[int],
+    refused: Collection[int],
+) -> Ahead:
+    """Finds the calls of a model that can run ahead, by a trace that runs nothing.
+
+    Args:
+        model: the model in training, built.
+        carry: its variables.
+        batch: `(x, y, sample_weight)`.
+        leaves: the tensors of the batch.
+        group_size: examples per update.
+        changing: positions in the carry of values that training changes.
+        refused: ids of layers that XLA was found to refuse.
+
+    Raises:
+        CannotRunAhead: there are none, or one of them cannot.
+        TraceAgain: the model writes variables that the carry does not hold.
+    """
+    found: list[Ahead] = []
+
+    def trace(values: list[Tensor], leaves: list[Any]) -> None:
+        positions = tf.zeros((group_size,), tf.int32)
+        group = [examples.gather_examples(leaf, positions) for leaf in leaves]
+        data = examples.pack(batch, group)
+        calls, _ = _made_calls(model, carry, values, data, refused)
+        if not calls.made:
+            raise CannotRunAhead("no layer in front of the trained ones can run ahead")
+        reads = _reads(calls, carry, values, changing)
+        missing = tuple(None if examples.is_dense(x) else _spec(x) for x in group)
+        missing = _as_declared(model, batch, missing)
+        described = tuple(_described(calls.made, group_size))
+        found.append(Ahead(model, carry, described, frozenset(refused), reads, missing))
+
+    traced: Any = tf.function(trace, autograph=False)
+    traced.get_concrete_function(carry.specs(), list(leaves))
+    return found[-1]
+
+
+def _spec(tensor: Any) -> Any:
+    return tf.type_spec_from_value(tensor)
+
+
+def _as_declared(model: Model, batch: Parts, missing: tuple[Any, ...]) -> Any:
+    # A functional model gives its inputs one axis more where they lack it. XLA has no
+    # operation that does that to strings, so strings without it come with it.
+    graph = keras_model.graph_of(model)
+    declared = [] if graph is None else list(keras.tree.flatten(graph.inputs))
+    given = len(examples.flat(batch[0]))
+    if len(declared) != given:
+        return missing
+    found = list(missing)
+    for i, (spec, symbol) in enumerate(zip(missing, declared, strict=False)):
+        is_text = isinstance(spec, tf.TensorSpec)
+        if is_text and len(symbol.shape) == spec.shape.rank + 1:
+            found[i] = tf.TensorSpec([*spec.shape, 1], spec.dtype)
+    return tuple(found)
+
+
+def _described(made: Sequence[_Made], group_size: int) -> Iterator[Call]:
+    number = 0
+    for layer, outputs, new_seeds, promised in made:
+
+        def output(tensor: Any, layer: Layer = layer, promised: Any = promised) -> Any:
+            nonlocal number
+            if keras_model.has_mask(tensor):
+                raise CannotRunAhead(f"{shown(layer)} returns a mask")
+            if not examples.is_dense(tensor):
+                return Output(_spec(tensor), None)
+            number += 1
+            shape = _shape_of_group(layer, tensor.shape, promised, group_size)
+            return Output(tf.TensorSpec(shape, tensor.dtype), number - 1)
+
+        described = keras.tree.map_structure(output, outputs)
+        seeds = {}
+        for position in new_seeds:
+            seeds[position] = number
+            number += 1
+        yield Call(layer, described, seeds)
+
+
+def _shape_of_group(
+    layer: Layer, shape: Any, promised: Any, group_size: int
+) -> list[int]:
+    # Of an output, with what the layer promises where the trace knows no size.
+    first: int | None = None
+    if shape.rank is None and promised is not None:
+        shape = tf.TensorShape([None] * len(promised))
+    elif shape.rank:
+        first = shape[0]
+    if not shape.rank or first not in (None, group_size):
+        raise CannotRunAhead(f"{shown(layer)} does not return one row per example")
+    sizes: list[Any] = [group_size, *shape[1:]]
+    if promised is not None and len(promised) == len(sizes):
+        sizes = [
+            a if a is not None else b for a, b in zip(sizes, promised, strict=True)
+        ]
+    if None in sizes:
+        raise CannotRunAhead(
+            f"{shown(layer)} returns tensors of shape {tuple(sizes)}, whose size "
+            "depends on the data (TextVectorization has output_sequence_length for "
+            "that, a layer of your own can call tf.ensure_shape)"
+        )
+    return sizes
+
+
+def _promised_shape(layer: Layer, args: Any) -> Any:
+    # Of the one output that a layer promises to return, or None.
+    def symbol(x: Any) -> Any:
+        if not isinstance(x, tf.Tensor):
+            return x
+        shape: Any = x.shape
+        return keras.KerasTensor(shape.as_list(), x.dtype.name)
+
+    if type(layer).compute_output_shape is keras.Layer.compute_output_shape:
+        return None
+    symbols: Any = keras.tree.map_structure(symbol, args)
+    try:
+        spec: Any = layer.compute_output_spec(*symbols)
+    except Exception:  # of any class: the layer may be a user's
+        return None
+    return spec.shape if isinstance(spec, keras.KerasTensor) else None
+
+
+def _reads(
+    calls: _Calls, carry: Carry, values: Sequence[Tensor], changing: Collection[int]
+) -> frozenset[int]:
+    # Positions of the values that the calls depend on; raises if training changes one.
+    variables = carry.variables
+    for call in calls.made:
+        for position in call.seeds:
+            if not keras_optimizer.is_seed(variables[position]):
+                path = variables[position].path
+                raise CannotRunAhead(f"{shown(call.layer)} changes variable {path!r}")
+    places = {id(value): i for i, value in enumerate(values)}
+    read = set(private_tensorflow.uses(carry.handles))  # by functions of the model
+    for call in calls.made:
+        tensors = [*tensors_of(call.outputs), *call.seeds.values()]
+        read |= {places[i] for i in _sources(tensors) if i in places}
+        for position in sorted(read & set(changing)):
+            if not keras_optimizer.is_seed(variables[position]):
+                raise CannotRunAhead(
+                    f"{shown(call.layer)} depends on {variables[position].path!r}, "
+                    "which training changes"
+                )
+    return frozenset(read)
+
+
+def _sources(tensors: Sequence[Any]) -> set[int]:
+    # Ids of the placeholders of the graph that tensors are computed from.
+    return {id(t) for t in ancestors(tensors) if t.op.type == "Placeholder"}
+
+
+def run(
+    ahead: Ahead,
+    batch: Parts,
+    leaves: Sequence[Any],
+    order: Tensor | None,
+    num_examples: int | Tensor,
+    groups: tuple[Tensor, Tensor],
+    group_size: int,
+    start: Mapping[int, Tensor],
+) -> list[Tensor]:
+    """Makes the calls for a batch, one group after the other, in the order of visits.
+
+    Args:
+        ahead: the calls.
+        batch: `(x, y, sample_weight)`; only its structure is used.
+        leaves: its tensors.
+        order: (num_examples,) int32, positions to visit; None: as handed over.
+        num_examples: an int or () int32.
+        groups: () int32 each, the number of the first full group that is visited, and
+            of the one behind the last.
+        group_size: k.
+        start: values by position in the carry, where they are not those of variables.
+
+    Returns:
+        Per row of `Ahead.row_specs`, (num_examples, ...), at the examples' positions.
+    """
+    values = ahead.carry.read()
+    for position, value in start.items():
+        values[position] = value
+    specs = ahead.row_specs
+    num_groups = num_examples // group_size
+    arrays = [
+        tf.TensorArray(s.dtype, num_groups, element_shape=_rows_shape(s, group_size, o))
+        for s, o in zip(specs, _are_outputs(ahead), strict=True)
+    ]
+
+    def rows_of(positions: Tensor, seeds: Sequence[Tensor]) -> tuple[list[Any], Any]:
+        now = list(values)
+        for position, seed in zip(ahead.seeds, seeds, strict=True):
+            now[position] = seed
+        group = [examples.gather_examples(leaf, positions) for leaf in leaves]
+        data = examples.pack(batch, group)
+        calls, scope = _made_calls(
+            ahead.model, ahead.carry, now, data, ahead.refused, len(ahead.calls)
+        )
+        variables = [ahead.carry.variables[i] for i in ahead.seeds]
+        return _rows(ahead, calls.made, positions), scope.values(variables)
+
+    def body(i: Tensor, seeds: list[Tensor], arrays: list[Any]) -> Any:
+        positions = examples.group_positions(i, group_size, order)
+        rows, seeds = rows_of(positions, seeds)
+        pairs = zip(arrays, rows, strict=True)
+        return i + 1, seeds, [array.write(i, row) for array, row in pairs]
+
+    first, end = groups
+    _, seeds, arrays = tf.while_loop(
+        lambda i, *_: i < end,
+        body,
+        (first, [values[i] for i in ahead.seeds], arrays),
+        parallel_iterations=1,
+    )
+    found = [_flat_rows(array.stack(), group_size) for array in arrays]
+    if group_size > 1:
+        found = _with_rest(found, rows_of, seeds, order, num_examples, group_size)
+    if order is None:
+        return found
+    places = tf.math.invert_permutation(order)
+    return [tf.gather(rows, places) for rows in found]
+
+
+def _are_outputs(ahead: Ahead) -> list[bool]:
+    # Per row, whether it is an output of a call, and no seed.
+    seeds = {row for call in ahead.calls for row in call.seeds.values()}
+    return [row not in seeds for row in range(len(ahead.row_specs))]
+
+
+def _rows_shape(spec: tf.TensorSpec, group_size: int, is_output: bool) -> Any:
+    return spec.shape if is_output else [group_size, *spec.shape]
+
+
+def _flat_rows(groups: Tensor, group_size: int) -> Tensor:
+    # (groups, k, ...) -> (groups * k, ...)
+    return tf.reshape(groups, [tf.shape(groups)[0] * group_size, *groups.shape[2:]])
+
+
+def _rows(ahead: Ahead, made: Sequence[_Made], positions: Tensor) -> list[Any]:
+    # The rows of a group, in the order of `Ahead.row_specs`.
+    size, count = positions.shape[0], tf.shape(positions)[0]
+    found = {}
+    for call, (_, outputs, seeds, _) in zip(ahead.calls, made, strict=True):
+        known = keras.tree.flatten(call.outputs)
+        for output, tensor in zip(known, keras.tree.flatten(outputs), strict=True):
+            if output.row is not None:
+                found[output.row] = tf.ensure_shape(
+                    tensor, [size, *output.spec.shape[1:]]
+                )
+        for position, row in call.seeds.items():
+            seed = seeds[position]
+            found[row] = tf.broadcast_to(seed, tf.concat([[count], tf.shape(seed)], 0))
+    return [found[row] for row in sorted(found)]
+
+
+def _with_rest(
+    found: Sequence[Tensor],
+    rows_of: Callable[..., tuple[list[Any], Any]],
+    seeds: Sequence[Tensor],
+    order: Tensor | None,
+    num_examples: Any,
+    group_size: int,
+) -> list[Tensor]:
+    # With the rows of the examples that are left over, a shorter group.
+    rest = num_examples % group_size
+    if isinstance(rest, int) and not rest:
+        return list(found)
+    positions = tf.range(num_examples - rest, num_examples)
+    if order is not None:
+        positions = tf.gather(order, positions)
+
+    def of_rest() -> list[Tensor]:
+        return rows_of(positions, seeds)[0]
+
+    def none() -> list[Tensor]:
+        return [rows[:0] for rows in found]
+
+    rows = of_rest() if isinstance(rest, int) else tf.cond(rest > 0, of_rest, none)
+    return [tf.concat(pair, 0) for pair in zip(found, rows, strict=True)]
