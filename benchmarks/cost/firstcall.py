@@ -36,6 +36,10 @@ MODELS = (
     *("cnn", "lstm-20x8", "transformer-32x64"),
     *("mobilenetv2-96-frozen", "critic"),
 )
+DEEP = (  # started in one process alone
+    *("unet-32", "mixer-32", "transformer-2x64", "bilstm-32"),
+    *("convlstm-16", "resnet-1d-64", "restoration-32"),
+)
 REPEATS, RESTARTS, NUM_EXAMPLES = 5, 3, 64
 
 
@@ -87,10 +91,12 @@ class Restarts(Finding):
 
 def measure(arguments: list[str]) -> Iterator[Finding]:
     """Yields each workload, from processes of its own."""
-    for workload_id in command.options("firstcall", __doc__, arguments, MODELS).names:
+    every = (*MODELS, *DEEP)
+    for workload_id in command.options("firstcall", __doc__, arguments, every).names:
         found = in_process(first_calls, workload_id, environment=WITHOUT_FLAGS)
         yield FirstCalls(workload_id, *found)
-        yield restarts(workload_id)
+        if workload_id not in DEEP:
+            yield restarts(workload_id)
 
 
 def restarts(workload_id: str) -> Restarts:
