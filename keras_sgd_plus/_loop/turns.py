@@ -15,6 +15,7 @@ from keras_sgd_plus._lazy.tables import EnteredTables
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.context import Context, Values
 from keras_sgd_plus._loop.update import Logs, Shown, UpdateResult, update_once
+from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private import xla
 from keras_sgd_plus._private.types import Tensor
 from keras_sgd_plus._report.guard import Skips, with_group
@@ -59,7 +60,8 @@ class Loop:
         """The body of `tf.while_loop`; `turns` gets the facts of each trace."""
 
         def body_fn(*carry: Any) -> tuple[Any, ...]:
-            carry, turn = self._turn(*carry)
+            with private_tensorflow.shared_constants():
+                carry, turn = self._turn(*carry)
             turns.append(turn)
             return carry
 

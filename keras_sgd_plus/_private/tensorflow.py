@@ -156,3 +156,39 @@ def _root(tensor: Tensor) -> Tensor:
 def _writes(op: Operation, handle: Tensor) -> bool:
     _, written = auto_control_deps_utils.get_read_write_resource_inputs(op)
     return any(tensor is handle for tensor in written)
+
+
+_SMALL = 256  # bytes of a constant
+# A model may differentiate by a floating-point constant, and not by an equal one.
+_INTEGERS = (tf.int32.as_datatype_enum, tf.int64.as_datatype_enum)
+
+
+@contextlib.contextmanager
+def shared_constants() -> Iterator[None]:
+    """While it is open, equal integer constants of the graph in the making are one.
+
+    Two of five operations of a deep network are such: shapes, axes, bounds of slices.
+    Each is traced, and goes through every pass of TensorFlow. Goes when TensorFlow
+    shares them.
+    """
+    graph: Any = tf.compat.v1.get_default_graph()
+    create = graph._create_op_internal
+    known: dict[Any, Operation] = {}
+
+    def shared(op_type: str, inputs: Any, *args: Any, **kwargs: Any) -> Operation:
+        attrs = kwargs.get("attrs")
+        if op_type != "Const" or attrs is None or graph._control_dependencies_stack:
+            return create(op_type, inputs, *args, **kwargs)
+        value = attrs["value"].tensor
+        if value.ByteSize() > _SMALL or value.dtype not in _INTEGERS:
+            return create(op_type, inputs, *args, **kwargs)
+        key = value.SerializeToString(deterministic=True)
+        if key not in known:
+            known[key] = create(op_type, inputs, *args, **kwargs)
+        return known[key]
+
+    graph._create_op_internal = shared
+    try:
+        yield
+    finally:
+        del graph._create_op_internal

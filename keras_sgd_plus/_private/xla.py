@@ -35,8 +35,8 @@ _OPERATIONS = frozenset(
     InvertPermutation IsFinite L2Loss LeakyRelu LeakyReluGrad Less LessEqual Log Log1p
     LogSoftmax LogicalAnd LogicalNot LogicalOr MatMul MatrixBandPart Max Maximum Mean
     Min Minimum Mul Neg NotEqual OneHot OnesLike Pack Pad Placeholder Prod Range RealDiv
-    Reciprocal ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad Reshape Rsqrt RsqrtGrad
-    Select SelectV2 Selu SeluGrad Shape Sigmoid SigmoidGrad Sign Slice Softmax
+    Reciprocal ReciprocalGrad Relu Relu6 Relu6Grad ReluGrad Reshape ReverseV2 Rsqrt
+    RsqrtGrad Select SelectV2 Selu SeluGrad Shape Sigmoid SigmoidGrad Sign Slice Softmax
     SoftmaxCrossEntropyWithLogits Softplus SoftplusGrad Softsign SoftsignGrad
     SparseSoftmaxCrossEntropyWithLogits Split SplitV Sqrt SqrtGrad Square
     SquaredDifference Squeeze StopGradient StridedSlice StridedSliceGrad Sub Sum Tanh
@@ -49,14 +49,14 @@ _FLOAT_OPERATIONS = frozenset(
     """
     AvgPool AvgPoolGrad Conv2D Conv2DBackpropFilter Conv2DBackpropInput
     DepthwiseConv2dNative DepthwiseConv2dNativeBackpropFilter
-    DepthwiseConv2dNativeBackpropInput Erf MaxPool MaxPoolGrad Pow
+    DepthwiseConv2dNativeBackpropInput Erf Erfc MaxPool MaxPoolGrad Pow
     """.split()
 )
 # Positions of the inputs that XLA has to know.
 _CONSTANT_INPUTS = {
     **dict.fromkeys(("BroadcastTo", "ExpandDims", "OneHot", "Pad"), (1,)),
     **dict.fromkeys(("All", "Max", "Mean", "Min", "Prod", "Reshape", "Sum"), (1,)),
-    **dict.fromkeys(("Tile", "Transpose"), (1,)),
+    **dict.fromkeys(("ReverseV2", "Tile", "Transpose"), (1,)),
     **dict.fromkeys(("AvgPoolGrad", "Fill", "Split"), (0,)),
     **dict.fromkeys(
         ("Conv2DBackpropInput", "DepthwiseConv2dNativeBackpropInput"), (0,)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import walk_batch
+from tests.support.internals import walk_batch, xla
 from tests.support.messages import (
     caught_by,
     compiled,
@@ -229,3 +230,41 @@ def test_many_signatures_without_xla_are_silent() -> None:
     model = compiled(_any_length(), plus={"jit_compile": False})
     data = _sequences(range(1, 12))
     assert caught_by(lambda: stream(model, data), MANY) == []
+
+
+class _Slope(layers.Layer):
+    """Adds the slope of a function of a constant 1, in which another 1 stands, too."""
+
+    def call(self, x: Any) -> Any:
+        one = tf.constant(1.0)
+        with tf.GradientTape() as tape:
+            tape.watch(one)
+            value = one * one + tf.constant(1.0) * one
+        return x + tape.gradient(value, one)
+
+
+def test_constants_that_a_model_differentiates_by_stay_apart() -> None:
+    """The slope is 3. It would be 4 if both were one, as equal integers are."""
+    x, y = dense_data()
+
+    def make() -> Any:
+        return keras.Sequential([keras.Input((5,)), _Slope(), layers.Dense(2)])
+
+    assert_same(train_pair(make, x, y))
+
+
+def test_equal_integers_of_the_loop_are_one_constant() -> None:
+    constants: list[bytes] = []
+    surely_takes = xla.surely_takes
+
+    def looked_at(graph: Any) -> bool:
+        for op in graph.get_operations():
+            if op.type == "Const" and op.outputs[0].dtype.is_integer:
+                constants.append(op.get_attr("value").SerializeToString())
+        return surely_takes(graph)
+
+    model = keras.Sequential([keras.Input((6, 6, 1)), layers.Conv2D(2, 3)])
+    model.compile(SGDPlus(0.01), "mse")
+    with mock.patch.object(xla, "surely_takes", looked_at):
+        model.fit(np.ones((8, 6, 6, 1)), np.ones((8, 4, 4, 2)), verbose=0)
+    assert len(constants) > 10 and len(constants) == len(set(constants))
