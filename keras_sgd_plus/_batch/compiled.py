@@ -223,26 +223,25 @@ def run_ahead_if_refused(
         The update, which knows those calls; and whether XLA may compile its loop. If
         not, the user was warned.
     """
-    model, optimizer = context.model, context.optimizer
-    known = of_inputs(leaves)
-    if known is None:
-        known = of_layers(model)
-    if known is None and optimizer.jit_compile is not True:
-        known = of_compiling(model)
-        if known is not None:  # the whole loop was tried
-            warn_of_refusal(model, known)
-            return context, False
-    if known is None and not context.facts.refused or xla.is_tracing():
+    model, facts = context.model, context.facts
+    must = context.optimizer.jit_compile is True
+    known = of_inputs(leaves) or of_layers(model)
+    late = None if must else of_compiling(model)
+    if known is None and late is not None:  # said of the loop as a whole
+        warn_of_refusal(model, late)
+        return context, False
+    if known is None and not facts.refused:
         return context, True
-    why = context.facts.not_ahead.get(id(model))
-    if why is None:
+    if id(model) not in facts.not_ahead:
         try:
+            if xla.is_tracing():
+                raise ahead.CannotRunAhead("Keras compiles the whole train step")
             return replace(context, ahead=context.calls_ahead(leaves)), True
         except ahead.CannotRunAhead as error:
-            why = str(error)
-    if known is None or of_inputs(leaves) is None and optimizer.jit_compile is True:
-        return context, True  # XLA will say what it refuses
-    warn_of_refusal(model, known, why)
+            facts.not_ahead[id(model)] = str(error)
+    if known is None or (must and of_inputs(leaves) is None):
+        return context, True  # XLA says what it refuses
+    warn_of_refusal(model, known, facts.not_ahead[id(model)])
     return context, False
 
 
@@ -314,15 +313,25 @@ def run(
             walked, _ = compiled.function(*compiled.arguments)
             return walked, how
         how = how._replace(use_xla=False)
-        new = None if found.layer is None else {id(found.layer): found.layer}
-        tried = context.facts.refused.keys() | context.facts.not_ahead.keys()
-        if new and not new.keys() & tried and not tried & {id(model)}:
+        why = context.facts.not_ahead.get(id(model))
+        new = {} if why else _like(model, found.layer)
+        if new.keys() - context.facts.refused.keys():
             raise TraceAgain(refused=new)
-        warn_of_refusal(model, found)
+        warn_of_refusal(model, found, why)
     values = carry.read()
     for position, value in earlier.items():
         values[position] = value
     return walk(values, False, *arguments).walked, how
+
+
+def _like(model: Model, layer: Layer | None) -> dict[int, Layer]:
+    # The layers of its class that could run ahead: XLA is going to refuse them, too,
+    # and names of nodes do not tell two of them apart.
+    return {
+        id(x): x
+        for x in keras_model.layers(model)
+        if type(x) is type(layer) and not x.trainable_variables
+    }
 
 
 class _Compiled(NamedTuple):

@@ -43,9 +43,9 @@ from keras_sgd_plus._report.bad_examples import Ledger
 from keras_sgd_plus._report.records import Recorder, Step
 from keras_sgd_plus._rule.rule import compiled_for
 
-# Each failed trace reveals one kind of missing, direct or whole variable; 9 allow for
-# all.
-_MAX_TRACES = 9
+# Each failed trace reveals one kind of missing, direct or whole variable, or one class
+# of layers that XLA refuses.
+_MAX_TRACES = 20
 
 # Compiled steps of callers outside tf.function: model -> optimizer -> `_KeptStep`.
 _steps: PerObject[Any] = PerObject(weakref.WeakKeyDictionary)

@@ -18,7 +18,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import keras
 import tensorflow as tf
@@ -53,8 +53,7 @@ class Call(NamedTuple):
     Attributes:
         layer: that is called.
         outputs: structure of `Output`s.
-        seeds: positions in the carry of seeds that it or a layer before it has changed
-            -> numbers of their rows.
+        seeds: positions in the carry of seeds that it changes -> numbers of their rows.
     """
 
     layer: Layer
@@ -72,8 +71,8 @@ class Ahead:
         calls: in their order.
         refused: ids of layers that XLA was found to refuse.
         reads: positions in the carry of variables that the calls depend on.
-        missing: per tensor of a batch, its spec on one group where the loop is not
-            given it; else None.
+        missing: per tensor of a batch, None where the loop is given it; else its spec
+            on one group.
     """
 
     model: Model
@@ -94,7 +93,8 @@ class Ahead:
         found = {}
         for call in self.calls:
             outputs = keras.tree.flatten(call.outputs)
-            found.update({o.row: o.spec for o in outputs if o.row is not None})
+            described = [o for o in outputs if isinstance(o, Output)]
+            found.update({o.row: o.spec for o in described if o.row is not None})
             for position, row in call.seeds.items():
                 variable = self.carry.variables[position]
                 found[row] = tf.TensorSpec(variable.shape, variable.dtype)
@@ -123,22 +123,26 @@ class Answers:
     def __init__(
         self, ahead: Ahead | None, batch: Parts, scope: Scope, group: Sequence[Tensor]
     ) -> None:
+        # Without calls the loop is given all tensors, and no rows behind them.
         missing = [None] * len(group) if ahead is None else ahead.missing
         split = sum(spec is None for spec in missing)
         self._ahead, self._scope = ahead, scope
         self._rows = group[split:]
         self._number = 0
         self._assigned: dict[int, Any] = {}
-        self._empty: list[Any] = []  # tensors
+        self._empty: list[tuple[Any, str]] = []  # tensors, and why none may need them
         given = iter(group[:split])
-        leaves = [self._or_empty(spec, given) for spec in missing]
+        text = "a layer that does not run ahead is given tensors that XLA does not take"
+        leaves = [
+            next(given) if spec is None else self._made_empty(spec, text)
+            for spec in missing
+        ]
         self.data: Any = examples.pack(batch, leaves)
 
-    def _or_empty(self, spec: Any, given: Iterator[Tensor]) -> Any:
-        if spec is None:
-            return next(given)
+    def _made_empty(self, spec: Any, text: str) -> Any:
         made = _empty(spec)
-        self._empty += tf.nest.flatten(made, expand_composites=True)
+        parts = tf.nest.flatten(made, expand_composites=True)
+        self._empty += [(part, text) for part in parts]
         return made
 
     def open(self) -> contextlib.AbstractContextManager[None]:
@@ -160,21 +164,25 @@ class Answers:
             return call(*args, **kwargs)
         known = ahead.calls[self._number : self._number + 1]
         if not known or known[0].layer is not layer or not self._scope.is_here():
-            _refuse(ahead, f"{shown(layer)} is called again outside the model's call")
+            refuse(ahead, f"{shown(layer)} is called again outside the model's call")
         self._number += 1
         for position, row in known[0].seeds.items():
             variable = ahead.carry.variables[position]
             self._scope.add_update((variable, tf.gather(self._rows[row], 0)))
             self._assigned[position] = self._scope.get_current_value(variable)
-        nothing: Iterator[Tensor] = iter(())
-        return keras.tree.map_structure(
-            lambda output: (
-                self._or_empty(output.spec, nothing)
-                if output.row is None
-                else self._rows[output.row]
-            ),
-            known[0].outputs,
-        )
+
+        def answer(output: Any) -> Any:
+            if not isinstance(output, Output):
+                return output
+            if output.row is not None:
+                return self._rows[output.row]
+            return self._made_empty(
+                output.spec,
+                f"a layer behind {shown(layer)} needs what it returns, which XLA does "
+                "not take (some layers have sparse=False or ragged=False)",
+            )
+
+        return keras.tree.map_structure(answer, known[0].outputs)
 
     def check(self, results: Sequence[Any], changed: Collection[int]) -> None:
         """Raises TraceAgain if the loop would give another result than Keras.
@@ -189,16 +197,27 @@ class Answers:
         variables = ahead.carry.variables
         for position, value in self._assigned.items():
             if self._scope.get_current_value(variables[position]) is not value:
-                _refuse(ahead, "it shares a seed generator with layers behind it")
+                refuse(ahead, "it shares a seed generator with layers behind it")
         if self._number < len(ahead.calls):
-            _refuse(ahead, "it is not called in the same way each time")
-        if ahead.reads & set(changed) - set(ahead.seeds):
-            _refuse(ahead, "training changes a variable that it depends on")
-        if self._empty and _reaches(results, self._empty):
-            _refuse(ahead, "a layer behind it is given a tensor that XLA does not take")
+            refuse(ahead, CHANGES)
+        if ahead.reads & (set(changed) - set(ahead.seeds)):
+            refuse(ahead, "training changes a variable that it depends on")
+        found = {id(t) for t in ancestors(results)} if self._empty else ()
+        for tensor, text in self._empty:
+            if id(tensor) in found:
+                refuse(ahead, text)
 
 
-def _refuse(ahead: Ahead, reason: str) -> None:
+CHANGES = "its calls, or their draws, change from trace to trace"
+
+
+def refuse(ahead: Ahead, reason: str) -> NoReturn:
+    """Raises TraceAgain: nothing of the model runs ahead.
+
+    Args:
+        ahead: the calls.
+        reason: a part of a sentence.
+    """
     raise TraceAgain(not_ahead={id(ahead.model): reason})
 
 
@@ -209,7 +228,8 @@ def _empty(spec: Any) -> Any:
     shape = [d or 1 for d in spec.shape]
     if isinstance(spec, tf.SparseTensorSpec):
         places = tf.zeros((0, len(shape)), tf.int64)
-        return tf.SparseTensor(places, tf.zeros((0,), spec.dtype), shape)
+        made = tf.SparseTensor(places, tf.zeros((0,), spec.dtype), shape)
+        return _apart(made)
     return tf.constant("", tf.string, shape)
 
 
@@ -221,7 +241,16 @@ def _empty_ragged(spec: Any) -> Any:
         length = (spec.shape[0] or 1) if depth == 0 else 0
         splits = tf.zeros((length + 1,), spec.row_splits_dtype)
         made = ragged.from_row_splits(made, splits, validate=False)
-    return made
+    return _apart(made)
+
+
+def _apart(made: Any) -> Any:
+    # Equal integer constants of the loop are one, and these must be told apart. XLA has
+    # no identity of strings, and their constants are not shared.
+    def own(part: Tensor) -> Tensor:
+        return part if part.dtype == tf.string else tf.identity(part)
+
+    return tf.nest.map_structure(own, made, expand_composites=True)
 
 
 def runs_ahead(layer: Layer, arguments: Structure, refused: Collection[int]) -> bool:
@@ -254,12 +283,6 @@ def candidates(model: Model) -> list[Layer]:
 def shown(layer: Layer) -> str:
     """A layer in a message."""
     return f"layer {layer.name!r} ({type(layer).__name__})"
-
-
-def _reaches(results: Sequence[Any], tensors: Sequence[Tensor]) -> bool:
-    # Whether results are computed from one of some tensors.
-    looked_for = {id(t) for t in tensors}
-    return any(id(t) in looked_for for t in ancestors(results))
 
 
 def ancestors(tensors: Sequence[Any]) -> Iterator[Tensor]:

@@ -1,26 +1,33 @@
 """Finds the calls of a model that can run ahead of its loop, and makes them.
 
-The module `ahead` says what for.
+The module `ahead` says what for. What stands in front of the last of these calls is
+computed twice: ahead, and in the loop, where XLA leaves out what nobody needs. XLA has
+random numbers of its own, so a layer that draws, and that one of the calls depends on,
+runs ahead, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._loop.ahead import (
+    CHANGES,
     Ahead,
     Call,
     CannotRunAhead,
     Output,
     ancestors,
     candidates,
+    refuse,
     runs_ahead,
     shown,
     tensors_of,
@@ -28,7 +35,14 @@ from keras_sgd_plus._loop.ahead import (
 from keras_sgd_plus._loop.scope import Carry, Scope, TraceAgain
 from keras_sgd_plus._private import keras_model, keras_optimizer
 from keras_sgd_plus._private import tensorflow as private_tensorflow
-from keras_sgd_plus._private.types import Layer, Model, Parts, Structure, Tensor
+from keras_sgd_plus._private.types import (
+    Layer,
+    Model,
+    Operation,
+    Parts,
+    Structure,
+    Tensor,
+)
 
 
 class _Done(BaseException):
@@ -40,8 +54,16 @@ class _Made(NamedTuple):
     # A call that was made.
     layer: Layer
     outputs: Structure
-    seeds: dict[int, Tensor]  # by position, those that are new since the call before
+    seeds: dict[int, Tensor]  # by position, those that it changed
     promised: Any  # the shape that the layer promises, or None
+
+
+class _Span(NamedTuple):
+    # The operations that a call has made, by their numbers in the graph.
+    layer: Layer
+    first: int
+    end: int
+    is_ahead: bool
 
 
 class _Calls:
@@ -62,7 +84,7 @@ class _Calls:
         most: int | None = None,
     ) -> None:
         self.made: list[_Made] = []
-        self.values = scope.values(carry.variables)
+        self.spans: list[_Span] = []
         self._carry, self._scope, self._refused = carry, scope, refused
         self._most, self._is_inside = most, False
 
@@ -70,10 +92,23 @@ class _Calls:
         self, layer: Layer, call: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         """Makes a call, and notes it if it runs ahead."""
-        if self._is_inside or not runs_ahead(layer, (args, kwargs), self._refused):
+        if self._is_inside:
             return call(*args, **kwargs)
+        is_ahead = runs_ahead(layer, (args, kwargs), self._refused)
+        first = _num_operations()
+        make = self._ahead if is_ahead else _plainly
+        outputs = make(layer, call, args, kwargs)
+        self.spans.append(_Span(layer, first, _num_operations(), is_ahead))
+        if len(self.made) == self._most:
+            raise _Done
+        return outputs
+
+    def _ahead(
+        self, layer: Layer, call: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
         if not self._scope.is_here():
             raise CannotRunAhead(f"{shown(layer)} is called inside a loop or branch")
+        before = self._scope.values(self._carry.variables)
         self._is_inside, num_losses = True, len(self._scope.losses)
         try:
             outputs = call(*args, **kwargs)
@@ -81,15 +116,21 @@ class _Calls:
             self._is_inside = False
         if len(self._scope.losses) > num_losses:
             raise CannotRunAhead(f"{shown(layer)} adds a loss")
-        values = self._scope.values(self._carry.variables)
-        pairs = enumerate(zip(self.values, values, strict=True))
+        after = self._scope.values(self._carry.variables)
+        pairs = enumerate(zip(before, after, strict=True))
         seeds = {i: new for i, (old, new) in pairs if old is not new}
-        self.values = values
         promised = _promised_shape(layer, args)
         self.made.append(_Made(layer, outputs, seeds, promised))
-        if len(self.made) == self._most:
-            raise _Done
         return outputs
+
+
+def _plainly(layer: Layer, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    del layer
+    return call(*args, **kwargs)
+
+
+def _num_operations() -> int:
+    return len(tf.compat.v1.get_default_graph().get_operations())
 
 
 def _made_calls(
@@ -140,7 +181,7 @@ def find_calls(
         CannotRunAhead: there are none, or one of them cannot.
         TraceAgain: the model writes variables that the carry does not hold.
     """
-    found: list[Ahead] = []
+    found: list[Ahead | set[int]] = []
 
     def trace(values: list[Tensor], leaves: list[Any]) -> None:
         positions = tf.zeros((group_size,), tf.int32)
@@ -149,19 +190,71 @@ def find_calls(
         calls, _ = _made_calls(model, carry, values, data, refused)
         if not calls.made:
             raise CannotRunAhead("no layer in front of the trained ones can run ahead")
+        drawing = _drawing(calls)
+        if drawing:
+            found.append(drawing)
+            return
         reads = _reads(calls, carry, values, changing)
-        missing = tuple(None if examples.is_dense(x) else _spec(x) for x in group)
+        missing = tuple(None if examples.is_dense(x) else _spec(x, "x") for x in group)
         missing = _as_declared(model, batch, missing)
         described = tuple(_described(calls.made, group_size))
         found.append(Ahead(model, carry, described, frozenset(refused), reads, missing))
 
     traced: Any = tf.function(trace, autograph=False)
-    traced.get_concrete_function(carry.specs(), list(leaves))
-    return found[-1]
+    # A layer may use them while it is traced, as AugMix does.
+    states = random.getstate(), np.random.get_state()
+    try:
+        traced.get_concrete_function(carry.specs(), list(leaves))
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    last = found[-1]
+    if isinstance(last, Ahead):
+        return last
+    every = {*refused, *last}
+    return find_calls(model, carry, batch, leaves, group_size, changing, every)
 
 
-def _spec(tensor: Any) -> Any:
-    return tf.type_spec_from_value(tensor)
+def _drawing(calls: _Calls) -> set[int]:
+    # Ids of layers that draw, that the calls depend on, and that do not run ahead yet.
+    graph = tf.compat.v1.get_default_graph()
+    numbers = {id(op): i for i, op in enumerate(graph.get_operations())}
+    outputs = [tensors_of(call.outputs) for call in calls.made]
+    found = set()
+    for op in {id(t.op): t.op for t in ancestors(outputs)}.values():
+        if not _draws(op):
+            continue
+        number = numbers[id(op)]
+        spans = [s for s in calls.spans if s.first <= number < s.end]
+        if any(span.is_ahead for span in spans):
+            continue
+        inner = min(spans, key=lambda s: s.end - s.first, default=None)
+        if inner is None or getattr(inner.layer, "trainable_variables", ()):
+            raise CannotRunAhead(
+                f"{shown(calls.made[-1].layer)} depends on {op.name!r} ({op.type}), "
+                "and XLA may draw other random numbers there"
+            )
+        found.add(id(inner.layer))
+    return found
+
+
+_READS = ("ReadVariableOp", "ResourceGather", "LookupTable", "Placeholder")
+
+
+def _draws(op: Operation) -> bool:
+    # Whether an operation may give other numbers outside XLA than inside.
+    if op.type.startswith(_READS):
+        return False
+    kinds = ("Random", "While", "If", "Case", "Call")
+    is_stateful = op.op_def is not None and op.op_def.is_stateful
+    return is_stateful or any(kind in op.type for kind in kinds)
+
+
+def _spec(tensor: Any, of_what: str) -> Any:
+    spec: Any = tf.type_spec_from_value(tensor)
+    if spec.shape.rank is None:
+        raise CannotRunAhead(f"{of_what} has tensors of unknown rank")
+    return spec
 
 
 def _as_declared(model: Model, batch: Parts, missing: tuple[Any, ...]) -> Any:
@@ -169,6 +262,9 @@ def _as_declared(model: Model, batch: Parts, missing: tuple[Any, ...]) -> Any:
     # operation that does that to strings, so strings without it come with it.
     graph = keras_model.graph_of(model)
     declared = [] if graph is None else list(keras.tree.flatten(graph.inputs))
+    if isinstance(batch[0], dict):  # whose values go by name
+        named = {symbol.name: symbol for symbol in declared}
+        declared = [named[name] for name in sorted(batch[0]) if name in named]
     given = len(examples.flat(batch[0]))
     if len(declared) != given:
         return missing
@@ -186,10 +282,12 @@ def _described(made: Sequence[_Made], group_size: int) -> Iterator[Call]:
 
         def output(tensor: Any, layer: Layer = layer, promised: Any = promised) -> Any:
             nonlocal number
+            if not tensors_of(tensor):
+                return tensor  # None, say
             if keras_model.has_mask(tensor):
                 raise CannotRunAhead(f"{shown(layer)} returns a mask")
             if not examples.is_dense(tensor):
-                return Output(_spec(tensor), None)
+                return Output(_spec(tensor, shown(layer)), None)
             number += 1
             shape = _shape_of_group(layer, tensor.shape, promised, group_size)
             return Output(tf.TensorSpec(shape, tensor.dtype), number - 1)
@@ -235,8 +333,8 @@ def _promised_shape(layer: Layer, args: Any) -> Any:
         shape: Any = x.shape
         return keras.KerasTensor(shape.as_list(), x.dtype.name)
 
-    if type(layer).compute_output_shape is keras.Layer.compute_output_shape:
-        return None
+    if type(layer).__module__.partition(".")[0] != "keras":
+        return None  # a promise of somebody else may be wrong
     symbols: Any = keras.tree.map_structure(symbol, args)
     try:
         spec: Any = layer.compute_output_spec(*symbols)
@@ -363,10 +461,16 @@ def _rows(ahead: Ahead, made: Sequence[_Made], positions: Tensor) -> list[Any]:
     # The rows of a group, in the order of `Ahead.row_specs`.
     size, count = positions.shape[0], tf.shape(positions)[0]
     found = {}
+    is_same = [call.layer for call in ahead.calls] == [call.layer for call in made]
+    if not is_same or any(
+        call.seeds.keys() != now.seeds.keys()
+        for call, now in zip(ahead.calls, made, strict=True)
+    ):
+        refuse(ahead, CHANGES)
     for call, (_, outputs, seeds, _) in zip(ahead.calls, made, strict=True):
         known = keras.tree.flatten(call.outputs)
         for output, tensor in zip(known, keras.tree.flatten(outputs), strict=True):
-            if output.row is not None:
+            if isinstance(output, Output) and output.row is not None:
                 found[output.row] = tf.ensure_shape(
                     tensor, [size, *output.spec.shape[1:]]
                 )

@@ -369,6 +369,221 @@ def _trained_on_ragged() -> keras.Model:
     return keras.Model(first, layers.Dense(2)(total(layers.Embedding(12, 2)(first))))
 
 
+class _Same(layers.Layer):
+    """Its inputs; says that XLA does not take it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.supports_jit = False
+
+    def call(self, x: Any) -> Any:
+        return x * 1.0
+
+
+def _beside(draw: Callable[[], Any]) -> tuple[Any, Any]:
+    # What a layer draws, once behind a refused layer and once not: the sum is zero.
+    first = keras.Input((6, 6, 1))
+    drawn = draw()(first)
+    nothing = layers.Subtract()([_Same()(drawn), drawn])
+    last = layers.Dense(2, kernel_initializer="zeros")
+    return keras.Model(first, last(layers.Flatten()(nothing))), last
+
+
+class _Drawing(layers.Layer):
+    """Adds numbers that TensorFlow draws by itself."""
+
+    def call(self, x: Any) -> Any:
+        return x + tf.random.normal(tf.shape(x))
+
+
+DRAWS: dict[str, Callable[[], Any]] = {
+    "flip": lambda: layers.RandomFlip(seed=2),
+    "noise": lambda: layers.GaussianNoise(1.0),
+    "dropout": lambda: layers.Dropout(0.5),
+    "tensorflow": _Drawing,
+}
+
+
+@pytest.mark.parametrize("draw", tiered_rows(DRAWS, "flip"))
+def test_a_draw_that_runs_ahead_is_not_made_again(
+    draw: Any, compiled_runs: list[bool]
+) -> None:
+    """XLA would draw other numbers. The kernel stays zero while both agree."""
+    model, last = _beside(draw)
+    model.compile(SGDPlus(0.01, order="given"), "mse")
+    model.fit(IMAGES, Y, batch_size=8, verbose=0)
+    assert compiled_runs == [True]
+    np.testing.assert_array_equal(last.kernel, 0.0)
+    assert float(np.abs(last.bias).max()) > 0
+
+
+def _ops_on_ragged() -> keras.Model:
+    first = keras.Input((None,), dtype="int32", ragged=True)
+    mean = layers.Lambda(
+        lambda t: tf.reduce_mean(t, 1, keepdims=True), output_shape=(1,)
+    )
+    return keras.Model(first, layers.Dense(2)(mean(keras.ops.cast(first, "float32"))))
+
+
+def _ops_on_sparse() -> keras.Model:
+    first = keras.Input((3,), sparse=True)
+    product = keras.ops.matmul(keras.ops.abs(first), np.ones((3, 2), "float32"))
+    return keras.Model(first, layers.Dense(2)(product))
+
+
+class _InNumbers(layers.Layer):
+    """A layer that calls Python; there may be many of its class."""
+
+    def call(self, x: Any) -> Any:
+        return tf.ensure_shape(tf.numpy_function(np.sin, [x], x.dtype), x.shape)
+
+
+class AndNone(_Same):
+    """Returns something that is no tensor, too."""
+
+    def call(self, x: Any) -> Any:
+        return x * 2.0, None
+
+
+class WithNone(keras.Model):
+    """It uses the tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.last = AndNone(), layers.Dense(2)
+
+    def call(self, x: Any) -> Any:
+        found, _ = self.front(x)
+        return self.last(found)
+
+
+class Lying(_Same):
+    """Promises twice the columns that it returns."""
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return (shape[0], 2 * shape[1])
+
+    def call(self, x: Any) -> Any:
+        found = tf.numpy_function(lambda v: v, [x], x.dtype)
+        return tf.reshape(found, tf.shape(x))
+
+
+class LyingModel(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.last = Lying(), layers.Dense(2)
+        self.last.build((None, 4))
+
+    def call(self, x: Any) -> Any:
+        return self.last(tf.ensure_shape(self.front(x), (None, 4)))
+
+
+class Words(layers.Layer):
+    """Strings of unknown rank."""
+
+    def compute_output_spec(self, x: Any) -> Any:
+        return keras.KerasTensor(x.shape, "string")
+
+    def call(self, x: Any) -> Any:
+        return tf.numpy_function(lambda v: v.astype("S8"), [x], tf.string)
+
+
+class Lengths(layers.Layer):
+    """The lengths of strings."""
+
+    def compute_output_spec(self, x: Any) -> Any:
+        return keras.KerasTensor((None, 4), "float32")
+
+    def call(self, x: Any) -> Any:
+        return tf.ensure_shape(tf.cast(tf.strings.length(x), "float32"), (None, 4))
+
+
+def _of_words() -> keras.Model:
+    first = keras.Input((4,))
+    return keras.Model(first, layers.Dense(2)(Lengths()(Words()(first))))
+
+
+def _twice() -> keras.Model:
+    augment = keras.Sequential([_zoom(), layers.RandomFlip(seed=4)])
+    first = keras.Input((6, 6, 1))
+    views = [layers.Flatten()(augment(first)) for _ in range(2)]
+    return keras.Model(first, layers.Dense(2)(layers.Concatenate()(views)))
+
+
+def _of_features() -> keras.Model:
+    """Two layers of one class, whose nodes XLA's message does not tell apart."""
+    first = keras.Input((3,), dtype="int32")
+    made = [
+        layers.CategoryEncoding(9, output_mode="multi_hot")(first) for _ in range(10)
+    ]
+    return keras.Model(first, layers.Dense(2)(layers.Concatenate()(made)))
+
+
+def _by_name() -> keras.Model:
+    b, a = (keras.Input((1,), dtype="string", name=name) for name in "ba")
+    c = keras.Input((4,), name="c")
+    ids = [_lookup()(t) for t in (a, b)]
+    rows = layers.Flatten()(layers.Embedding(5, 2)(layers.Concatenate()(ids)))
+    return keras.Model([b, c, a], layers.Dense(2)(layers.Concatenate()([rows, c])))
+
+
+# Found by readers: none of these may fail, nor train on anything else.
+FOUND: dict[str, tuple[Callable[[], Any], Any, bool]] = {
+    "ops_on_ragged": (
+        _ops_on_ragged,
+        lambda: tf.RaggedTensor.from_tensor(IDS),
+        True,
+    ),
+    "ops_on_sparse": (
+        _ops_on_sparse,
+        lambda: tf.sparse.from_dense(NUMBERS[:, :3]),
+        True,
+    ),
+    "many_in_python": (
+        lambda: keras.Sequential(
+            [keras.Input((4,)), *(_InNumbers() for _ in range(10)), layers.Dense(2)]
+        ),
+        NUMBERS,
+        True,
+    ),
+    "many_encodings": (_of_features, IDS, True),
+    "none_in_a_tuple": (WithNone, NUMBERS, True),
+    "wrong_promise": (LyingModel, NUMBERS, True),
+    "unknown_rank": (_of_words, NUMBERS, False),
+    "by_name": (
+        _by_name,
+        {"a": WORDS[:, 0], "b": WORDS[:, 1], "c": NUMBERS},
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "is_compiled"),
+    tiered_rows(FOUND, "ops_on_sparse", "many_encodings", unpack=True),
+)
+def test_odd_layers_give_the_result_of_keras(
+    make: Any, x: Any, is_compiled: bool, compiled_runs: list[bool]
+) -> None:
+    pairs = []
+    said = caught_by(lambda: pairs.append(_fit_both(make, x)), "XLA")
+    assert_same(pairs[0])
+    assert compiled_runs[-1] == is_compiled and bool(said) != is_compiled
+
+
+@pytest.mark.matrix
+def test_a_shared_augmentation_called_twice_compiles(
+    compiled_runs: list[bool],
+) -> None:
+    """The flip behind the zoom is XLA's; without a warning, which would be an error."""
+    model = _twice()
+    model.compile(SGDPlus(0.01), "mse")
+    model.fit(IMAGES, Y, batch_size=8, verbose=0)
+    assert compiled_runs == [True]
+    draws = [int(x.generator.state[1]) for x in model.layers[1].layers]
+    assert draws[0] % (2 * N) == 0 < draws[0] and draws[1] % (2 * N) == 0 < draws[1]
+
+
 # What cannot run ahead: a model, its x, and what the warning says.
 REFUSED: dict[str, tuple[Callable[[], Any], Any, str]] = {
     "trained": (_behind_a_trained_layer, IMAGES, "which training changes"),
