@@ -30,7 +30,7 @@ def measure(arguments: list[str]) -> Iterator[Verdicts]:
 
 def verdicts(quick: bool) -> list[Verdict]:
     """The targets on first calls and memory."""
-    lines = [_first_call(workload_id, 3 if quick else 7) for workload_id in _MODELS]
+    lines = [_first_call(workload_id, 2 if quick else 7) for workload_id in _MODELS]
     if not memory_can_be_measured():
         text = "peak memory at batch 65,536: missing, needs Linux's /proc"
         return [*lines, ("cnn", text, "no figure", "-", "no")]

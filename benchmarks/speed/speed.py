@@ -98,7 +98,7 @@ def measure(arguments: list[str]) -> Iterator[Finding]:
     flags = {"quick": False, "only": None, "missing": False}
     options = command.options("speed", __doc__, arguments, **flags)
     name = "speed-quick" if options.quick else "speed"
-    repeats = 3 if options.quick else 7
+    repeats = 2 if options.quick else 7
     chosen = options.only.split(",") if options.only else workload_ids(options.quick)
     if options.missing:
         chosen = [each for each in chosen if not stored.is_fresh(name, each)]

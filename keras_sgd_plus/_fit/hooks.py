@@ -29,6 +29,7 @@ from keras_sgd_plus._private import keras_model, keras_optimizer, keras_trainer
 from keras_sgd_plus._private.types import Model, Optimizer, Structure
 from keras_sgd_plus._report import bad_examples, channel
 from keras_sgd_plus._rule.ours import is_ours, per_example, unwrap
+from keras_sgd_plus._rule.rule import expect_batches
 
 _MARK = "_keras_sgd_plus_original"
 
@@ -101,7 +102,13 @@ def _fit(
         return original(self, *args, **kwargs)  # which says what is wrong
     arguments: Mapping[str, Any] = {**named, **kwargs}
     if _trains_ours(self):
-        _need_int(arguments.get("batch_size"))
+        batch_size = arguments.get("batch_size")
+        _need_int(batch_size)
+        x, y, weights = (arguments.get(n) for n in ("x", "y", "sample_weight"))
+        data = x, y, weights
+        if batch_size is None and keras_trainer.are_arrays(data):
+            batch_size = keras_trainer.BATCH_SIZE
+        expect_batches(per_example(self.optimizer), batch_size)
     with contextlib.ExitStack() as stack:
         for around in _around:
             arguments = stack.enter_context(around(self, arguments))

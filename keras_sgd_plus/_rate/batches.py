@@ -20,6 +20,8 @@ from keras_sgd_plus._callbacks.seeded_arrays import num_examples_of
 from keras_sgd_plus._loop import examples
 from keras_sgd_plus._private import keras_trainer
 from keras_sgd_plus._private.types import Model, Parts, Structure
+from keras_sgd_plus._rule.ours import per_example
+from keras_sgd_plus._rule.rule import expect_batches
 
 
 class Part(NamedTuple):
@@ -65,6 +67,7 @@ class Batches:
         self._batches: list[Structure] = []
         self._sizes: list[int] = []
         if keras_trainer.are_arrays(data):
+            expect_batches(per_example(self._model.optimizer), self._batch_size)
             self._data = data
             length = num_examples_of(data)
             count = length if num_rows is None else num_rows

@@ -209,7 +209,30 @@ def compiled_for(optimizer: Optimizer, with_numbers: bool) -> tuple[object, ...]
     numbers = [getattr(optimizer, number.setting) for number in all_numbers()]
     if not with_numbers:
         numbers = [v if v is None or _is_held(v) else _plain(v) > 0 for v in numbers]
-    return (keras_optimizer.schedule(optimizer), *values, *numbers)
+    schedule = keras_optimizer.schedule(optimizer)
+    return (schedule, makes_small_batches(optimizer), *values, *numbers)
+
+
+# Whether the batches that `fit` makes of arrays are small, per optimizer.
+_small: PerObject[list[bool]] = PerObject(lambda: [False])
+_SMALL_BATCH = 32  # examples
+
+
+def expect_batches(optimizer: Optimizer | None, batch_size: int | None) -> None:
+    """Says how many examples the next batches have; None where that is not known.
+
+    A loop that is traced for small batches has smaller blocks. It takes others as well.
+    Does nothing without an optimizer.
+    """
+    if optimizer is None:
+        return
+    is_small = isinstance(batch_size, int) and batch_size <= _SMALL_BATCH
+    _small[optimizer][0] = is_small
+
+
+def makes_small_batches(optimizer: Optimizer) -> bool:
+    """Whether the next batches are expected to have 32 examples or fewer."""
+    return _small[optimizer][0]
 
 
 ops: Any = keras.ops  # its annotations name tensors of every backend

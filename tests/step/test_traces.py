@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_sgd_plus import SGDPlus
-from tests.support.internals import walk_batch, xla
+from tests.support.internals import context, walk_batch, xla
 from tests.support.messages import (
     caught_by,
     compiled,
@@ -268,3 +268,40 @@ def test_equal_integers_of_the_loop_are_one_constant() -> None:
     with mock.patch.object(xla, "surely_takes", looked_at):
         model.fit(np.ones((8, 6, 6, 1)), np.ones((8, 4, 4, 2)), verbose=0)
     assert len(constants) > 10 and len(constants) == len(set(constants))
+
+
+def test_small_batches_have_small_blocks(
+    monkeypatch: pytest.MonkeyPatch, engagements: list[str]
+) -> None:
+    """Each size of block is traced once, and both give the weights of Keras."""
+    sizes: list[int] = []
+    plan_blocks = context.plan_blocks
+
+    def seen(*args: Any) -> Any:
+        plan = plan_blocks(*args)
+        sizes.append(plan.size)
+        return plan
+
+    monkeypatch.setattr(context, "plan_blocks", seen)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 200)).astype("float32")
+    y = rng.normal(size=(80, 1)).astype("float32")
+    models = []
+    for optimizer in (
+        SGDPlus(1e-3, 0.9, order="given"),
+        keras.optimizers.SGD(1e-3, 0.9),
+    ):
+        keras.utils.set_random_seed(2)
+        hidden = layers.Dense(100, "tanh")
+        models.append(keras.Sequential([keras.Input((200,)), hidden, layers.Dense(1)]))
+        models[-1].compile(optimizer, "mse")
+    ours, theirs = models
+    for batch_size in (None, 80, 16, 80):  # None: that of Keras, 32
+        ours.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
+        theirs.fit(x, y, batch_size=1, shuffle=False, verbose=0)
+    data = tf.data.Dataset.from_tensors((x, y))
+    ours.fit(data, shuffle=False, verbose=0)
+    theirs.fit(x, y, batch_size=1, shuffle=False, verbose=0)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert sizes == [32, 64] and len(engagements) == 2
