@@ -142,6 +142,8 @@ class Answers:
     def _made_empty(self, spec: Any, text: str) -> Any:
         made = _empty(spec)
         parts = tf.nest.flatten(made, expand_composites=True)
+        if isinstance(made, tf.SparseTensor):  # whose shape is known
+            parts = [made.indices, made.values]
         self._empty += [(part, text) for part in parts]
         return made
 
@@ -228,8 +230,7 @@ def _empty(spec: Any) -> Any:
     shape = [d or 1 for d in spec.shape]
     if isinstance(spec, tf.SparseTensorSpec):
         places = tf.zeros((0, len(shape)), tf.int64)
-        made = tf.SparseTensor(places, tf.zeros((0,), spec.dtype), shape)
-        return _apart(made)
+        return tf.SparseTensor(_own(places), _own(tf.zeros((0,), spec.dtype)), shape)
     return tf.constant("", tf.string, shape)
 
 
@@ -241,16 +242,13 @@ def _empty_ragged(spec: Any) -> Any:
         length = (spec.shape[0] or 1) if depth == 0 else 0
         splits = tf.zeros((length + 1,), spec.row_splits_dtype)
         made = ragged.from_row_splits(made, splits, validate=False)
-    return _apart(made)
+    return tf.nest.map_structure(_own, made, expand_composites=True)
 
 
-def _apart(made: Any) -> Any:
+def _own(part: Tensor) -> Tensor:
     # Equal integer constants of the loop are one, and these must be told apart. XLA has
     # no identity of strings, and their constants are not shared.
-    def own(part: Tensor) -> Tensor:
-        return part if part.dtype == tf.string else tf.identity(part)
-
-    return tf.nest.map_structure(own, made, expand_composites=True)
+    return part if part.dtype == tf.string else tf.identity(part)
 
 
 def runs_ahead(layer: Layer, arguments: Structure, refused: Collection[int]) -> bool:

@@ -195,7 +195,9 @@ def find_calls(
             found.append(drawing)
             return
         reads = _reads(calls, carry, values, changing)
-        missing = tuple(None if examples.is_dense(x) else _spec(x, "x") for x in group)
+        specs = examples.flat(examples.specs(batch, group_size))
+        pairs = zip(leaves, specs, strict=True)
+        missing = tuple(None if examples.is_dense(x) else spec for x, spec in pairs)
         missing = _as_declared(model, batch, missing)
         described = tuple(_described(calls.made, group_size))
         found.append(Ahead(model, carry, described, frozenset(refused), reads, missing))

@@ -584,12 +584,54 @@ def test_a_shared_augmentation_called_twice_compiles(
     assert draws[0] % (2 * N) == 0 < draws[0] and draws[1] % (2 * N) == 0 < draws[1]
 
 
+class DrawsItself(keras.Model):
+    """It draws in its own `call`, in front of a layer that XLA refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = keras.random.SeedGenerator(3)
+        self.zoom, self.last = _zoom(), layers.Dense(2)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        noise = keras.random.normal((1, 6, 6, 1), seed=self.draws)
+        seen = self.zoom(x + noise, training=training)
+        return self.last(keras.ops.reshape(seen, (-1, 36)))
+
+
+def _sparse_encoding() -> keras.Model:
+    lookup = layers.StringLookup(
+        vocabulary=["a", "b", "c"], output_mode="multi_hot", sparse=True
+    )
+    return _encoded(lambda: lookup, shape=(3,), dtype="string")
+
+
+def _sparse_beside_a_zoom() -> keras.Model:
+    numbers, image = keras.Input((3,), sparse=True), keras.Input((6, 6, 1))
+    seen = layers.Dense(2)(layers.Flatten()(_zoom()(image)))
+    return keras.Model([numbers, image], layers.Dense(2)(numbers) + seen)
+
+
 # What cannot run ahead: a model, its x, and what the warning says.
 REFUSED: dict[str, tuple[Callable[[], Any], Any, str]] = {
     "trained": (_behind_a_trained_layer, IMAGES, "which training changes"),
     "generator": (_shared_generator, IMAGES, "shares a seed generator"),
     "state": (lambda: _on_images(_Counting), IMAGES, "changes variable"),
     "loss": (lambda: _on_images(_WithLoss), IMAGES, "adds a loss"),
+    "drawn_by_the_model": (
+        DrawsItself,
+        IMAGES,
+        "and XLA may draw other random numbers there",
+    ),
+    "sparse_encoding": (
+        _sparse_encoding,
+        WORDS,
+        "needs what it returns, which XLA does not take (some layers have sparse=False",
+    ),
+    "sparse_beside": (
+        _sparse_beside_a_zoom,
+        lambda: (tf.sparse.from_dense(NUMBERS[:, :3]), tf.constant(IMAGES)),
+        "a layer that does not run ahead is given tensors that XLA does not take",
+    ),
     "length": (
         lambda: _embedded_mean(_vectorization()),
         LINES,
