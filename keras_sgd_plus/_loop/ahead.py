@@ -29,8 +29,11 @@ from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private.types import Layer, Model, Parts, Structure, Tensor
 
 
-class CannotRunAhead(Exception):
-    """Why the front of a model cannot run ahead of the loop; a part of a sentence."""
+class CannotRunAhead(BaseException):
+    """Why the front of a model cannot run ahead of the loop; a part of a sentence.
+
+    Keras would add to the text of an `Exception` that passes through a layer.
+    """
 
 
 @dataclass(frozen=True)

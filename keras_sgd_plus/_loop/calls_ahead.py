@@ -87,6 +87,7 @@ class _Calls:
         self.spans: list[_Span] = []
         self._carry, self._scope, self._refused = carry, scope, refused
         self._most, self._is_inside = most, False
+        self.check: Callable[[], object] = int  # after each call that runs ahead
 
     def through(
         self, layer: Layer, call: Callable[..., Any], args: Any, kwargs: Any
@@ -121,6 +122,7 @@ class _Calls:
         seeds = {i: new for i, (old, new) in pairs if old is not new}
         promised = _promised_shape(layer, args)
         self.made.append(_Made(layer, outputs, seeds, promised))
+        self.check()
         return outputs
 
 
@@ -140,10 +142,13 @@ def _made_calls(
     data: Parts,
     refused: Collection[int],
     most: int | None = None,
+    changing: Collection[int] = (),
 ) -> tuple[_Calls, Scope]:
     # Calls the model on one group, up to the last of the calls that run ahead.
     scope = Scope(carry, values)
     calls = _Calls(carry, scope, refused, most)
+    if changing:
+        calls.check = lambda: _reads(calls, carry, values, changing)
     with (
         replicas.current().alone(),
         private_tensorflow.inlined_functions(),
@@ -187,7 +192,7 @@ def find_calls(
         positions = tf.zeros((group_size,), tf.int32)
         group = [examples.gather_examples(leaf, positions) for leaf in leaves]
         data = examples.pack(batch, group)
-        calls, _ = _made_calls(model, carry, values, data, refused)
+        calls, _ = _made_calls(model, carry, values, data, refused, changing=changing)
         if not calls.made:
             raise CannotRunAhead("no layer in front of the trained ones can run ahead")
         drawing = _drawing(calls)

@@ -85,7 +85,8 @@ def test_does_not_contradict_a_refusal_of_xla(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(notices, "SECONDS", 1.5)
     monkeypatch.setattr(_SlowToTrace, "seconds", 2.0)
     inputs = keras.Input((4, 4, 1))
-    hidden = _SlowToTrace()(keras.layers.RandomZoom(0.2)(inputs))
+    trained = keras.layers.Conv2D(1, 1)(inputs)  # so that the zoom cannot run ahead
+    hidden = _SlowToTrace()(keras.layers.RandomZoom(0.2)(trained))
     outputs = keras.layers.Dense(1)(keras.layers.Flatten()(hidden))
     model = keras.Model(inputs, outputs)
     model.compile(SGDPlus(0.01), "mse")
