@@ -17,7 +17,7 @@ from keras_sgd_plus import _replicas as replicas
 from keras_sgd_plus._advice import notices
 from keras_sgd_plus._loop import ahead, examples
 from keras_sgd_plus._loop.context import Context
-from keras_sgd_plus._loop.scope import Carry, TraceAgain
+from keras_sgd_plus._loop.scope import Carry, TraceAgain, shown
 from keras_sgd_plus._loop.walk import Walked, WalkTrace
 from keras_sgd_plus._private import keras_model, xla
 from keras_sgd_plus._private.types import Layer, Model, Tensor
@@ -79,7 +79,7 @@ def of_layers(model: Model) -> Refusal | None:
     inner = [x for x in found if x is not model] or found
     if not inner:
         return None
-    reason = f"{', '.join(map(_shown_layer, inner))} has supports_jit=False"
+    reason = f"{', '.join(map(shown, inner))} has supports_jit=False"
     return Refusal(reason, _LAYER_FIX)
 
 
@@ -116,7 +116,7 @@ def of_error(model: Model, error: str) -> Refusal:
 
 
 def _reason_of(error: str, layer: Layer | None) -> Refusal:
-    place = "" if layer is None else f" of {_shown_layer(layer)}"
+    place = "" if layer is None else f" of {shown(layer)}"
     if "fixed tensor list size" in error:
         return Refusal(_OPEN_LOOP, _OPEN_LOOP_FIX)
     if "different precisions" in error or "mixed precision is disallowed" in error:
@@ -172,10 +172,6 @@ def _layer_of(model: Model, error: str) -> Layer | None:
     return None
 
 
-def _shown_layer(layer: Layer) -> str:
-    return f"layer {layer.name!r} ({type(layer).__name__})"
-
-
 def warn_of_refusal(model: Model, refusal: Refusal, why: str | None = None) -> None:
     """Warns that a model trains without XLA, and why.
 
@@ -185,10 +181,10 @@ def warn_of_refusal(model: Model, refusal: Refusal, why: str | None = None) -> N
         why: that part of the model cannot run ahead of the loop, if that was tried.
     """
     xla.go_without(model)
-    ahead = "" if why is None else f", and cannot run ahead of the loop: {why}"
+    tried = "" if why is None else f", and cannot run ahead of the loop: {why}"
     text = (
         f"XLA cannot compile the per-example loop of model {model.name!r}: "
-        f"{refusal.reason}{ahead}. Training goes on without XLA, many times slower, "
+        f"{refusal.reason}{tried}. Training goes on without XLA, many times slower, "
         f"with the same result up to rounding and random draws. {refusal.fix} Or say "
         "that this is meant with SGDPlus(..., jit_compile=False)."
     )

@@ -22,13 +22,12 @@ from keras_sgd_plus._forms import layout, one_kernel
 from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private.types import Model, Optimizer, Tensor, Variable
 from keras_sgd_plus._rule.parts import VELOCITIES
-from keras_sgd_plus._rule.rule import Rule, makes_small_batches
+from keras_sgd_plus._rule.rule import SMALL_BATCH, Rule, makes_small_batches
 
 MIN_INPUTS = 128
 MIN_OUTPUTS = 64
 MIN_OUTPUTS_WITH_MOMENTUM = 32
 MIN_ENTRIES = 16_500  # 132 x 128 gains a little, 256 x 64 loses
-SMALL = 32  # examples in a block, where batches are expected to have no more
 LARGE = 1_000_000  # entries, from which on reading the kernel costs most
 
 
@@ -242,7 +241,7 @@ def plan_blocks(
                 )
     sizes = [_size(place.shape, rule) or 0 for place in places]
     if makes_small_batches(optimizer):  # the rest of a block is computed for nothing
-        sizes = [min(size, SMALL) for size in sizes]
+        sizes = [min(size, SMALL_BATCH) for size in sizes]
     return BlockPlan(
         tuple(places),
         frozenset(candidates),

@@ -24,7 +24,7 @@ import keras
 import tensorflow as tf
 
 from keras_sgd_plus._loop import examples
-from keras_sgd_plus._loop.scope import Carry, Scope, TraceAgain
+from keras_sgd_plus._loop.scope import Carry, Scope, TraceAgain, shown
 from keras_sgd_plus._private import keras_model
 from keras_sgd_plus._private.types import Layer, Model, Parts, Structure, Tensor
 
@@ -90,9 +90,8 @@ class Ahead:
         """Positions in the carry of the seeds that the calls change."""
         return tuple(dict.fromkeys(i for call in self.calls for i in call.seeds))
 
-    @property
-    def row_specs(self) -> list[tf.TensorSpec]:
-        """Specs of the rows on one group, in their order."""
+    def row_specs(self, group_size: int) -> list[tf.TensorSpec]:
+        """Specs of the rows of one group, `(group_size, ...)`, in their order."""
         found = {}
         for call in self.calls:
             outputs = keras.tree.flatten(call.outputs)
@@ -100,7 +99,8 @@ class Ahead:
             found.update({o.row: o.spec for o in described if o.row is not None})
             for position, row in call.seeds.items():
                 variable = self.carry.variables[position]
-                found[row] = tf.TensorSpec(variable.shape, variable.dtype)
+                shape = [group_size, *variable.shape]
+                found[row] = tf.TensorSpec(shape, variable.dtype)
         return [found[row] for row in sorted(found)]
 
     def kept(self, leaves: Sequence[Any]) -> list[Any]:
@@ -279,11 +279,6 @@ def candidates(model: Model) -> list[Layer]:
     """Layers and operations that are no models; those run their inner ones."""
     found = keras_model.operations(model)
     return [x for x in found if not isinstance(x, keras.Model)]
-
-
-def shown(layer: Layer) -> str:
-    """A layer in a message."""
-    return f"layer {layer.name!r} ({type(layer).__name__})"
 
 
 def ancestors(tensors: Sequence[Any]) -> Iterator[Tensor]:

@@ -29,10 +29,9 @@ from keras_sgd_plus._loop.ahead import (
     candidates,
     refuse,
     runs_ahead,
-    shown,
     tensors_of,
 )
-from keras_sgd_plus._loop.scope import Carry, Scope, TraceAgain
+from keras_sgd_plus._loop.scope import Carry, Scope, TraceAgain, shown
 from keras_sgd_plus._private import keras_model, keras_optimizer
 from keras_sgd_plus._private import tensorflow as private_tensorflow
 from keras_sgd_plus._private.types import (
@@ -72,22 +71,33 @@ class _Calls:
     Args:
         carry: the variables.
         scope: open.
+        values: of the variables, before the calls.
         refused: ids of layers that XLA was found to refuse.
+        changing: positions of values that training changes, where the calls are looked
+            for; None where they are known.
         most: after so many the trace is left; None: never.
+
+    Attributes:
+        made: the calls that run ahead.
+        spans: of all calls, where they are looked for.
+        reads: positions of values that those in `made` depend on.
     """
 
     def __init__(
         self,
         carry: Carry,
         scope: Scope,
+        values: Sequence[Tensor],
         refused: Collection[int],
-        most: int | None = None,
+        changing: Collection[int] | None,
+        most: int | None,
     ) -> None:
         self.made: list[_Made] = []
         self.spans: list[_Span] = []
-        self._carry, self._scope, self._refused = carry, scope, refused
+        self.reads: set[int] = set()
+        self._carry, self._scope, self._values = carry, scope, values
+        self._refused, self._changing = refused, changing
         self._most, self._is_inside = most, False
-        self.check: Callable[[], object] = int  # after each call that runs ahead
 
     def through(
         self, layer: Layer, call: Callable[..., Any], args: Any, kwargs: Any
@@ -96,10 +106,12 @@ class _Calls:
         if self._is_inside:
             return call(*args, **kwargs)
         is_ahead = runs_ahead(layer, (args, kwargs), self._refused)
-        first = _num_operations()
-        make = self._ahead if is_ahead else _plainly
-        outputs = make(layer, call, args, kwargs)
-        self.spans.append(_Span(layer, first, _num_operations(), is_ahead))
+        first = self._num_operations()
+        if is_ahead:
+            outputs = self._ahead(layer, call, args, kwargs)
+        else:
+            outputs = call(*args, **kwargs)
+        self.spans.append(_Span(layer, first, self._num_operations(), is_ahead))
         if len(self.made) == self._most:
             raise _Done
         return outputs
@@ -120,19 +132,18 @@ class _Calls:
         after = self._scope.values(self._carry.variables)
         pairs = enumerate(zip(before, after, strict=True))
         seeds = {i: new for i, (old, new) in pairs if old is not new}
-        promised = _promised_shape(layer, args)
-        self.made.append(_Made(layer, outputs, seeds, promised))
-        self.check()
+        made = _Made(layer, outputs, seeds, None)
+        if self._changing is not None:
+            made = made._replace(promised=_promised_shape(layer, args))
+            self.reads |= _reads(made, self._carry, self._values, self._changing)
+        self.made.append(made)
         return outputs
 
-
-def _plainly(layer: Layer, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    del layer
-    return call(*args, **kwargs)
-
-
-def _num_operations() -> int:
-    return len(tf.compat.v1.get_default_graph().get_operations())
+    def _num_operations(self) -> int:
+        # Of the graph so far, where somebody asks for it.
+        if self._changing is None:
+            return 0
+        return len(tf.compat.v1.get_default_graph().get_operations())
 
 
 def _made_calls(
@@ -141,14 +152,12 @@ def _made_calls(
     values: Sequence[Tensor],
     data: Parts,
     refused: Collection[int],
+    changing: Collection[int] | None = None,
     most: int | None = None,
-    changing: Collection[int] = (),
 ) -> tuple[_Calls, Scope]:
     # Calls the model on one group, up to the last of the calls that run ahead.
     scope = Scope(carry, values)
-    calls = _Calls(carry, scope, refused, most)
-    if changing:
-        calls.check = lambda: _reads(calls, carry, values, changing)
+    calls = _Calls(carry, scope, values, refused, changing, most)
     with (
         replicas.current().alone(),
         private_tensorflow.inlined_functions(),
@@ -192,20 +201,20 @@ def find_calls(
         positions = tf.zeros((group_size,), tf.int32)
         group = [examples.gather_examples(leaf, positions) for leaf in leaves]
         data = examples.pack(batch, group)
-        calls, _ = _made_calls(model, carry, values, data, refused, changing=changing)
+        calls, _ = _made_calls(model, carry, values, data, refused, changing)
         if not calls.made:
             raise CannotRunAhead("no layer in front of the trained ones can run ahead")
         drawing = _drawing(calls)
         if drawing:
             found.append(drawing)
             return
-        reads = _reads(calls, carry, values, changing)
         specs = examples.flat(examples.specs(batch, group_size))
         pairs = zip(leaves, specs, strict=True)
         missing = tuple(None if examples.is_dense(x) else spec for x, spec in pairs)
         missing = _as_declared(model, batch, missing)
         described = tuple(_described(calls.made, group_size))
-        found.append(Ahead(model, carry, described, frozenset(refused), reads, missing))
+        reads, names = frozenset(calls.reads), frozenset(refused)
+        found.append(Ahead(model, carry, described, names, reads, missing))
 
     traced: Any = tf.function(trace, autograph=False)
     # A layer may use them while it is traced, as AugMix does.
@@ -351,27 +360,25 @@ def _promised_shape(layer: Layer, args: Any) -> Any:
 
 
 def _reads(
-    calls: _Calls, carry: Carry, values: Sequence[Tensor], changing: Collection[int]
-) -> frozenset[int]:
-    # Positions of the values that the calls depend on; raises if training changes one.
+    call: _Made, carry: Carry, values: Sequence[Tensor], changing: Collection[int]
+) -> set[int]:
+    # Positions of the values that a call depends on; raises if training changes one.
     variables = carry.variables
-    for call in calls.made:
-        for position in call.seeds:
-            if not keras_optimizer.is_seed(variables[position]):
-                path = variables[position].path
-                raise CannotRunAhead(f"{shown(call.layer)} changes variable {path!r}")
+    for position in call.seeds:
+        if not keras_optimizer.is_seed(variables[position]):
+            path = variables[position].path
+            raise CannotRunAhead(f"{shown(call.layer)} changes variable {path!r}")
     places = {id(value): i for i, value in enumerate(values)}
-    read = set(private_tensorflow.uses(carry.handles))  # by functions of the model
-    for call in calls.made:
-        tensors = [*tensors_of(call.outputs), *call.seeds.values()]
-        read |= {places[i] for i in _sources(tensors) if i in places}
-        for position in sorted(read & set(changing)):
-            if not keras_optimizer.is_seed(variables[position]):
-                raise CannotRunAhead(
-                    f"{shown(call.layer)} depends on {variables[position].path!r}, "
-                    "which training changes"
-                )
-    return frozenset(read)
+    tensors = [*tensors_of(call.outputs), *call.seeds.values()]
+    read = {places[i] for i in _sources(tensors) if i in places}
+    read |= private_tensorflow.uses(carry.handles).keys()  # by functions of the model
+    for position in sorted(read & set(changing)):
+        if not keras_optimizer.is_seed(variables[position]):
+            raise CannotRunAhead(
+                f"{shown(call.layer)} depends on {variables[position].path!r}, "
+                "which training changes"
+            )
+    return read
 
 
 def _sources(tensors: Sequence[Any]) -> set[int]:
@@ -408,11 +415,10 @@ def run(
     values = ahead.carry.read()
     for position, value in start.items():
         values[position] = value
-    specs = ahead.row_specs
     num_groups = num_examples // group_size
     arrays = [
-        tf.TensorArray(s.dtype, num_groups, element_shape=_rows_shape(s, group_size, o))
-        for s, o in zip(specs, _are_outputs(ahead), strict=True)
+        tf.TensorArray(spec.dtype, num_groups, element_shape=spec.shape)
+        for spec in ahead.row_specs(group_size)
     ]
 
     def rows_of(positions: Tensor, seeds: Sequence[Tensor]) -> tuple[list[Any], Any]:
@@ -422,7 +428,7 @@ def run(
         group = [examples.gather_examples(leaf, positions) for leaf in leaves]
         data = examples.pack(batch, group)
         calls, scope = _made_calls(
-            ahead.model, ahead.carry, now, data, ahead.refused, len(ahead.calls)
+            ahead.model, ahead.carry, now, data, ahead.refused, most=len(ahead.calls)
         )
         variables = [ahead.carry.variables[i] for i in ahead.seeds]
         return _rows(ahead, calls.made, positions), scope.values(variables)
@@ -447,16 +453,6 @@ def run(
         return found
     places = tf.math.invert_permutation(order)
     return [tf.gather(rows, places) for rows in found]
-
-
-def _are_outputs(ahead: Ahead) -> list[bool]:
-    # Per row, whether it is an output of a call, and no seed.
-    seeds = {row for call in ahead.calls for row in call.seeds.values()}
-    return [row not in seeds for row in range(len(ahead.row_specs))]
-
-
-def _rows_shape(spec: tf.TensorSpec, group_size: int, is_output: bool) -> Any:
-    return spec.shape if is_output else [group_size, *spec.shape]
 
 
 def _flat_rows(groups: Tensor, group_size: int) -> Tensor:

@@ -219,7 +219,11 @@ def _owner(model: Model, variable: Variable) -> str:
     owners = [x for x in layers if any(v is variable for v in x.variables)]
     if not owners:
         return f"model {model.name!r}"
-    layer = min(owners, key=lambda x: len(x.variables))
+    return shown(min(owners, key=lambda x: len(x.variables)))
+
+
+def shown(layer: Layer) -> str:
+    """A layer in a message."""
     return f"layer {layer.name!r} ({type(layer).__name__})"
 
 

@@ -1,7 +1,7 @@
 """Private names of TensorFlow: variables outside strategies, functions as Python.
 
-Also: a strategy left for a while, whether one has workers, and which operations of the
-graph in the making use a variable directly.
+Also: a strategy left for a while, whether one has workers, which operations of the
+graph in the making use a variable directly, and constants that it makes once.
 
 Read in the sources of TensorFlow 2.17 to 2.21.
 """

@@ -215,7 +215,7 @@ def compiled_for(optimizer: Optimizer, with_numbers: bool) -> tuple[object, ...]
 
 # Whether the batches that `fit` makes of arrays are small, per optimizer.
 _small: PerObject[list[bool]] = PerObject(lambda: [False])
-_SMALL_BATCH = 32  # examples
+SMALL_BATCH = 32  # examples
 
 
 def expect_batches(optimizer: Optimizer | None, batch_size: int | None) -> None:
@@ -226,7 +226,7 @@ def expect_batches(optimizer: Optimizer | None, batch_size: int | None) -> None:
     """
     if optimizer is None:
         return
-    is_small = isinstance(batch_size, int) and batch_size <= _SMALL_BATCH
+    is_small = isinstance(batch_size, int) and batch_size <= SMALL_BATCH
     _small[optimizer][0] = is_small
 
 
